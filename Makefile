@@ -1,0 +1,57 @@
+# make demo   sets everything up and runs the main job on the embedded digits
+# make test   sets everything up and runs the tests
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+EXTRAS ?= dev
+
+.PHONY: help install demo test quality style bench test-lower clean
+
+help:
+	@grep -E '^# ' Makefile | sed 's/^# //'
+
+# make install   a virtual environment in .venv with the versions of constraints.txt
+install: $(VENV)/.installed
+
+# uv resolves and unpacks several times faster than pip; versions come from constraints.txt, which holds no addresses
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@started=$$(date +%s); \
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	$(BIN)/python -m pip install --quiet --upgrade uv && \
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]' && \
+	touch $@ && echo "installed in $$(( $$(date +%s) - started )) s"
+
+demo: install
+	@started=$$(date +%s); \
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	  recipes/edc.py --dataset digits --ipc 10 --output_dir runs/demo && \
+	echo "demo took $$(( $$(date +%s) - started )) s after the install"
+
+test: install
+	$(BIN)/python -m pytest
+
+# make quality   lint and format check; make style mends what can be mended
+quality: install
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+style: install
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+# make bench   the figures in benchmarks/ that take minutes
+bench: install
+	$(BIN)/python benchmarks/statistics_pass.py
+	$(BIN)/python benchmarks/synthesis_step.py
+	$(BIN)/python benchmarks/observer_step.py
+
+# make test-lower   the tests on the oldest versions that pyproject.toml allows (torch 2.11, transformers 5.17 ...)
+LOWER_PYTHON ?= 3.12
+test-lower: .venv-lower/.installed
+	.venv-lower/bin/python -m pytest
+
+.venv-lower/.installed: $(VENV)/.installed
+	test -x .venv-lower/bin/python || $(BIN)/python -m uv venv --quiet --python $(LOWER_PYTHON) .venv-lower
+	$(BIN)/python -m uv pip install --quiet --python .venv-lower/bin/python --resolution lowest-direct --editable '.[$(EXTRAS)]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-lower runs build dist *.egg-info

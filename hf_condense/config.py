@@ -1,0 +1,187 @@
+"""What a person can set: one dataclass a stage, checked where it is made. The command line, YAML and recipes share them.
+
+A setting's name is its flag (`--image_size`) and its YAML key, so names are unique over all sections. `None` means
+"take it from the preset, or else work it out"; the resolved value stands in the run folder's `config.yaml`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from hf_condense.errors import ConfigError
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with a help text."""
+    return field(default=default, metadata={"help": help})
+
+
+def check(condition: bool, name: str, value: Any, allowed: str, next_step: str = "change it and run again") -> None:
+    """Raises ConfigError unless `condition` holds."""
+    if not condition:
+        raise ConfigError(name, value, allowed, next_step)
+
+
+def choices(cls: type, name: str) -> tuple | None:
+    """The allowed values of a `Literal` setting (None included when it is optional), or None for a free one."""
+    hint = get_type_hints(cls)[name]
+    found: tuple = ()
+    for part in (hint, *get_args(hint)):
+        if get_origin(part) is Literal:
+            found = get_args(part)
+    return found + ((None,) if found and type(None) in get_args(hint) else ()) or None
+
+
+def check_choices(settings: Any) -> None:
+    """Raises ConfigError for a `Literal` setting with a value outside its list."""
+    for f in fields(settings):
+        allowed = choices(type(settings), f.name)
+        if allowed:
+            value = getattr(settings, f.name)
+            check(value in allowed, f.name, value, ", ".join(str(a) for a in allowed if a is not None))
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The names of `known` that look like `name`, for an error message."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(known[:30])}"
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the real images come from."""
+
+    dataset: str = setting("digits", "short name (cifar10, imagenet-1k, digits ...), Hub id, or local folder")
+    dataset_config: str | None = setting(None, "configuration of a Hub dataset")
+    revision: str | None = setting(None, "revision of a Hub dataset")
+    train_split: str | None = setting(None, "split to condense; found by itself where it is called train")
+    test_split: str | None = setting(None, "split to score on; a seeded stratified hold-out where there is none")
+    image_column: str | None = setting(None, "column with the images; found by feature type")
+    label_column: str | None = setting(None, "column with the labels; found by feature type")
+    classes: tuple[str, ...] | None = setting(None, "class names, class numbers, or one named set (imagenette ...)")
+    image_size: int | None = setting(None, "side in pixels that networks see; the dataset's own where it is small")
+    channels: Literal["auto", "1", "3"] = setting("auto", "1 keeps grey images grey, 3 makes them RGB")
+    flip: bool | None = setting(None, "whether a mirrored image keeps its class; off for digits and letters")
+    hold_out: float = setting(0.2, "fraction held out for scoring where there is no test split")
+    max_per_class: int | None = setting(None, "use at most this many training images of a class (seeded)")
+    max_test: int | None = setting(None, "score on at most this many test images (seeded, stratified)")
+    streaming: bool = setting(False, "read the Hub dataset as a stream")
+    skip_corrupt: bool = setting(False, "count and skip images that do not decode, instead of stopping")
+    decode_gb: float = setting(4.0, "keep decoded images in memory up to this size, on disk (memory-mapped) above it")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check(bool(self.dataset), "dataset", self.dataset, "a name, Hub id or folder")
+        check(self.image_size is None or self.image_size >= 4, "image_size", self.image_size, "4 or more pixels")
+        check(0 < self.hold_out < 1, "hold_out", self.hold_out, "a fraction between 0 and 1")
+        for name in ("max_per_class", "max_test"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, name, value, "1 or more")
+
+
+@dataclass(frozen=True)
+class SqueezeSettings:
+    """The pool of networks that have seen the real data."""
+
+    base_model: tuple[str, ...] = setting(("convnet_w32",), "observers: timm, torchvision/, hf-hub:, transformers: names or folders")
+    observers: tuple[str, ...] | None = setting(None, "those of the pool that synthesis looks through; all where not said")
+    teachers: tuple[str, ...] | None = setting(None, "those of the pool that make soft labels; all where not said")
+    pretrained: bool = setting(False, "start from published weights")
+    squeeze_epochs: int = setting(10, "epochs on real data; 0 takes published weights as they are")
+    squeeze_batch: int = setting(64, "batch size of the squeeze")
+    squeeze_lr: float = setting(0.05, "learning rate of the squeeze")
+    squeeze_momentum: float = setting(0.9, "momentum of the squeeze")
+    squeeze_weight_decay: float = setting(0.0, "weight decay of the squeeze")
+    squeeze_schedule: Literal["constant", "cosine"] = setting("constant", "learning-rate schedule of the squeeze")
+    squeeze_pad: int | None = setting(None, "pad-and-crop augmentation in pixels; an eighth of the side where not said")
+    squeeze_crop_min: float | None = setting(None, "smallest area of the random resized crop (instead of pad-and-crop)")
+    patience_top1: float = setting(1.5, "refuse observers whose top-1 is below this multiple of chance")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check(len(self.base_model) > 0, "base_model", self.base_model, "one or more model names")
+        check(self.squeeze_epochs >= 0, "squeeze_epochs", self.squeeze_epochs, "0 or more")
+        check(self.squeeze_epochs > 0 or self.pretrained, "squeeze_epochs", 0, "1 or more unless --pretrained")
+        check(self.squeeze_batch >= 1, "squeeze_batch", self.squeeze_batch, "1 or more")
+        check(self.squeeze_lr > 0, "squeeze_lr", self.squeeze_lr, "above 0")
+        for name in ("observers", "teachers"):
+            unknown = set(getattr(self, name) or ()) - set(self.base_model)
+            check(not unknown, name, sorted(unknown), f"names of the pool: {', '.join(self.base_model)}")
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """Soft labels and the views they belong to."""
+
+    store: Literal["none", "full"] = setting("full", "per-view label store: none, or full (fp16 logits of every view)")
+    label_epochs: int | None = setting(None, "epochs of views to store; the protocol's epochs where not said")
+    ensemble: Literal["logits", "probabilities", "normalised"] = setting("logits", "how several teachers are averaged")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check(self.label_epochs is None or self.label_epochs >= 1, "label_epochs", self.label_epochs, "1 or more")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How the condensed set is scored."""
+
+    protocol: str | None = setting(None, "student recipe; the method's own where not said")
+    students: tuple[str, ...] = setting(("convnet_w32",), "student networks, trained from scratch")
+    regimes: tuple[str, ...] = setting(("hard", "stored", "online"), "label regimes to score")
+    student_seeds: int = setting(3, "student seeds per row")
+    student_epochs: int | None = setting(None, "overrides the protocol's epochs (the result is then named as changed)")
+    baselines: tuple[str, ...] = setting(("full", "random", "initial"), "rows scored in the same run")
+
+    def __post_init__(self) -> None:
+        check(self.student_seeds >= 1, "student_seeds", self.student_seeds, "1 or more")
+        check(len(self.students) > 0, "students", self.students, "one or more model names")
+        for regime in self.regimes:
+            check(regime in ("hard", "stored", "online"), "regimes", regime, "hard, stored, online")
+        for row in self.baselines:
+            check(row in ("full", "random", "initial"), "baselines", row, "full, random, initial")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The run itself."""
+
+    method: str = setting("random", "condensation method; see `hf-condense methods`")
+    variant: Literal["paper", "official"] = setting("paper", "paper: as published, known faults mended; official: as the authors' script")
+    ipc: int = setting(10, "synthetic images per class")
+    seed: int = setting(0, "every draw of the run is keyed by it")
+    output_dir: str | None = setting(None, "run folder; runs/<method>-<dataset>-ipc<N> where not said")
+    precision: Literal["auto", "fp32", "bf16"] = setting("auto", "arithmetic of frozen networks in synthesis and labelling")
+    threads: int | None = setting(None, "CPU threads a process; results can differ in the last bit between counts")
+    checkpoint_every: int = setting(200, "synthesis steps between checkpoints")
+    overwrite: bool = setting(False, "redo stages whose settings have changed")
+    quick: bool = setting(False, "the whole path with everything shortened, to see it work in about a minute")
+    trackers: tuple[str, ...] = setting((), "Accelerate trackers that get the losses (tensorboard, wandb, trackio ...)")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check(self.ipc >= 1, "ipc", self.ipc, "1 or more images per class")
+        check(self.checkpoint_every >= 1, "checkpoint_every", self.checkpoint_every, "1 or more steps")
+        check(self.threads is None or self.threads >= 1, "threads", self.threads, "1 or more")
+
+
+SECTIONS: dict[str, type] = {
+    "run": RunSettings,
+    "data": DataSettings,
+    "squeeze": SqueezeSettings,
+    "labels": LabelSettings,
+    "evaluation": EvaluationSettings,
+}
+
+
+def setting_fields(sections: dict[str, type]) -> dict[str, tuple[str, Field]]:
+    """Flag name -> (section name, dataclass field) over all sections."""
+    found: dict[str, tuple[str, Field]] = {}
+    for section, cls in sections.items():
+        for f in fields(cls):
+            if f.name in found:
+                raise AssertionError(f"setting {f.name} stands in {found[f.name][0]} and in {section}")
+            found[f.name] = (section, f)
+    return found

@@ -1,0 +1,1 @@
+"""Images in: sources, decoding, keyed randomness and augmentation."""

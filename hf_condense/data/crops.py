@@ -1,0 +1,169 @@
+"""Crops with integer boxes, cut and resized for a whole batch at once: an image resize is a row matrix and a column matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_condense.data.randomness import Key
+
+TRIES = 10  # as torchvision's RandomResizedCrop: after ten boxes that do not fit, the centre is taken
+
+
+def random_boxes(
+    key: Key,
+    n: int,
+    height: int | np.ndarray,
+    width: int | np.ndarray,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
+    """Draws crop boxes with the distribution of torchvision's RandomResizedCrop, all at once.
+
+    Args:
+        key: names the draw.
+        n: number of boxes.
+        height, width: sides of the images in pixels, one number or one for each box.
+        scale: smallest and largest share of the image's area.
+        ratio: smallest and largest width / height, drawn uniformly in its logarithm.
+
+    Returns:
+        int32 [n, 4]: top, left, height, width, inside the image.
+    """
+    stream = key.numpy()
+    area, aspect, place = stream.random((n, TRIES)), stream.random((n, TRIES)), stream.random((n, 2))
+    height, width = (np.broadcast_to(np.asarray(side), (n,)) for side in (height, width))
+    area = (scale[0] + (scale[1] - scale[0]) * area) * (height * width)[:, None]
+    aspect = np.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * aspect)
+    w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+    fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
+    first, found = fits.argmax(1), fits.any(1)
+    rows = np.arange(n)
+    h, w = h[rows, first], w[rows, first]
+    if not found.all():  # the largest centred box whose shape is allowed
+        h = np.where(found, h, np.minimum(height, np.maximum(1, np.rint(width / ratio[0]))))
+        w = np.where(found, w, np.minimum(width, np.maximum(1, np.rint(height * ratio[1]))))
+    free = np.stack((height - h, width - w), 1)
+    corner = np.where(found[:, None], np.floor(place * (free + 1)), free // 2)
+    return np.concatenate((corner, h[:, None], w[:, None]), 1).astype(np.int32)
+
+
+def crop_and_resize(images: Tensor, boxes: Tensor, size: int | tuple[int, int], antialias: bool = False) -> Tensor:
+    """Cuts one box from every image and resizes it, as `F.interpolate(image[:, t:t+h, l:l+w], size, mode="bilinear")`.
+
+    Pixels outside a box never leak in. Differentiable in the images, and the gradient is deterministic on every device.
+
+    Args:
+        images: float [n, C, H, W]; or [1, C, H, W] to cut n boxes from one image.
+        boxes: integer [n, 4] on the CPU: top, left, height, width; or [1, 4] for the same box in every image.
+        size: output side in pixels, or (height, width).
+        antialias: widen the filter where an image shrinks.
+
+    Returns:
+        float [n, C, size, size] on the device of the images; the images themselves where nothing is cut or resized.
+    """
+    boxes = torch.as_tensor(boxes)
+    outer = images.shape[-2:]
+    check_boxes(boxes, *outer)
+    inner = (size, size) if isinstance(size, int) else tuple(size)
+    axes = []
+    for axis in (0, 1):
+        start, length = boxes[:, axis], boxes[:, axis + 2]
+        centres = look_at(torch.arange(inner[axis])[None], start, length, inner[axis], clamp=not antialias)
+        positions = torch.arange(outer[axis])[None]
+        if not antialias:
+            axes.append(axis_matrix(centres, positions, images))
+        else:
+            axes.append(smooth_matrix(centres, positions, start, length, inner[axis], images))
+    return resample(images, *axes)
+
+
+def check_boxes(boxes: Tensor, height: int, width: int) -> None:
+    """Raises ValueError for a box that is empty or leaves an image of height x width pixels."""
+    top, left, h, w = boxes.unbind(1)
+    wrong = (top < 0) | (left < 0) | (h < 1) | (w < 1) | (top + h > height) | (left + w > width)
+    if wrong.any():
+        raise ValueError(
+            f"box {boxes[wrong][0].tolist()} (top, left, height, width) leaves an image of {height} x {width}"
+        )
+
+
+def look_at(index: Tensor, start: Tensor, length: Tensor, size: int, clamp: bool = True) -> Tensor:
+    """Where output pixels look: the input coordinate of each, with `align_corners=False`.
+
+    Args:
+        index: [n or 1, size] output pixel numbers, in the order in which they are wanted.
+        start, length: [n] first pixel and extent of the box along this axis.
+        size: extent of the output.
+        clamp: keep coordinates inside the box, so that the two neighbours weigh 1 together.
+    """
+    start, length = start.double()[:, None], length.double()[:, None]
+    inside = (index.double() + 0.5) * (length / size) - 0.5
+    return start + (torch.minimum(inside.clamp(min=0), length - 1) if clamp else inside)
+
+
+def axis_matrix(centres: Tensor, positions: Tensor, images: Tensor) -> Tensor | None:
+    """The bilinear weights [n or 1, size, extent] of one axis, on the device and in the type of `images`.
+
+    Args:
+        centres: [n or 1, size] coordinate at which each output pixel looks (inside the box).
+        positions: [n or 1, extent] coordinate at which each input pixel stands; -1 puts it out of sight.
+
+    Returns:
+        None where every output pixel is the input pixel of the same number; one matrix where all images share it.
+    """
+    centres, positions = centres.double(), positions.double()
+    if centres.shape[1] == positions.shape[1]:
+        plain = torch.arange(centres.shape[1], dtype=torch.float64)
+        if bool((centres == plain).all()) and bool((positions == plain).all()):
+            return None
+    kind = torch.promote_types(images.dtype, torch.float32)  # coordinates need more bits than bf16 has
+    centres, positions = (rows[:1] if bool((rows == rows[:1]).all()) else rows for rows in (centres, positions))
+    centres, positions = (rows.to(images.device, kind, non_blocking=True) for rows in (centres, positions))
+    distance = (centres[:, :, None] - positions[:, None, :]).abs_()
+    return distance.neg_().add_(1).clamp_(min=0).to(images.dtype)
+
+
+def smooth_matrix(
+    centres: Tensor, positions: Tensor, start: Tensor, length: Tensor, size: int, images: Tensor
+) -> Tensor:
+    """As `axis_matrix`, with a filter as wide as the shrinking asks for, cut off at the box and made to sum to 1."""
+    spread = (length.double() / size).clamp(min=1)[:, None, None]
+    weights = (1 - (centres[:, :, None] - positions[:, None, :]).abs() / spread).clamp(min=0)
+    inside = (positions >= start[:, None]) & (positions < (start + length)[:, None])
+    weights = weights * inside[:, None]
+    return (weights / weights.sum(-1, keepdim=True)).to(images.device, images.dtype, non_blocking=True)
+
+
+def resample(images: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+    """Multiplies every channel of every image by a row matrix from the left and a column matrix from the right.
+
+    Args:
+        images: float [n or 1, C, H, W].
+        rows: [n or 1, height, H], or None to leave the rows as they are.
+        columns: [n or 1, width, W], or None.
+
+    Raises:
+        ValueError: the images are not floating point.
+    """
+    if not images.is_floating_point():
+        raise ValueError(f"images of type {images.dtype} cannot be resized: divide uint8 pixels by 255 first")
+    n = max(len(x) for x in (images, rows, columns) if x is not None)
+    c, h = images.shape[1], images.shape[2]
+    if len(images) != n:
+        images = images.expand(n, *images.shape[1:])
+    # matrix products, not grid_sample: exact at whole pixels, nothing leaks across a box's edge, and no atomic adds
+    # in the gradient (on GPUs with TF32 products allowed, pixels are good to 3 digits instead of 7)
+    with torch.autocast(images.device.type, enabled=False):
+        if columns is not None:
+            if len(columns) == 1:
+                images = images @ columns[0].mT
+            else:
+                images = (images.reshape(n, c * h, -1) @ columns.mT).view(n, c, h, -1)
+        if rows is not None:
+            if len(rows) == 1:
+                images = rows[0] @ images
+            else:  # a channel at a time: the batched product would copy the matrices for each channel
+                images = torch.stack([rows @ images[:, i] for i in range(c)], 1)
+    return images

@@ -1,0 +1,136 @@
+"""One encoded image in, pixels of one mode and one size out."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+GREY_MODES = ("1", "L", "LA", "La", "I")  # and every I;16 variant
+
+
+def is_grey(image: Image.Image) -> bool:
+    return image.mode in GREY_MODES or image.mode.startswith("I;16")
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """Lays an image with transparency over white (what a page shows behind it)."""
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+
+
+def plain_mode(image: Image.Image) -> Image.Image:
+    """The same picture in mode L (grey) or RGB.
+
+    Transparency goes over white, palettes are looked up, 16 bits are scaled to 8 (65535 becomes 255).
+
+    Raises:
+        ValueError: a mode with no agreed range (floating point).
+    """
+    if image.mode in ("L", "RGB"):
+        # a grey or RGB PNG may name one colour as transparent; that is left alone, as viewers mostly do
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+    if image.mode in ("LA", "La"):
+        return over_white(image).convert("L")
+    if image.mode in ("RGBA", "RGBa", "PA") or (image.mode == "P" and "transparency" in image.info):
+        return over_white(image).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range")
+    return image.convert("RGB")  # P, CMYK, YCbCr, LAB, HSV
+
+
+def open_image(cell: Any) -> Image.Image:
+    """A PIL image from encoded bytes, upright (camera orientation applied), fully read.
+
+    Args:
+        cell: encoded bytes, or {"bytes": ..., "path": ...} as the Image feature stores it.
+
+    Raises:
+        ValueError: there is no image in the cell.
+        Exception: whatever the decoder says about damaged bytes.
+    """
+    data = cell_bytes(cell)
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    if image.getexif().get(0x0112, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    return image
+
+
+def cell_bytes(cell: Any) -> bytes:
+    """The encoded bytes of a cell, read from its path where they are not in the table.
+
+    Raises:
+        ValueError: the cell is empty.
+        OSError: the file it points to cannot be read.
+    """
+    if isinstance(cell, (bytes, bytearray)):
+        return bytes(cell)
+    if cell is None or (not cell.get("bytes") and not cell.get("path")):
+        raise ValueError("the cell is empty")
+    if cell.get("bytes"):
+        return cell["bytes"]
+    if "://" in cell["path"]:
+        from datasets.utils.file_utils import xopen  # streamed folders and archives name their files by address
+
+        with xopen(cell["path"], "rb") as file:
+            return file.read()
+    with open(cell["path"], "rb") as file:
+        return file.read()
+
+
+def square(image: Image.Image, side: int) -> Image.Image:
+    """The centre square of `image` at `side` pixels (shorter side resized, bilinear with antialiasing).
+
+    Equal to a resize of the shorter side followed by a centre crop, without rounding the crop to whole pixels. An
+    image of that size already comes back as it is.
+    """
+    width, height = image.size
+    if (width, height) == (side, side):
+        return image
+    edge = min(width, height)
+    left, top = (width - edge) / 2, (height - edge) / 2
+    box = (left, top, left + edge, top + edge)
+    return image.resize((side, side), Image.Resampling.BILINEAR, box=box)
+
+
+def to_pixels(cell: Any, channels: int, side: int) -> np.ndarray:
+    """uint8 [channels, side, side] of an encoded image."""
+    image = plain_mode(open_image(cell))
+    mode = "L" if channels == 1 else "RGB"
+    image = square(image if image.mode == mode else image.convert(mode), side)
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def worker_count() -> int:
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def map_ahead(function: Callable, items: Iterable, ahead: int = 3) -> Iterator:
+    """`map` on threads that stays at most `ahead` items in front of the consumer, in order.
+
+    Bounded memory whatever the length; what a call raises is raised at its turn.
+    """
+    with ThreadPoolExecutor(worker_count()) as pool:
+        todo, waiting = iter(items), []
+        try:
+            waiting += [pool.submit(function, item) for item in islice(todo, ahead)]
+            while waiting:
+                done = waiting.pop(0).result()
+                waiting += [pool.submit(function, item) for item in islice(todo, 1)]
+                yield done
+        finally:  # a consumer that stops early does not wait for work nobody wants
+            for future in waiting:
+                future.cancel()

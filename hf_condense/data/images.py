@@ -1,0 +1,295 @@
+"""The images of one split: labels at once, pixels decoded once, in memory or on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from hf_condense.data.decoding import cell_bytes, map_ahead, open_image, plain_mode, to_pixels, worker_count
+from hf_condense.errors import DataError
+from hf_condense.files import atomic_path, fingerprint
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+CHUNK = 32  # images a thread decodes at a time
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """What decoded images look like; the same for train and test.
+
+    Args:
+        channels: 1 (grey) or 3 (RGB).
+        image_size: side in pixels that networks see.
+        mean, std: of each channel, in unit pixels, for networks that are trained on these images.
+    """
+
+    channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def stored_size(self) -> int:
+        """Side that is kept: larger than networks see where a crop is usual (224 -> 256), else the same."""
+        return self.image_size if self.image_size <= 112 else self.image_size * 8 // 7
+
+
+def cache_folder() -> Path:
+    """Where decoded images that do not fit in memory go: `HF_CONDENSE_CACHE`, else the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "hf_condense"
+    return Path(os.environ.get("HF_CONDENSE_CACHE", default)).expanduser()
+
+
+class ImageSource:
+    """Labelled images of one split. Made by `open_source`; rows are numbered 0 to N-1 here.
+
+    Args:
+        table: dataset with one column, the images, not decoded.
+        rows: row of `table` for each image, int64 [N].
+        labels: class of each image, int64 [N].
+        class_names: names in label order.
+        pixels: what decoded images look like.
+        split: name of the split, for messages.
+        license: of the source dataset, where known.
+        decode_gb: decoded images up to this size stay in memory; larger ones go to a memory-mapped file.
+    """
+
+    def __init__(
+        self,
+        table: Dataset,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        class_names: Sequence[str],
+        pixels: PixelFormat,
+        split: str = "train",
+        license: str | None = None,
+        decode_gb: float = 4.0,
+    ) -> None:
+        self.table, self.rows, self.labels = table, np.asarray(rows, np.int64), np.asarray(labels, np.int64)
+        self.class_names, self.pixel_format = tuple(class_names), pixels
+        self.split, self.license, self.decode_gb = split, license, decode_gb
+        self._arrow = table.with_format("arrow")
+        self._decoded: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        return self.pixel_format.channels
+
+    @property
+    def image_size(self) -> int:
+        return self.pixel_format.image_size
+
+    @property
+    def stored_size(self) -> int:
+        return self.pixel_format.stored_size
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self.pixel_format.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.pixel_format.std
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, C, S, S) of the decoded images."""
+        return (len(self), self.channels, self.stored_size, self.stored_size)
+
+    @cached_property
+    def _by_class(self) -> list[np.ndarray]:
+        order = np.argsort(self.labels, kind="stable")
+        return np.split(order, np.searchsorted(self.labels[order], np.arange(1, self.num_classes)))
+
+    def rows_of(self, c: int) -> np.ndarray:
+        """Rows of class `c`, ascending, int64."""
+        return self._by_class[c]
+
+    def subset(self, rows: Sequence[int] | np.ndarray) -> ImageSource:
+        """The images of these rows, in this order, with the same classes. Decoded images are taken along."""
+        rows = np.asarray(rows, np.int64)
+        part = ImageSource(
+            self.table, self.rows[rows], self.labels[rows], self.class_names, self.pixel_format,
+            self.split, self.license, self.decode_gb,
+        )  # fmt: skip
+        if self._decoded is not None and math.prod(part.shape) <= self.decode_gb * 1e9:
+            part._decoded = self._decoded[torch.from_numpy(rows)]
+        return part
+
+    def with_pixels(self, pixels: PixelFormat) -> ImageSource:
+        """The same images decoded to another size or number of channels."""
+        return ImageSource(
+            self.table, self.rows, self.labels, self.class_names, pixels, self.split, self.license, self.decode_gb
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Stands for pixels, labels, class names and decoded form; the same wherever the files lie.
+
+        All encoded images are hashed up to 4 GB; above it 4,096 of them, and the length of every one.
+        """
+        digest = hashlib.sha256()
+        digest.update(self.labels.tobytes())
+        lengths = _encoded_lengths(self._arrow, self.rows)
+        digest.update(lengths.tobytes())
+        every = 1 if lengths.sum() <= 4e9 and len(self) <= 200_000 else -(-len(self) // 4096)
+        sample = np.arange(0, len(self), every)
+        for chunk in np.array_split(sample, max(1, len(sample) // 256)):
+            for row, cell in zip(chunk, self._cells(chunk)):
+                try:
+                    digest.update(hashlib.sha256(cell_bytes(cell)).digest())
+                except (ValueError, OSError) as error:
+                    raise self._corrupt(row, error) from error
+        return fingerprint([digest.hexdigest(), list(self.class_names), self.channels, self.image_size])
+
+    def images(self, rows: Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
+        """uint8 [n, C, S, S] of these rows (all where not said), S = `stored_size`.
+
+        Raises:
+            DataError: an image does not decode; row and column are named.
+        """
+        if rows is None:
+            return self.decoded()
+        rows = np.asarray(rows, np.int64)
+        if self._decoded is not None:
+            return self._decoded[torch.from_numpy(rows)]
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        at = 0
+        for part in self._decode(rows):
+            out[at : at + len(part)] = part
+            at += len(part)
+        return torch.from_numpy(out)
+
+    def decoded(self) -> torch.Tensor:
+        """uint8 [N, C, S, S] of the whole split, decoded once.
+
+        In memory up to `decode_gb`, above it a memory-mapped file in `cache_folder()` that later runs find again.
+        """
+        if self._decoded is None:
+            if math.prod(self.shape) <= self.decode_gb * 1e9:
+                self._decoded = self.images(np.arange(len(self)))
+            else:
+                self._decoded = torch.from_numpy(self._memory_mapped())
+        return self._decoded
+
+    def _memory_mapped(self) -> np.ndarray:
+        path = cache_folder() / "decoded" / f"{self.fingerprint}.npy"
+        if not path.exists():
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                # written in row order rather than through a map: a full disk is then an error, not a crash
+                header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for part in self._decode(np.arange(len(self))):
+                    file.write(part.tobytes())
+        # copy-on-write, because torch wants memory that it could write to
+        return np.load(path, mmap_mode="c")
+
+    def native(self, row: int) -> Image.Image:
+        """The image at its own size, mode L or RGB."""
+        return self._try(int(row), self._cells(np.asarray([row]))[0], lambda cell: plain_mode(open_image(cell)))
+
+    def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+        """(rows int64 [b], images uint8 [b, C, S, S], labels int64 [b]) in row order, in bounded memory.
+
+        Decoded images are used where they are; otherwise threads decode a little ahead, and nothing is kept.
+        """
+        decoded, labels = self._decoded, torch.from_numpy(self.labels)
+        parts = iter(()) if decoded is not None else self._decode(np.arange(len(self)))
+        left = np.empty((0, *self.shape[1:]), np.uint8)
+        for start in range(0, len(self), batch_size):
+            stop = min(start + batch_size, len(self))
+            if decoded is not None:
+                images = decoded[start:stop]
+            else:
+                pieces = [left]
+                while sum(map(len, pieces)) < stop - start:
+                    pieces.append(next(parts))
+                joined = np.concatenate(pieces)
+                images, left = torch.from_numpy(joined[: stop - start]), joined[stop - start :].copy()
+            yield np.arange(start, stop), images, labels[start:stop]
+
+    def undecodable(self) -> list[tuple[int, str]]:
+        """(row, reason) of every image that does not decode: one pass over all images."""
+        found: list[tuple[int, str]] = []
+
+        def look(rows: np.ndarray) -> list[tuple[int, str]]:
+            bad = []
+            for row, cell in zip(rows, self._cells(rows)):
+                try:
+                    to_pixels(cell, self.channels, 8)
+                except Exception as error:
+                    bad.append((int(row), str(error)))
+            return bad
+
+        chunks = (np.arange(a, min(a + CHUNK, len(self))) for a in range(0, len(self), CHUNK))
+        for bad in map_ahead(look, chunks, 2 * worker_count()):
+            found += bad
+        return found
+
+    def _decode(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Chunks uint8 [<= CHUNK, C, S, S] of these rows in order."""
+
+        def work(chunk: np.ndarray) -> np.ndarray:
+            out = np.empty((len(chunk), *self.shape[1:]), np.uint8)
+            for i, (row, cell) in enumerate(zip(chunk, self._cells(chunk))):
+                out[i] = self._try(int(row), cell, lambda c: to_pixels(c, self.channels, self.stored_size))
+            return out
+
+        chunks: Iterable[np.ndarray] = (rows[a : a + CHUNK] for a in range(0, len(rows), CHUNK))
+        return map(work, chunks) if len(rows) <= CHUNK else map_ahead(work, chunks, 2 * worker_count())
+
+    def _cells(self, rows: np.ndarray) -> list[Any]:
+        at = self.rows[rows]
+        consecutive = len(at) > 0 and at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all()
+        found = self._arrow[int(at[0]) : int(at[-1]) + 1] if consecutive else self._arrow[at.tolist()]
+        return found.column(0).to_pylist()
+
+    def _try(self, row: int, cell: Any, decode) -> Any:
+        try:
+            return decode(cell)
+        except Exception as error:  # decoders raise whatever they like on damaged bytes
+            raise self._corrupt(row, error) from error
+
+    def _corrupt(self, row: int, error: Exception) -> DataError:
+        unknown = isinstance(error, UnidentifiedImageError)  # its message names an object in memory, not the fault
+        reason = "the bytes are no image" if unknown else f"{type(error).__name__}: {error}"
+        return DataError(
+            self.table.column_names[0], f"row {self.rows[row]} of split {self.split}",
+            f"an image that decodes ({reason})",
+            "mend or remove that row, or pass --skip_corrupt to leave out and count such images",
+        )  # fmt: skip
+
+
+def _encoded_lengths(arrow: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Length in bytes of every encoded image, read from the table's offsets or the file system; int64 [N]."""
+    import pyarrow.compute as pc
+
+    found = []
+    for start in range(0, len(arrow), 2000):
+        for chunk in arrow[start : start + 2000].column(0).chunks:
+            data, paths = chunk.field("bytes"), chunk.field("path")
+            lengths = pc.fill_null(pc.binary_length(data), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+            for i in np.flatnonzero(lengths < 0):
+                path = paths[int(i)].as_py()
+                lengths[i] = os.stat(path).st_size if path and os.path.isfile(path) else 0
+            found.append(lengths)
+    return np.concatenate(found)[rows]

@@ -1,0 +1,123 @@
+"""Streams are read once: what a run needs of them is gathered into a local Arrow file."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_condense.data.decoding import cell_bytes
+from hf_condense.data.images import cache_folder
+from hf_condense.data.randomness import Key
+from hf_condense.files import atomic_path, fingerprint
+
+logger = logging.getLogger(__name__)
+
+
+def features_of(dataset: Any) -> Any:
+    """`datasets.Features` of a Dataset or stream (a stream that does not tell is asked for its first row)."""
+    from datasets import Dataset
+
+    if dataset.features is not None:
+        return dataset.features
+    first = next(iter(dataset), None)
+    return Dataset.from_list([first]).features if first else {}
+
+
+def gather(
+    stream: Any,
+    image_column: str,
+    label_column: str,
+    *,
+    keep: Callable[[Any], bool] | None,
+    limit: int | None,
+    key: Key,
+    identity: list | None,
+) -> Any:
+    """A memory-mapped Dataset with the image and label columns of a stream, images still encoded.
+
+    Args:
+        keep: which labels to keep; all where not said.
+        limit: at most this many images of a class, a uniform draw over the whole stream (reservoir, kept in memory).
+        identity: what names this stream's content; the file is then found again by later runs. None: it goes with
+            the process.
+
+    Raises:
+        DataError: an image of the stream cannot be fetched.
+    """
+    from datasets import ClassLabel, Dataset, Features, Image, Value
+
+    if identity is None:
+        folder = Path(tempfile.mkdtemp(prefix="hf_condense-stream-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    else:
+        folder = cache_folder() / "streams"
+    path = folder / f"{fingerprint([identity, image_column, label_column, limit, list(key.parts)])}.arrow"
+    if not path.exists():
+        label = features_of(stream)[label_column]
+        kind = label if isinstance(label, ClassLabel) else Value(label.dtype)
+        features = Features({image_column: Image(decode=False), label_column: kind})
+        rows = _encoded(stream, image_column, label_column, keep)
+        rows = rows if limit is None else _reservoir(rows, label_column, limit, key)
+        with atomic_path(path) as temporary:
+            _write(rows, features, temporary)
+        logger.info("gathered the stream into %s (%.2f GB)", path, path.stat().st_size / 1e9)
+    return Dataset.from_file(str(path))
+
+
+def _encoded(stream: Any, image_column: str, label_column: str, keep: Callable | None) -> Iterator[dict]:
+    """Rows with encoded bytes, of the labels to keep."""
+    from datasets import Image
+
+    feature = Image(decode=False)
+    if stream.features is not None:  # else images come decoded, and are encoded again without loss
+        stream = stream.cast_column(image_column, feature)
+    for number, row in enumerate(stream):
+        if keep is None or keep(row[label_column]):
+            try:
+                encoded = cell_bytes(feature.encode_example(row[image_column]))
+            except (ValueError, OSError) as error:
+                # kept as an empty cell, so that it is found, named and counted where any damaged image is
+                logger.warning("row %d of the stream has no image: %s", number, error)
+                encoded = b""
+            yield {image_column: {"bytes": encoded, "path": None}, label_column: row[label_column]}
+
+
+def _reservoir(rows: Iterator[dict], label_column: str, limit: int, key: Key) -> Iterator[dict]:
+    """At most `limit` rows of each label, each subset equally likely (Vitter's algorithm R), in stream order."""
+    kept: dict[Any, list[tuple[int, dict]]] = {}
+    seen: dict[Any, int] = {}
+    draws: dict[Any, np.random.Generator] = {}
+    for number, row in enumerate(rows):
+        label = row[label_column]
+        seen[label] = seen.get(label, 0) + 1
+        held = kept.setdefault(label, [])
+        if len(held) < limit:
+            held.append((number, row))
+            continue
+        place = int(draws.setdefault(label, (key / str(label)).numpy()).integers(seen[label]))
+        if place < limit:
+            held[place] = (number, row)
+    for _, row in sorted((item for held in kept.values() for item in held), key=lambda item: item[0]):
+        yield row
+
+
+def _write(rows: Iterator[dict], features: Any, path: Path) -> None:
+    from datasets.arrow_writer import ArrowWriter
+
+    with ArrowWriter(path=str(path), features=features, writer_batch_size=256) as writer:
+        for row in rows:
+            writer.write(row)
+        writer.finalize()
+
+
+def limit_before_hold_out(limit: int | None, fraction: float) -> int | None:
+    """How many images of a class to gather so that `limit` are left after a hold-out of that fraction."""
+    return None if limit is None else math.ceil(limit / (1 - fraction)) + 1

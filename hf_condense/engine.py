@@ -1,0 +1,213 @@
+"""Runs a method's plan: shards, steps, clamp, checkpoints, distribution and exact resume. Knows no method."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from hf_condense.errors import ArtefactError
+from hf_condense.files import load_tensors, remove_leftovers, save_tensors
+from hf_condense.methods.base import Context, Method, Plan, Shard
+from hf_condense.models.schedules import multiplier
+from hf_condense.objectives.base import Objective
+from hf_condense.objectives.parameterisation import NormalisedPixels, to_uint8, to_unit
+from hf_condense.progress import Progress
+
+log = logging.getLogger(__name__)
+SNAPSHOTS = 4  # pictures of the first shard on its way
+
+
+@dataclass
+class Synthetic:
+    """What a plan made.
+
+    Args:
+        images: uint8 [N, C, S, S], the published images.
+        initial: uint8 [N, C, S, S], the same rows before any optimisation.
+        labels: int64 [N].
+        origin: row in the source of each first image, -1 where there is none.
+    """
+
+    images: torch.Tensor
+    initial: torch.Tensor
+    labels: torch.Tensor
+    origin: np.ndarray
+
+
+class Engine:
+    """Runs the shards of a plan into `folder/shards`, resuming from what is there.
+
+    Args:
+        accelerator: tells processes apart; shards of a group are dealt to them in turn.
+        folder: the run folder.
+        checkpoint_every: steps between checkpoints inside a shard; a kill loses at most that much.
+        on_log: gets (values, step) of the shard that the main process works on.
+        on_snapshot: gets (shard id, step, uint8 images) a few times for the first shard.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        folder: Path,
+        checkpoint_every: int = 200,
+        on_log: Callable[[dict[str, float], int], None] | None = None,
+        on_snapshot: Callable[[str, int, torch.Tensor], None] | None = None,
+    ) -> None:
+        self.accelerator, self.folder, self.checkpoint_every = accelerator, Path(folder), checkpoint_every
+        self.on_log, self.on_snapshot = on_log or (lambda values, step: None), on_snapshot or (lambda *_: None)
+
+    def run(self, method: Method, context: Context) -> Synthetic:
+        """Makes every shard of the method's plan that is not there yet, and gathers the rows.
+
+        Returns the same images for any number of processes and after any interruption.
+        """
+        plan = method.plan(context.num_classes, context.ipc)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        if self.accelerator.is_main_process:
+            remove_leftovers(self.folder / "shards")
+            remove_leftovers(self.folder / "checkpoints")
+        self.accelerator.wait_for_everyone()
+        for number, group in enumerate(plan.groups):
+            mine = [] if plan.chained and rank else group if plan.chained else group[rank::world]
+            todo = [shard for shard in mine if not self._path(shard).exists()]
+            steps = method.recipe().steps if method.recipe() and group[0].kind == "optimise" else 1
+            title = f"synthesis {number + 1}/{len(plan.groups)} ({group[0].kind})"
+            with Progress(title, total=len(mine) * steps, show=rank == 0) as progress:
+                progress.advance((len(mine) - len(todo)) * steps)
+                self._run_shards(method, context, plan, mine, todo, progress)
+            self.accelerator.wait_for_everyone()
+        return self._gather(plan)
+
+    def _run_shards(self, method, context, plan: Plan, mine, todo, progress: Progress) -> None:
+        carried = None
+        for shard in mine:
+            if shard.kind == "start":
+                if shard in todo:
+                    self._start(method, context, shard)
+                    progress.advance(1)
+                continue
+            if plan.chained and carried is None:
+                carried = method.objective(context)
+            if shard in todo:
+                self._optimise(method, context, plan, shard, carried or method.objective(context), progress)
+            elif carried is not None:
+                carried.load_state_dict(objective_state(load_tensors(self._path(shard))[0]))
+
+    def _path(self, shard: Shard) -> Path:
+        return self.folder / "shards" / f"{shard.id}.safetensors"
+
+    def _start(self, method: Method, context: Context, shard: Shard) -> None:
+        start = method.start(shard, context)
+        save_tensors(self._path(shard), {"images": start.images.cpu(), "origin": torch.as_tensor(start.origin)})
+
+    def _first_images(self, plan: Plan, shard: Shard) -> torch.Tensor:
+        """Unit pixels of the shard's rows, from the start shards."""
+        wanted, found = set(shard.rows), {}
+        for group in plan.groups:
+            for other in group:
+                if other.kind == "start" and wanted & set(other.rows):
+                    images = to_unit(load_tensors(self._path(other))[0]["images"])
+                    found.update({row: images[i] for i, row in enumerate(other.rows) if row in wanted})
+        return torch.stack([found[row] for row in shard.rows])
+
+    def _optimise(
+        self, method: Method, context: Context, plan: Plan, shard: Shard, objective: Objective, progress: Progress
+    ) -> None:
+        recipe, key, device = method.recipe(), context.key / shard.id, context.device
+        pixels = NormalisedPixels(context.train.mean, context.train.std, device)
+        labels = torch.tensor(shard.labels, device=device)
+        first = self._first_images(plan, shard).to(device)
+        z = pixels.encode(first).contiguous().requires_grad_(True)
+        objective.start(shard, first, labels, key)
+        optimiser = torch.optim.Adam([z, *objective.learnables().values()], recipe.lr, betas=recipe.betas)
+        checkpoint = self.folder / "checkpoints" / f"{shard.id}.safetensors"
+        begin = self._resume(checkpoint, z, objective, optimiser)
+        progress.advance(begin)
+        pictured = shard == plan.groups[-1][0]
+        for step in range(begin, recipe.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.lr * multiplier(recipe.schedule, step, recipe.steps)
+            optimiser.zero_grad(set_to_none=True)
+            images = pixels.decode(z.detach()).requires_grad_(True)
+            logs: dict[str, torch.Tensor] = {}
+            for term in objective.terms(images, labels, step, key / "step" / step):
+                term.loss.backward()  # one term at a time: memory of one term
+                logs.update(term.logs)
+            z.grad = images.grad * pixels.std  # the chain through `decode`
+            optimiser.step()
+            if recipe.clamp == "step":
+                pixels.clamp_(z.data)
+            objective.after(images, step, key / "step" / step)
+            progress.advance(1)
+            done = step + 1
+            if done % progress.log_every == 0 or done == recipe.steps:  # the only place that waits for the device
+                values = {name: float(value) for name, value in logs.items()}
+                progress.say(values)
+                self.on_log(values, done)
+            if pictured and done * SNAPSHOTS // recipe.steps > step * SNAPSHOTS // recipe.steps:
+                self.on_snapshot(shard.id, done, to_uint8(pixels.decode(z)))
+            if done % self.checkpoint_every == 0 and done < recipe.steps:
+                self._checkpoint(checkpoint, z, objective, optimiser, done)
+        state = {f"objective.{k}": v for k, v in objective.state_dict().items()} if plan.chained else {}
+        save_tensors(self._path(shard), {"images": to_uint8(pixels.decode(z)), **state})
+        checkpoint.unlink(missing_ok=True)
+
+    def _checkpoint(self, path: Path, z: torch.Tensor, objective: Objective, optimiser, step: int) -> None:
+        tensors = {"pixels": z.detach(), **{f"objective.{k}": v for k, v in objective.state_dict().items()}}
+        for i, state in optimiser.state_dict()["state"].items():
+            tensors.update({f"optimiser.{i}.{k}": v for k, v in state.items()})
+        for name, value in objective.learnables().items():
+            tensors[f"learnable.{name}"] = value.detach()
+        save_tensors(path, {k: v.cpu() for k, v in tensors.items()}, {"step": step})
+
+    def _resume(self, path: Path, z: torch.Tensor, objective: Objective, optimiser) -> int:
+        """Puts a checkpoint back, if there is one; returns the step to go on from."""
+        if not path.exists():
+            return 0
+        tensors, metadata = load_tensors(path)
+        if tensors["pixels"].shape != z.shape:
+            raise ArtefactError(str(path), tuple(tensors["pixels"].shape), f"{tuple(z.shape)}", "delete the file")
+        with torch.no_grad():
+            z.copy_(tensors["pixels"])
+            for name, value in objective.learnables().items():
+                value.copy_(tensors[f"learnable.{name}"])
+        objective.load_state_dict(objective_state(tensors))
+        state: dict[int, dict] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimiser."):
+                _, number, entry = name.split(".")
+                state.setdefault(int(number), {})[entry] = value
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        log.info("resumed %s at step %d", path.stem, metadata["step"])
+        return metadata["step"]
+
+    def _gather(self, plan: Plan) -> Synthetic:
+        images: dict[int, torch.Tensor] = {}
+        initial: dict[int, torch.Tensor] = {}
+        origin = np.full(len(plan.labels), -1, dtype=np.int64)
+        for group in plan.groups:
+            for shard in group:
+                tensors = load_tensors(self._path(shard))[0]
+                made = to_uint8(tensors["images"]) if tensors["images"].is_floating_point() else tensors["images"]
+                images.update(dict(zip(shard.rows, made)))
+                if shard.kind == "start":
+                    initial.update(dict(zip(shard.rows, made)))
+                    origin[list(shard.rows)] = tensors["origin"].numpy()
+        rows = range(len(plan.labels))
+        return Synthetic(
+            torch.stack([images[r] for r in rows]),
+            torch.stack([initial[r] for r in rows]),
+            torch.tensor(plan.labels),
+            origin,
+        )
+
+
+def objective_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The objective's own entries of a checkpoint or shard file."""
+    return {k.removeprefix("objective."): v for k, v in tensors.items() if k.startswith("objective.")}

@@ -1,0 +1,39 @@
+"""What a person got wrong, said so that they can put it right: field, value, what is allowed, next step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class CondensationError(Exception):
+    """Base of every error this library raises on purpose.
+
+    Args:
+        field: the setting, column or file that is wrong, as the person named it.
+        value: what was found there.
+        allowed: what would have been right, in words.
+        next_step: the one thing to do now.
+    """
+
+    def __init__(self, field: str, value: Any, allowed: str, next_step: str) -> None:
+        self.field, self.value, self.allowed, self.next_step = field, value, allowed, next_step
+        super().__init__(f"{field}: {value!r} does not work. Allowed: {allowed}. Next: {next_step}")
+
+    def __reduce__(self):  # survives the trip between processes
+        return type(self), (self.field, self.value, self.allowed, self.next_step)
+
+
+class ConfigError(CondensationError):
+    """A setting is outside what is allowed, or two settings contradict each other."""
+
+
+class DataError(CondensationError):
+    """The source dataset cannot be read as asked."""
+
+
+class ModelError(CondensationError):
+    """A model cannot be loaded, or does not fit the dataset."""
+
+
+class ArtefactError(CondensationError):
+    """A file that this library wrote (or should have written) is missing, damaged or of another run."""

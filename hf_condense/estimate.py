@@ -1,0 +1,137 @@
+"""What a run will cost, measured on a few images before the work starts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from hf_condense.data.randomness import Key
+from hf_condense.labels.store import expected_bytes
+from hf_condense.models.loading import ImageModel, load_model
+
+if TYPE_CHECKING:
+    from hf_condense.trainer import CondensationTrainer
+
+log = logging.getLogger(__name__)
+PROBE = 8  # images; enough for a rate, small enough for any memory
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one network: seconds an image for a forward pass, and for forward and backward; bytes of its activations."""
+
+    forward: float
+    backward: float
+    activations: int
+    weights: int
+
+
+def measure(model: ImageModel, shape: tuple[int, int, int], device: torch.device) -> Cost:
+    """Times `model` on a few made-up images of `shape` (channels, height, width)."""
+    model = model.to(device).freeze()
+    images = torch.rand(PROBE, *shape, device=device)
+    sizes: list[int] = []
+
+    def note(module: nn.Module, _, output) -> None:
+        if isinstance(output, torch.Tensor):
+            sizes.append(output.numel() * output.element_size())
+
+    hooks = [m.register_forward_hook(note) for m in model.modules() if not list(m.children())]
+    model(images)
+    for hook in hooks:
+        hook.remove()
+
+    def seconds(gradient: bool) -> float:
+        x = images.clone().requires_grad_(gradient)
+        started = time.perf_counter()
+        with torch.set_grad_enabled(gradient):
+            logits = model(x)
+            if gradient:
+                logits.sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    seconds(True)
+    forward, backward = min(seconds(False) for _ in range(2)), min(seconds(True) for _ in range(2))
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return Cost(forward / PROBE, backward / PROBE, sum(sizes) // PROBE, weights)
+
+
+def estimate(trainer: CondensationTrainer) -> dict[str, float]:
+    """Seconds a stage, and bytes: {"squeeze": s, ..., "memory": bytes, "disk": bytes}. Every figure is a rough one."""
+    c, train = trainer.config, trainer.train
+    shape = (train.channels, train.image_size, train.image_size)
+
+    def cost(name: str) -> Cost:
+        model = load_model(
+            name, num_classes=train.num_classes, image_size=train.image_size, channels=train.channels,
+            mean=train.mean, std=train.std, pretrained=False, key=Key(0),
+        )  # fmt: skip
+        return measure(model, shape, trainer.device)
+
+    names = set(c.squeeze.base_model) | set(c.evaluation.students)
+    costs = {name: cost(name) for name in sorted(names)}
+    observers = [costs[n] for n in c.squeeze.observers or c.squeeze.base_model]
+    teachers = [costs[n] for n in c.squeeze.teachers or c.squeeze.base_model]
+    labels = sum(t.forward for t in teachers)
+    images = train.num_classes * c.run.ipc
+    recipe = trainer.method.recipe()
+    steps = recipe.steps if recipe else 0
+    shard = min(getattr(c.method, "shard_size", None) or images, images)
+    rows = 1 + sum(b in c.evaluation.baselines for b in ("random", "initial"))
+    share = trainer.accelerator.num_processes
+    found = {
+        "squeeze": len(train) * c.squeeze.squeeze_epochs * sum(costs[n].backward * 1.5 for n in c.squeeze.base_model),
+        "statistics": len(train) * sum(o.forward for o in observers) if steps else 0.0,
+        "synthesis": images * steps * sum(o.backward for o in observers) / len(observers) / share,
+    }
+    store = trainer.label_settings()
+    if store["store"] == "full":
+        found["labels"] = rows * images * store["epochs"] * labels / share
+    evaluation = 0.0
+    for student in c.evaluation.students:
+        protocol = trainer.protocol.resolve(student, c.run.ipc)
+        epochs, limit = protocol.duration(images)
+        seen = epochs * (min(limit * protocol.batch_size(images), images) if limit else images)
+        once = seen * costs[student].backward * 1.5
+        online = seen * labels if "online" in c.evaluation.regimes else 0.0
+        full = once if "full" in c.evaluation.baselines else 0.0
+        evaluation += c.evaluation.student_seeds * (rows * (once * len(c.evaluation.regimes) + online) + full)
+    found["evaluation"] = evaluation / share
+    found["memory"] = max((o.activations * 2 * shard for o in observers), default=0) + sum(o.weights for o in costs.values())
+    raw = len(train) * train.channels * train.stored_size**2
+    in_memory = raw <= c.data.decode_gb * 1e9
+    found["memory"] += raw if in_memory else 0
+    found["disk"] = 0 if in_memory else raw
+    if store["store"] == "full":
+        found["disk"] += rows * expected_bytes(store["epochs"], images, train.num_classes, store["batch"])
+    return found
+
+
+def announce(trainer: CondensationTrainer) -> None:
+    """Prints the estimate for the stages; says that it is one."""
+    if not trainer.accelerator.is_main_process:
+        return
+    found = estimate(trainer)
+    memory, disk = found.pop("memory"), found.pop("disk")
+    parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in found.items() if seconds)
+    log.info("estimate on this machine (from %d images a network; done stages are skipped): %s", PROBE, parts)
+    log.info(
+        "  together about %s; memory about %.2f GB, disk about %.2f GB",
+        duration(sum(found.values())), memory / 1e9, disk / 1e9,
+    )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

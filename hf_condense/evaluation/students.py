@@ -1,0 +1,189 @@
+"""Students: networks trained from scratch on a set, by a protocol, in a label regime. Images stay on the device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hf_condense.config import check
+from hf_condense.data.randomness import Key
+from hf_condense.errors import ConfigError
+from hf_condense.evaluation.losses import protocol_loss
+from hf_condense.evaluation.protocols import Protocol
+from hf_condense.labels.store import LabelStore
+from hf_condense.labels.teacher import Ensemble
+from hf_condense.labels.views import slices, view_batches
+from hf_condense.memory import peak_bytes, reset_peak
+from hf_condense.models.loading import load_model
+from hf_condense.models.training import Batch, evaluate_top1, fit
+from hf_condense.progress import Progress
+
+DEVICE_BYTES = 4 << 30  # sets up to this size are kept on the device, larger ones (full ImageNet) are fetched by batch
+
+
+@dataclass(frozen=True)
+class StudentResult:
+    """One trained student. Accuracies are fractions of the test images.
+
+    Args:
+        top1: the headline: after the last epoch, of the averaged weights where the protocol has them.
+        online_top1: of the weights themselves; ema_top1: of the averaged ones, or None.
+        best_top1: largest over the looks at the test set that the source of the protocol takes, or None. Optimistic.
+        steps: optimiser steps. seconds: of training alone. peak_memory: bytes.
+    """
+
+    top1: float
+    online_top1: float
+    ema_top1: float | None
+    best_top1: float | None
+    steps: int
+    seconds: float
+    peak_memory: int
+
+
+def train_student(
+    name: str,
+    images: Tensor,
+    labels: Tensor,
+    regime: str,
+    *,
+    protocol: Protocol,
+    test_images: Tensor,
+    test_labels: Tensor,
+    num_classes: int,
+    key: Key,
+    device: torch.device,
+    teacher: Ensemble | None = None,
+    store: LabelStore | None = None,
+    image_size: int | None = None,
+    mean: Sequence[float] = (0.5,),
+    std: Sequence[float] = (0.25,),
+    flip: bool = True,
+    precision: str = "fp32",
+    accelerator=None,
+    progress: Progress | None = None,
+    state_folder: Path | None = None,
+) -> StudentResult:
+    """Trains one student and scores it once, after its last epoch.
+
+    Args:
+        name: of the network (`models.loading.load_model`), always from scratch.
+        images: uint8 (or float unit pixels) [N, C, S, S]; `labels` int64 [N].
+        regime: "hard", "stored" (needs `store`) or "online" (needs `teacher`).
+        test_images, test_labels: as above; read only when training is over, and for `best_top1` where the protocol looks.
+        key: names initial weights and views. Students of one key on two sets differ by the set alone.
+        image_size: side that the student sees; that of `images` where not said.
+        mean, std: of the dataset in unit pixels.
+        flip: whether the protocol's horizontal flips make sense for these classes.
+        state_folder: where an unfinished training is kept, to go on from.
+
+    Raises:
+        ConfigError: the regime's teacher or store is missing, or the protocol has no value for this student.
+    """
+    check(len(images) == len(labels), "images", len(images), f"as many as labels ({len(labels)})")
+    size = image_size or images.shape[-1]
+    ipc = max(1, len(images) // num_classes)
+    recipe, protocol = protocol.fit_recipe(name, ipc, len(images), precision), protocol.resolve(name, ipc)
+    if images.numel() * images.element_size() <= DEVICE_BYTES:
+        images, labels = images.to(device), labels.to(device)
+    mean, std = ([*v] * images.shape[1] if len(v) == 1 else v for v in (mean, std))
+    model = load_model(
+        name, num_classes=num_classes, image_size=size, channels=images.shape[1], mean=mean, std=std, key=key / "init"
+    ).to(device)
+    policy = protocol.policy(size, flip)
+    batches = student_batches(images, labels, regime, protocol, policy, key, device, teacher, store)
+    if protocol.bn_double_update:
+        batches = _seen_twice(batches, model)
+    shown = validation_images(test_images, size, protocol.val_resize)
+    score = _scorer(shown, test_labels, device, size)
+
+    def look(epoch: int, online: nn.Module, averaged: nn.Module | None, row: dict) -> None:
+        due = protocol.best_every and (epoch + 1) % protocol.best_every == 0
+        if due and protocol.best_from * recipe.epochs < epoch + 1 < recipe.epochs:
+            began = time.perf_counter()
+            row["top1"] = score(averaged if averaged is not None else online)
+            row["looking"] = time.perf_counter() - began
+
+    reset_peak(device)
+    result = fit(
+        model, batches, protocol_loss(protocol, regime), recipe, device=device, key=key / "fit", accelerator=accelerator,
+        on_epoch=look, progress=progress, state_folder=state_folder,
+    )  # fmt: skip
+    online, ema = score(result.model), score(result.ema_model) if result.ema_model is not None else None
+    top1 = online if ema is None else ema
+    looks = [row for row in result.history if "top1" in row]  # in the history, because that survives a restart
+    best_top1 = max([top1, *(row["top1"] for row in looks)]) if protocol.best_every else None
+    seconds = result.seconds - sum(row["looking"] for row in looks)
+    return StudentResult(top1, online, ema, best_top1, result.steps, seconds, peak_bytes(device))
+
+
+def student_batches(
+    images: Tensor,
+    labels: Tensor,
+    regime: str,
+    protocol: Protocol,
+    policy,
+    key: Key,
+    device: torch.device,
+    teacher: Ensemble | None = None,
+    store: LabelStore | None = None,
+) -> Callable[[int], Iterator[Batch]]:
+    """Epoch number -> its batches, for `fit`; labels by regime. `protocol` is a resolved one.
+
+    A store with fewer epochs than the training is gone through again from its first. Batches are cut for gradient
+    accumulation only where they carry soft labels: a part of a mixed batch has lost its partners' classes.
+    """
+    check(regime in ("hard", "stored", "online"), "regime", regime, "hard, stored, online")
+    size, limit = protocol.batch_size(len(images)), protocol.duration(len(images))[1]
+    part = -(-size // protocol.accumulation)
+    if regime == "stored":
+        if store is None:
+            raise ConfigError("regime", "stored", "a label store", "run the relabel stage first")
+        return lambda epoch: store.replay(epoch % store.epochs, images, labels, part, device)
+    if regime == "online":
+        if teacher is None:
+            raise ConfigError("regime", "online", "a teacher", "give one, or choose the regime hard")
+        teacher.to(device)
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        for _, _, batch in view_batches(
+            images, labels, policy, key / "views", epoch, size, device=device, limit=limit
+        ):
+            if regime == "online":
+                batch.soft = teacher.logits(batch.images)
+                yield from slices(batch, part)
+            else:
+                yield batch
+
+    return batches
+
+
+def _seen_twice(batches: Callable[[int], Iterator[Batch]], model: nn.Module) -> Callable[[int], Iterator[Batch]]:
+    """The student sees each batch once more, without gradient: its batch norms update twice, as in RDED's script."""
+
+    def twice(epoch: int) -> Iterator[Batch]:
+        for batch in batches(epoch):
+            with torch.no_grad():
+                model(batch.images)
+            yield batch
+
+    return twice
+
+
+def validation_images(images: Tensor, size: int, rule: str) -> Tensor:
+    """Test images [N, C, S, S] uint8, resized by the protocol's rule; `evaluate_top1` crops their centre to `size`."""
+    side = size // 7 * 8 if rule == "8/7" else images.shape[-1]
+    if side == images.shape[-1]:
+        return images
+    parts = [F.interpolate(p.float(), size=(side, side), mode="bilinear", antialias=True) for p in images.split(512)]
+    return torch.cat([p.round().clamp(0, 255).to(torch.uint8) for p in parts])
+
+
+def _scorer(images: Tensor, labels: Tensor, device: torch.device, size: int) -> Callable[[nn.Module], float]:
+    return lambda model: evaluate_top1(model, images, labels, device, size=size)

@@ -1,0 +1,122 @@
+"""Files that are either whole or absent: atomic writes, fingerprints and checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_condense.errors import ArtefactError
+
+# Called with the final path just before and just after each replacement ("before" | "after"); tests kill the process in it.
+on_replace: Callable[[str, Path], None] | None = None
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling for equal values: sorted keys, no spaces, dataclasses and tuples as dicts and lists."""
+
+    def plain(x: Any) -> Any:
+        if is_dataclass(x) and not isinstance(x, type):
+            return asdict(x)
+        if isinstance(x, Path):
+            return str(x)
+        raise TypeError(f"{type(x).__name__} has no canonical JSON form")
+
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=plain, ensure_ascii=False)
+
+
+def fingerprint(value: Any) -> str:
+    """First 16 hex digits of the sha256 of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def sha256_file(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; on success it replaces `path` at once, on failure nothing is left.
+
+    Works for a file and for a folder (an existing folder is replaced).
+
+    Raises:
+        ArtefactError: the disk is full or the place cannot be written to.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        temporary = holder / path.name
+        yield temporary
+        if temporary.is_file():
+            with open(temporary, "rb+") as f:
+                os.fsync(f.fileno())
+        if on_replace:
+            on_replace("before", path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+        if on_replace:
+            on_replace("after", path)
+    except OSError as error:
+        raise ArtefactError(
+            "output_dir", str(path), f"a place that can be written to ({error.strerror or error})",
+            "free space or choose another --output_dir, then run the same command again: what is done is kept",
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes what a killed process left behind in `folder` (temporary holders of `atomic_path`)."""
+    for holder in Path(folder).rglob(".*.part"):
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    write_text(path, json.dumps(json.loads(canonical_json(value)), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Raises ArtefactError when the file is missing or is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(str(path), "missing", "a file written by an earlier stage", "run that stage first") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtefactError(str(path), str(error), "JSON", "delete the file and run the stage again") from None
+
+
+def save_tensors(path: Path | str, tensors: dict, metadata: dict | None = None) -> None:
+    """Writes a safetensors file atomically; `metadata` is kept as one JSON string under the key "json"."""
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"json": canonical_json(metadata or {})})
+
+
+def load_tensors(path: Path | str) -> tuple[dict, dict]:
+    """Tensors and metadata of a file written by `save_tensors`. Raises ArtefactError when it is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {}).get("json", "{}"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise ArtefactError(str(path), str(error), "a whole safetensors file", "delete it and run the stage again") from None

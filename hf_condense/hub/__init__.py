@@ -1,0 +1,1 @@
+"""The distilled dataset's folder: writing, describing, loading."""

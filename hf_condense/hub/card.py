@@ -1,0 +1,168 @@
+"""The dataset card: facts gathered from provenance, and a template apart from them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from hf_condense.data.names import KNOWN
+
+# what the Hub takes as `license:`; anything else is written as `other` with its name beside it
+KNOWN_LICENSE = re.compile(
+    r"(apache-2\.0|mit|unknown|other|unlicense|wtfpl|isc|zlib|odbl|odc-by|pddl|openrail(\+\+)?|afl-3\.0|artistic-2\.0"
+    r"|bsd(-[23]-clause(-clear)?)?|bsl-1\.0|cdla-(permissive-[12]\.0|sharing-1\.0)|c-uda|cc(0-1\.0|-by(-nc)?(-nd|-sa)?-[234]\.[05])?"
+    r"|(a|l)?gpl(-[23](\.[01])?)?|gfdl|mpl-2\.0|ms-pl|ncsa|ofl-1\.1|epl-[12]\.0|ecl-2\.0|eupl-1\.[12]|postgresql)"
+)
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**7, "1M<n<10M"))
+CONFIGS = (("default", "data"), ("soft_labels", "soft_labels"), ("tensors", "tensors"))
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card says.
+
+    Args:
+        header: the YAML block, as data.
+        repo_id: `org/name` once it is known, else None.
+        content, record: of condensation.json.
+        bytes: config -> bytes of its files.
+        regime: the label regime of the example: the richest that needs no teacher.
+    """
+
+    header: dict[str, Any]
+    repo_id: str | None
+    content: dict[str, Any]
+    record: dict[str, Any]
+    bytes: dict[str, int]
+    regime: str
+
+    @property
+    def teachers(self) -> list[dict[str, Any]]:
+        return [m for m in self.content.get("models", []) if "teacher" in m["roles"]]
+
+    @property
+    def observers(self) -> list[dict[str, Any]]:
+        return [m for m in self.content.get("models", []) if "observer" in m["roles"]]
+
+
+def card_facts(content: dict[str, Any], record: dict[str, Any], repo_id: str | None = None) -> CardFacts:
+    """Facts of an artefact from its condensation.json (a push calls this again with the repository's id)."""
+    files = record["files"]
+    sizes = {name: _bytes_under(files, folder) for name, folder in CONFIGS if _bytes_under(files, folder)}
+    regimes = content["labels"]["regimes"]
+    regime = "stored" if "stored" in regimes else "hard"
+    return CardFacts(header(content, files), repo_id, content, record, sizes, regime)
+
+
+def header(content: dict[str, Any], files: dict[str, dict]) -> dict[str, Any]:
+    """The YAML block: keys the Hub acts on, then a `distillation` block of our own."""
+    method, source, images = content["method"], content["source"], content["images"]
+    block: dict[str, Any] = {
+        "pretty_name": title(content),
+        **license_keys(source.get("license")),
+        "task_categories": ["image-classification"],
+        "size_categories": [next((name for limit, name in SIZES if images["count"] < limit), "n>1M")],
+        "tags": ["dataset-distillation", "dataset-condensation", "hf-condense", method["name"]],
+    }
+    hub_id = hub_dataset(source["id"])
+    if hub_id:
+        block["source_datasets"] = [hub_id]
+    block["configs"] = configs(files)
+    block["distillation"] = {
+        "method": method["name"],
+        "images_per_class": images["per_class"][0] if len(set(images["per_class"])) == 1 else images["per_class"],
+        "source": source["id"],
+        "source_revision": source.get("revision"),
+        "source_split": source.get("train_split"),
+        "teachers": [m.get("id") or m["name"] for m in content.get("models", []) if "teacher" in m["roles"]],
+        "label_regimes": content["labels"]["regimes"],
+        "content_hash": content["content_hash"],
+    }
+    return block
+
+
+def title(content: dict[str, Any]) -> str:
+    """What the set is called, in one line."""
+    source, images = content["source"]["id"].removeprefix("local:"), content["images"]
+    count = per_class(images)
+    return (
+        f"{source.rsplit('/', 1)[-1]} in {count} image{'s' * (count != '1')} per class ({content['method']['title']})"
+    )
+
+
+def per_class(images: dict[str, Any]) -> str:
+    low, high = images["per_class"]
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def license_keys(license: str | None) -> dict[str, str]:
+    """The source's license in the form the Hub accepts; unknown where the source says nothing."""
+    if not license:
+        return {"license": "unknown"}
+    plain = license.strip().lower()
+    if KNOWN_LICENSE.fullmatch(plain):
+        return {"license": plain}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", plain).strip("-")}
+
+
+def hub_dataset(source_id: str) -> str | None:
+    """The id when it names a dataset on the Hub; None for folders, embedded sets and datasets given as objects."""
+    known = KNOWN.get(source_id)
+    if known:
+        return None if known.embedded else known.hub_id
+    return source_id if re.fullmatch(r"[\w.-]+/[\w.-]+", source_id) else None
+
+
+def configs(files: dict[str, dict]) -> list[dict[str, Any]]:
+    """The `configs` block for the files that are there, the default config first and marked."""
+    block = []
+    for name, folder in CONFIGS:
+        inside = [f.removeprefix(f"{folder}/") for f in files if f.startswith(f"{folder}/") and f.endswith(".parquet")]
+        if inside:
+            pattern = "**/*.parquet" if any("/" in f for f in inside) else "*.parquet"
+            block.append({"config_name": name, "data_files": [{"split": "train", "path": f"{folder}/{pattern}"}]})
+    block[0]["default"] = True
+    return block
+
+
+def render_card(facts: CardFacts) -> str:
+    """README.md of the dataset repository."""
+    import jinja2
+
+    # no autoescape: the card is Markdown, and what goes in comes from our own provenance
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"size": readable_bytes, "seconds": readable_seconds}
+    template = environment.from_string(
+        (resources.files("hf_condense.hub") / "card.md.jinja").read_text(encoding="utf-8")
+    )
+    content = facts.content
+    text = template.render(
+        f=facts, title=title(content), method=content["method"], source=content["source"], images=content["images"],
+        labels=content["labels"], soft=content.get("soft_label"), training=content["training"], record=facts.record,
+        source_link=hub_dataset(content["source"]["id"]), per_class=per_class(content["images"]),
+        place=facts.repo_id or "path/to/this/folder",
+    )  # fmt: skip
+    head = yaml.safe_dump(facts.header, sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{head}---\n\n{text.strip()}\n"
+
+
+def readable_bytes(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def readable_seconds(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _bytes_under(files: dict[str, dict], folder: str) -> int:
+    return sum(facts["bytes"] for name, facts in files.items() if name.startswith(f"{folder}/"))

@@ -1,0 +1,280 @@
+"""A distilled dataset as somebody uses it: read, verified, and handed to any training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from hf_condense.data.augmentation import ViewPolicy
+from hf_condense.data.randomness import Key
+from hf_condense.errors import ArtefactError, ConfigError
+from hf_condense.files import read_json
+from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS, content_hash, decode_png
+from hf_condense.labels.store import LabelStore
+from hf_condense.labels.views import view_batches
+from hf_condense.models.training import Batch
+
+if TYPE_CHECKING:
+    from hf_condense.labels.teacher import Ensemble
+
+
+@dataclass
+class DistilledDataset:
+    """A condensed set in memory. Made by `load`, which checks it.
+
+    Args:
+        folder: where it lies on this machine.
+        images: uint8 [N, C, H, W].
+        labels: int64 [N].
+        soft_labels: float16 [N, K] of the teacher on the un-augmented images, or None.
+        stages: int64 [N], PDD stage of each image, or None.
+        float_images: float32 [N, C, H, W] where the method leaves [0, 1], or None.
+        class_names: class number -> name.
+        content, record: provenance (condensation.json).
+    """
+
+    folder: Path
+    images: Tensor
+    labels: Tensor
+    soft_labels: Tensor | None
+    stages: Tensor | None
+    float_images: Tensor | None
+    class_names: list[str]
+    content: dict[str, Any]
+    record: dict[str, Any]
+    _table: pa.Table = field(repr=False)
+
+    @classmethod
+    def load(cls, folder_or_id: str | Path, revision: str | None = None) -> DistilledDataset:
+        """Reads a folder or a Hub dataset repository and checks its content hash.
+
+        Raises:
+            ArtefactError: nothing is there, a file is missing or damaged, or the data are not what was published.
+        """
+        data = cls.read(locate(folder_or_id, revision))
+        recorded = data.content.get("content_hash")
+        if data.content_hash != recorded:
+            raise ArtefactError(
+                f"content hash of {folder_or_id}", data.content_hash, f"{recorded}, as published",
+                "fetch it again; if it still differs, images or labels were changed after publishing",
+            )  # fmt: skip
+        if data.class_names != data.content["class_names"]:
+            raise ArtefactError(
+                f"class names of {folder_or_id}", data.class_names[:5], f"{data.content['class_names'][:5]} ...",
+                "fetch it again; the class order was changed after publishing",
+            )  # fmt: skip
+        return data
+
+    @classmethod
+    def read(cls, folder: Path) -> DistilledDataset:
+        """Reads a folder without checking the content hash (`load` does; `inspection` reports it)."""
+        both = read_json(folder / CONDENSATION)
+        table = read_parquet(folder / DATA)
+        features = Dataset(table).features
+        channels, k = both["content"]["images"]["channels"], len(features["label"].names)
+        return cls(
+            folder=folder,
+            images=_decode_images(table, channels, folder),
+            labels=torch.tensor(table["label"].to_numpy()),
+            soft_labels=_flat(table, "soft_label", (-1, k)),
+            stages=torch.tensor(table["pdd_stage"].to_numpy()).long() if "pdd_stage" in table.column_names else None,
+            float_images=_read_tensors(folder / TENSORS),
+            class_names=list(features["label"].names),
+            content=both["content"],
+            record=both["record"],
+            _table=table,
+        )
+
+    @property
+    def content_hash(self) -> str:
+        """The hash of what was read (not the recorded one)."""
+        return content_hash(
+            self.images, self.labels, self.soft_labels, stages=self.stages, float_images=self.float_images
+        )
+
+    @cached_property
+    def store(self) -> LabelStore | None:
+        """The per-view label store, checked against these images; None when none was published."""
+        folder = self.folder / SOFT_LABELS
+        if not folder.is_dir():
+            return None
+        return LabelStore.open(folder, self.images, len(self.class_names))
+
+    @cached_property
+    def policy(self) -> ViewPolicy:
+        """The recorded views of `hard` and `online` training; whole images where the record has none."""
+        recorded = self.content.get("training", {}).get("policy")
+        return ViewPolicy(**recorded) if recorded else ViewPolicy(size=self.images.shape[-1], flip=0.0)
+
+    def to_dataset(self) -> Dataset:
+        """The default config as a `datasets.Dataset`: image, label, soft_label."""
+        return Dataset(self._table)
+
+    def training_batches(
+        self,
+        regime: Literal["stored", "hard", "online"],
+        epoch: int,
+        batch_size: int | None = None,
+        device: torch.device | str = "cpu",
+        teacher: Ensemble | None = None,
+        seed: int = 0,
+    ) -> Iterator[Batch]:
+        """One epoch of augmented batches on `device`, as the set was meant to be used.
+
+        Args:
+            regime: hard (class numbers only), stored (`soft` holds the published logits of each view), online (`soft`
+                holds the logits of `teacher`).
+            epoch: names the epoch's order and views; any order of epochs is fine.
+            batch_size: the recorded one where not said; with stored labels a divisor of the stored batch.
+            teacher: for `online`.
+            seed: names order and views of `hard` and `online`; stored labels bring theirs.
+
+        Raises:
+            ConfigError: an unknown regime, or `online` without a teacher.
+            ArtefactError: `stored` where no per-view labels were published.
+        """
+        device = torch.device(device)
+        if regime not in ("stored", "hard", "online"):
+            raise ConfigError("regime", regime, "stored, hard, online", "choose one of them")
+        images, labels = self._on(device)
+        if regime == "stored":
+            if self.store is None:
+                have = ", ".join(self.content["labels"]["regimes"])
+                raise ArtefactError("regime", regime, f"what was published: {have}", "use another regime")
+            return self.store.replay(epoch, images, labels, batch_size)
+        if regime == "online" and teacher is None:
+            names = [m.get("id") or m["name"] for m in self.content.get("models", []) if "teacher" in m["roles"]]
+            raise ConfigError(
+                "teacher", None, "an Ensemble of the recorded teachers", f"load {', '.join(names) or 'one'}"
+            )
+        size = batch_size or self.content.get("training", {}).get("batch_size") or min(len(images), 64)
+        batches = view_batches(images, labels, self.policy, Key(seed, "train"), epoch, size)
+        return _with_labels(batches, teacher.to(device) if regime == "online" else None)
+
+    def torch_dataset(self, soft: bool = False, transform: Callable[[Tensor], Tensor] | None = None) -> TorchDataset:
+        """For transformers' Trainer or a DataLoader: items {"pixel_values", "labels"}.
+
+        Args:
+            soft: labels are the soft labels (float32 [K]) instead of class numbers.
+            transform: applied to each image, a float tensor [C, H, W] of unit pixels (normalisation, augmentation).
+
+        Raises:
+            ArtefactError: `soft` where the set carries no soft labels.
+        """
+        if soft and self.soft_labels is None:
+            raise ArtefactError("soft", True, "False: this set has no soft labels", "train with class numbers")
+        return TorchDataset(self.images, self.soft_labels.float() if soft else self.labels, transform)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        kept = self.__dict__.get("_placed")  # an epoch should not pay for the copy again
+        if kept is None or kept[0] != device:
+            kept = self.__dict__["_placed"] = (device, self.images.to(device), self.labels.to(device))
+        return kept[1:]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class TorchDataset(torch.utils.data.Dataset):
+    """Images as unit pixels with their labels, in the words of transformers."""
+
+    def __init__(self, images: Tensor, labels: Tensor, transform: Callable[[Tensor], Tensor] | None) -> None:
+        self.images, self.labels, self.transform = images, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        pixels = self.images[i].float() / 255
+        return {"pixel_values": self.transform(pixels) if self.transform else pixels, "labels": self.labels[i]}
+
+
+def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
+    """The local folder of a distilled dataset; a Hub id is fetched into the Hub's cache.
+
+    Raises:
+        ArtefactError: neither a folder of this kind nor a repository that can be read.
+    """
+    folder = Path(folder_or_id)
+    if folder.is_dir():
+        if (folder / CONDENSATION).exists():
+            return folder
+        run = folder / "dataset"
+        inside = (run / CONDENSATION).exists()  # a run folder holds the distilled dataset in `dataset/`
+        if inside:
+            return run
+        raise ArtefactError(str(folder), "no condensation.json", "a folder written by hf-condense", "check the path")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        fetched = Path(snapshot_download(str(folder_or_id), repo_type="dataset", revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtefactError(
+            "dataset",
+            str(folder_or_id),
+            f"a folder or a Hub dataset repository ({reason})",
+            "check the name and revision",
+        ) from error
+    if not (fetched / CONDENSATION).exists():
+        raise ArtefactError(
+            "dataset", str(folder_or_id), "a repository with a condensation.json", "read it with datasets.load_dataset"
+        )
+    return fetched
+
+
+def read_parquet(folder: Path) -> pa.Table:
+    """All Parquet files of a folder in the order of their names. Raises ArtefactError when one is missing or damaged."""
+    files = sorted(folder.glob("*.parquet"))
+    expected = int(files[0].stem.rsplit("-of-", 1)[-1]) if files else 1
+    if len(files) != expected:
+        raise ArtefactError(str(folder), f"{len(files)} Parquet files", f"{expected} files", "fetch the dataset again")
+    try:
+        return pa.concat_tables([pq.read_table(file) for file in files])
+    except (pa.ArrowException, OSError) as error:
+        raise ArtefactError(str(folder), str(error), "whole Parquet files", "fetch the dataset again") from None
+
+
+def _decode_images(table: pa.Table, channels: int, folder: Path) -> Tensor:
+    encoded = [picture["bytes"] for picture in table["image"].to_pylist()]
+
+    def decode(row: int) -> np.ndarray:
+        try:
+            return decode_png(encoded[row], channels)
+        except OSError as error:  # PIL's UnidentifiedImageError is one
+            raise ArtefactError(f"{folder} row {row} image", str(error), "a whole PNG", "fetch it again") from None
+
+    with ThreadPoolExecutor() as threads:
+        return torch.from_numpy(np.stack(list(threads.map(decode, range(len(encoded))))))
+
+
+def _flat(table: pa.Table, column: str, shape: tuple[int, ...]) -> Tensor | None:
+    if column not in table.column_names:
+        return None
+    # through Arrow: a row at a time costs 0.25 us an element
+    return torch.from_numpy(table[column].combine_chunks().flatten().to_numpy().reshape(shape).copy())
+
+
+def _read_tensors(folder: Path) -> Tensor | None:
+    if not folder.is_dir():
+        return None
+    return torch.from_numpy(np.stack(Dataset(read_parquet(folder)).with_format("numpy")["tensor"][:]))
+
+
+def _with_labels(batches: Iterator, teacher: Ensemble | None) -> Iterator[Batch]:
+    for _, _, batch in batches:
+        if teacher is not None:
+            batch.soft = teacher.logits(batch.images)
+        yield batch

@@ -1,0 +1,118 @@
+"""What a distilled dataset is, where it came from, whether its hashes hold, and the bytes a student needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from hf_condense.files import sha256_file
+from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS
+from hf_condense.hub.card import readable_bytes, title
+from hf_condense.hub.distilled import DistilledDataset, locate
+
+FLOAT_BYTES = 4
+
+
+def inspect_folder(folder_or_id: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """Reads a distilled dataset and checks it; says what does not hold instead of raising.
+
+    Returns:
+        Plain data: title, method, source, images, models, regimes, content_hash (recorded, found, holds), files
+        (name -> holds | changed | missing), bytes of each column and config, needed (bytes a student needs by regime).
+
+    Raises:
+        ArtefactError: it cannot be read at all.
+    """
+    folder = locate(folder_or_id, revision)
+    data = DistilledDataset.read(folder)
+    content = data.content
+    recorded, found = content["content_hash"], data.content_hash
+    sizes = column_bytes(folder / DATA)
+    for name in (SOFT_LABELS, TENSORS):
+        files = [f for f in (folder / name).rglob("*") if f.is_file()]
+        if files:
+            sizes[name] = sum(f.stat().st_size for f in files)
+    return {
+        "place": str(folder_or_id),
+        "title": title(content),
+        "method": content["method"],
+        "source": content["source"],
+        "images": content["images"],
+        "models": content.get("models", []),
+        "regimes": content["labels"]["regimes"],
+        "soft_label": content.get("soft_label"),
+        "training": content.get("training", {}),
+        "content_hash": {"recorded": recorded, "found": found, "holds": recorded == found},
+        "class_names_hold": data.class_names == content["class_names"],
+        "files": check_files(folder, data.record["files"]),
+        "bytes": sizes,
+        "needed": needed_bytes(content, sizes),
+        "record": {k: v for k, v in data.record.items() if k not in ("files", "scores_table")},
+        "scores_table": data.record.get("scores_table", ""),
+    }
+
+
+def check_files(folder: Path, files: dict[str, dict]) -> dict[str, str]:
+    """File -> holds, changed or missing, by sha256. The card may be edited, so it is not among them."""
+
+    def state(name: str, facts: dict) -> str:
+        path = folder / name
+        if not path.exists():
+            return "missing"
+        return "holds" if sha256_file(path) == facts["sha256"] else "changed"
+
+    return {name: state(name, facts) for name, facts in files.items() if name != CONDENSATION}
+
+
+def column_bytes(folder: Path) -> dict[str, int]:
+    """Compressed bytes of each column of the default config."""
+    sizes: dict[str, int] = {}
+    for file in sorted(folder.glob("*.parquet")):
+        metadata = pq.ParquetFile(file).metadata
+        for group in range(metadata.num_row_groups):
+            for i in range(metadata.num_columns):
+                column = metadata.row_group(group).column(i)
+                name = column.path_in_schema.split(".")[0]
+                sizes[name] = sizes.get(name, 0) + column.total_compressed_size
+    return sizes
+
+
+def needed_bytes(content: dict[str, Any], sizes: dict[str, int]) -> dict[str, int]:
+    """Label regime -> bytes a student needs at training time: images, labels, and the teachers' weights when online."""
+    hard = sizes["image"] + sizes["label"]
+    teachers = [m for m in content.get("models", []) if "teacher" in m["roles"]]
+    extra = {
+        "hard": 0,
+        "stored": sizes.get(SOFT_LABELS, 0),
+        "online": FLOAT_BYTES * sum(m["parameters"] for m in teachers),
+    }
+    return {regime: hard + extra[regime] for regime in content["labels"]["regimes"]}
+
+
+def report(facts: dict[str, Any]) -> str:
+    """The facts of `inspect_folder` for a person to read."""
+    source, images, hash_ = facts["source"], facts["images"], facts["content_hash"]
+    wrong = {name: state for name, state in facts["files"].items() if state != "holds"}
+    lines = [
+        facts["title"],
+        f"  {images['count']} images, {images['classes']} classes, {images['channels']} x {images['height']} x {images['width']}",
+        f"  method   {facts['method']['title']} {facts['method']['paper']}".rstrip(),
+        f"  source   {source['id']}"
+        + (f" @ {source['revision']}" if source.get("revision") else "")
+        + f", split {source.get('train_split')}, fingerprint {source.get('fingerprint')}, license {source.get('license') or 'unknown'}",
+    ]
+    for model in facts["models"]:
+        place = (model.get("id") or model["name"]) + (f" @ {model['revision']}" if model.get("revision") else "")
+        lines.append(f"  model    {place} ({', '.join(model['roles'])}), weights {model['sha256'][:16]}")
+    lines.append(f"  content  {'holds' if hash_['holds'] else 'DOES NOT HOLD'}: {hash_['found']}")
+    if not hash_["holds"]:
+        lines.append(f"           recorded: {hash_['recorded']}")
+    if not facts["class_names_hold"]:
+        lines.append("  classes  DO NOT HOLD: names or their order differ from what was published")
+    lines.append(f"  files    {len(facts['files']) - len(wrong)} of {len(facts['files'])} hold")
+    lines += [f"           {state}: {name}" for name, state in wrong.items()]
+    for regime, count in facts["needed"].items():
+        lines.append(f"  needs    {readable_bytes(count):>10}  {regime} labels")
+    return "\n".join(lines)

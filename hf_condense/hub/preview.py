@@ -1,0 +1,150 @@
+"""Pictures a person can look at: grids of images by class, rows of images beside each other, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+INK, PAPER = (38, 40, 46), (255, 255, 255)
+GAP, MARGIN = 3, 16
+MAX_CLASSES, MAX_COLUMNS = 40, 10
+SHOWN_SIDE = 64  # images below this are enlarged by a whole factor, so that pixels stay square and sharp
+GRID_SIDE = 128  # images of a grid above this are shrunk: a preview should not outweigh the set
+COLOURS = ("#3b6fb6", "#d9713c", "#4f9d69", "#b04a6b", "#7d65b2", "#8a7348", "#3d9aa3", "#686c75")
+
+
+def image_grid(
+    images: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    path: Path | str,
+    columns: int | None = None,
+    rows: Sequence[int] | None = None,
+) -> None:
+    """Writes a PNG with one line a class: its name at the left, its images beside it.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N].
+        columns: images shown of a class; 10 at most where not said.
+        rows: which images to show; of up to 40 classes spread evenly over the class order where not said.
+    """
+    labels = torch.as_tensor(labels).cpu()
+    chosen = torch.as_tensor(rows if rows is not None else _fair_rows(labels, columns or MAX_COLUMNS))
+    groups = {c: chosen[labels[chosen] == c][:columns] for c in labels[chosen].unique().tolist()}
+    _write_lines(path, [(class_names[c], images[group]) for c, group in groups.items()], largest=GRID_SIDE)
+
+
+def comparison(path: Path | str, sets: Mapping[str, Tensor], columns: int = MAX_COLUMNS) -> None:
+    """Writes a PNG with one line for each named set of images (uint8 [n, C, H, W]), column under column."""
+    _write_lines(path, [(name, images[:columns]) for name, images in sets.items()], blocks=1)
+
+
+def curves(
+    path: Path | str,
+    series: Mapping[str, Sequence[float] | tuple[Sequence[float], Sequence[float]]],
+    *,
+    title: str = "",
+    xlabel: str = "step",
+    ylabel: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+) -> None:
+    """Writes a PNG with one line for each series: values, or (places, values). Names stand in a legend."""
+    from matplotlib.figure import Figure  # the object interface: no window, no global state
+
+    figure = Figure(figsize=(7.2, 4.2), dpi=140, layout="constrained")
+    axes = figure.subplots()
+    for i, (name, values) in enumerate(series.items()):
+        x, y = values if isinstance(values, tuple) else (range(len(values)), values)
+        marker = "o" if len(y) <= 20 else None
+        axes.plot(
+            list(x), list(y), color=COLOURS[i % len(COLOURS)], linewidth=1.8, marker=marker, markersize=4, label=name
+        )
+    if log_x:
+        axes.set_xscale("log")
+    if log_y:
+        axes.set_yscale("log")
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#e6e7ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _fair_rows(labels: Tensor, columns: int) -> list[int]:
+    present = labels.unique().tolist()
+    picked = sorted({round(i) for i in np.linspace(0, len(present) - 1, min(len(present), MAX_CLASSES))})
+    return [row for i in picked for row in (labels == present[i]).nonzero().flatten()[:columns].tolist()]
+
+
+def _write_lines(
+    path: Path | str, lines: list[tuple[str, Tensor]], blocks: int | None = None, largest: int | None = None
+) -> None:
+    """Lays out named lines of images in as many blocks side by side as make a landscape picture."""
+    height, width = _shown(*lines[0][1].shape[-2:], largest)
+    cell_h, cell_w = height + GAP, width + GAP
+    size = min(26, max(13, cell_h // 4))
+    names = [_shorten(name, size, 6 * size + 2 * cell_w) for name, _ in lines]
+    left = max(_text_width(name, size) for name in names) + MARGIN
+    block_w = left + max(len(images) for _, images in lines) * cell_w + MARGIN
+    if blocks is None:
+        shapes = range(1, len(lines) + 1)
+        blocks = min(shapes, key=lambda b: abs(np.log(b * block_w / (-(-len(lines) // b) * cell_h) / 1.5)))
+    depth = -(-len(lines) // blocks)
+    blocks = -(-len(lines) // depth)  # no empty block at the right
+    canvas = Image.new("RGB", (blocks * block_w + MARGIN, depth * cell_h - GAP + 2 * MARGIN), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for i, (name, (_, images)) in enumerate(zip(names, lines)):
+        x, y = MARGIN + (i // depth) * block_w, MARGIN + (i % depth) * cell_h
+        draw.text((x + left - MARGIN // 2, y + (cell_h - GAP) // 2), name, INK, _font(size), anchor="rm")
+        for j, image in enumerate(images):
+            picture = _picture(image)
+            smaller = width < picture.width
+            picture = picture.resize(
+                (width, height), Image.Resampling.LANCZOS if smaller else Image.Resampling.NEAREST
+            )
+            canvas.paste(picture, (x + left + j * cell_w, y))
+    canvas.save(path, "PNG", optimize=True)
+
+
+def _shown(height: int, width: int, largest: int | None) -> tuple[int, int]:
+    """Height and width in the picture: a whole multiple of small images, at most `largest` of big ones."""
+    side = max(height, width)
+    scale = max(1, -(-SHOWN_SIDE // side)) if largest is None or side <= largest else largest / side
+    return round(height * scale), round(width * scale)
+
+
+def _picture(image: Tensor) -> Image.Image:
+    pixels = image.cpu().numpy()
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # matplotlib's own font: there on every machine, and class names need not be English
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def _text_width(text: str, size: int) -> int:
+    return int(np.ceil(_font(size).getlength(text)))
+
+
+def _shorten(name: str, size: int, limit: int) -> str:
+    if _text_width(name, size) <= limit:
+        return name
+    while len(name) > 1 and _text_width(name + "…", size) > limit:
+        name = name[:-1].rstrip()
+    return name + "…"

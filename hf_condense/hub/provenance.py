@@ -1,0 +1,190 @@
+"""Where a condensed set comes from: `content`, the same on every run, and `record`, free to differ."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from hf_condense.data.augmentation import ViewPolicy
+    from hf_condense.data.source import SourceInfo
+    from hf_condense.methods import MethodInfo
+    from hf_condense.models.pool import PoolMember
+
+LIBRARIES = (
+    "hf-condense", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "huggingface_hub",
+    "safetensors", "kornia", "numpy", "pyarrow", "pillow",
+)  # fmt: skip
+# settings that say where or how often something is written, not what comes out
+WITHOUT_EFFECT = frozenset({"output_dir", "overwrite", "push_to_hub", "trackers", "checkpoint_every", "decode_gb"})
+
+
+def portable(value: Any) -> Any:
+    """`value` without places of this machine: a path becomes `local:<name>`, settings without effect go."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(k): portable(v) for k, v in value.items() if k not in WITHOUT_EFFECT}
+    if isinstance(value, (list, tuple)):
+        return [portable(v) for v in value]
+    if isinstance(value, Path):
+        return f"local:{value.name}"
+    if isinstance(value, str):
+        path = value.removeprefix("local-dir:")
+        if os.path.isabs(path) or ("/" in path and os.path.exists(path)):
+            return f"local:{Path(path).name}"
+    return value
+
+
+def describe_model(member: PoolMember, roles: Iterable[str]) -> dict[str, Any]:
+    """A pool member by what others can check: id, revision, sha256 of its weights. Roles: observer, teacher ..."""
+    return portable(
+        {
+            "name": member.name,
+            "roles": list(roles),
+            **member.source,
+            "sha256": member.sha256,
+            "top1": member.top1,
+            "epochs": member.epochs,
+            "parameters": member.parameters,
+        }
+    )
+
+
+def training_block(
+    protocol: str, policy: ViewPolicy | None, batch_size: int, epochs: int, **more: Any
+) -> dict[str, Any]:
+    """What a student needs to train as it was scored, in full: a reader needs no table of protocols.
+
+    Args:
+        policy: the views of `hard` and `online` training (stored labels bring their own); None trains on whole images.
+        more: learned rates, PDD stage order, decode rule where it is not the plain one ...
+    """
+    views = asdict(policy) if policy is not None else None
+    decode = "unit pixels: byte / 255"
+    return {
+        "protocol": protocol,
+        "policy": views,
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "decode": decode,
+        **more,
+    }
+
+
+def gather_content(
+    *,
+    method: MethodInfo,
+    config: Mapping[str, Any],
+    source: SourceInfo,
+    models: list[dict[str, Any]],
+    regimes: Iterable[str],
+    training: dict[str, Any],
+    store: Mapping[str, Any] | None = None,
+    scores: Any = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """Everything that settings determine: equal settings give equal bytes, so no time, version or path stands here.
+
+    Args:
+        config: resolved settings by section (`Config.sections()`).
+        models: from `describe_model`.
+        regimes: label regimes a student can train with: hard, stored, online.
+        training: from `training_block`.
+        store: facts of the per-view label store (kind, temperature, ensemble, epochs, batch, bytes ...).
+        scores: the score table as plain data, without seconds and memory.
+    """
+    origin = portable(asdict(source))
+    class_names = origin.pop("class_names")
+    about = {k: getattr(method, k) for k in ("name", "title", "paper", "citation", "summary", "real_pixels")}
+    return {
+        "method": about,
+        "source": origin,
+        "class_names": list(class_names),
+        "config": portable(config),
+        "models": models,
+        "labels": {"regimes": list(regimes), "store": portable(store) if store else None},
+        "training": portable(training),
+        "scores": scores,
+        **more,
+    }
+
+
+def gather_record(
+    stages: Mapping[str, Mapping[str, Any]],
+    device: torch.device,
+    *,
+    processes: int = 1,
+    scores_table: str = "",
+    **more: Any,
+) -> dict[str, Any]:
+    """What this run happened to be: versions, commit, machine, date, seconds and peak memory of each stage.
+
+    Args:
+        stages: stage name -> {"seconds": float, "peak_bytes": int}.
+        scores_table: Markdown, for the card.
+    """
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *portable(sys.argv[1:])]),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": versions(),
+        "git": git_state(),
+        "device": device_name(device),
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "stages": [{"name": name, **facts} for name, facts in stages.items()],  # in order, which JSON keys are not
+        "scores_table": scores_table,
+        **more,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Version of each library that takes part; those that are not installed are left out."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the checkout this library runs from and whether it has changes; None when it is installed otherwise."""
+    package = Path(__file__).resolve().parents[1]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", package, *words], capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # else it is someone else's repository around us
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "."))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    """What computed: the accelerator's name, or the processor's and its cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores"

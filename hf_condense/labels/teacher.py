@@ -1,0 +1,116 @@
+"""The teacher: one network or an ensemble that makes soft labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hf_condense.config import check
+from hf_condense.models.training import unit_pixels
+
+if TYPE_CHECKING:
+    from hf_condense.models.loading import ImageModel
+
+
+class Ensemble(nn.Module):
+    """Networks whose answers are averaged. A network itself, so that `evaluate_top1` and `predict` take it.
+
+    Args:
+        models: one or more networks for the same classes; they are frozen.
+        average: "logits" is the plain mean (EDC, arXiv:2404.13733, Eq. 4); "probabilities" the log of the mean
+            softmax; "normalised" first brings every network's logits of a batch to the mean Frobenius norm of all
+            (G-VBSM's ImageNet-1k script), which makes a label depend a little on its batch.
+        precision: "fp32", or "bf16" for autocast; logits are fp32 in both.
+        bn: statistics that batch norms use: "running", or those of the "batch", which ties a label to its batch.
+
+    Raises:
+        ConfigError: no model, or models for different numbers of classes.
+    """
+
+    def __init__(
+        self,
+        models: list[ImageModel],
+        average: Literal["logits", "probabilities", "normalised"] = "logits",
+        precision: Literal["fp32", "bf16"] = "fp32",
+        bn: Literal["running", "batch"] = "running",
+    ) -> None:
+        super().__init__()
+        check(len(models) > 0, "teachers", [], "one or more networks")
+        counts = sorted({m.num_classes for m in models})
+        check(len(counts) == 1, "teachers", counts, "networks for one number of classes")
+        check(
+            average in ("logits", "probabilities", "normalised"),
+            "ensemble",
+            average,
+            "logits, probabilities, normalised",
+        )
+        check(precision in ("fp32", "bf16"), "precision", precision, "fp32, bf16")
+        check(bn in ("running", "batch"), "teacher_bn", bn, "running, batch")
+        self.models = nn.ModuleList(m.eval().requires_grad_(False) for m in models)
+        self.average, self.precision, self.bn, self.num_classes = average, precision, bn, counts[0]
+
+    @classmethod
+    def for_protocol(cls, models: list[ImageModel], protocol, precision: str = "fp32") -> Ensemble:
+        """The teacher as the source of `protocol` uses it."""
+        return cls(models, protocol.average, precision, protocol.teacher_bn)
+
+    def train(self, mode: bool = True) -> Ensemble:
+        """A teacher stays in evaluation mode; `bn` says which statistics it uses."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Averaged logits fp32 [n, K] of unit pixels [n, C, H, W]."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            if self.bn == "batch":
+                with batch_statistics(self.models):
+                    answers = [m(images) for m in self.models]
+            else:
+                answers = [m(images) for m in self.models]
+        answers = torch.stack([a.float() for a in answers])
+        if self.average == "probabilities":
+            return torch.logsumexp(F.log_softmax(answers, -1), 0) - torch.tensor(float(len(answers))).log()
+        if self.average == "normalised":
+            norms = answers.flatten(1).norm(dim=1)
+            answers = answers * (norms.mean() / norms)[:, None, None]
+        return answers.mean(0)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """`forward` without gradients. Plain tensors, because a student's loss saves them for its backward pass."""
+        with torch.no_grad():
+            return self(images)
+
+    def soft_labels(self, images: Tensor, device: torch.device, batch_size: int = 256) -> Tensor:
+        """Probabilities fp16 [N, K], on the CPU, of un-augmented uint8 images [N, C, S, S]."""
+        self.to(device)
+        parts = [self.logits(unit_pixels(part, device)).softmax(1).half().cpu() for part in images.split(batch_size)]
+        return torch.cat(parts)
+
+    def describe(self) -> dict:
+        """What a label store has to remember of its teacher."""
+        members = [{"name": m.name, "sha256": m.sha256(), "source": m.source} for m in self.models]
+        return {"members": members, "average": self.average, "bn": self.bn, "precision": self.precision}
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of parameters and buffers: what a student needs in the online regime."""
+        return sum(t.numel() * t.element_size() for t in (*self.parameters(), *self.buffers()))
+
+
+@contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms use the statistics of the batch, and leave their running ones as they are."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    before = [(m.training, m.track_running_stats) for m in norms]
+    try:
+        for m in norms:
+            m.training, m.track_running_stats = True, False
+        yield
+    finally:
+        for m, (training, track) in zip(norms, before):
+            m.training, m.track_running_stats = training, track

@@ -1,0 +1,80 @@
+"""Training views of a set, named by (key, epoch, batch): the same name gives the same batch, on any process, at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from hf_condense.data.augmentation import ViewPolicy, Views, apply_views, draw_views, mixed_targets
+from hf_condense.data.randomness import Key
+from hf_condense.models.training import Batch, unit_pixels
+
+
+def epoch_batches(key: Key, epoch: int, images: int, batch_size: int, limit: int | None = None) -> list[Tensor]:
+    """Row numbers (int64, CPU) of each batch of an epoch: a fresh order every epoch, the last batch may be short.
+
+    Args:
+        images: how many there are.
+        limit: most batches an epoch; the rest of the order is left out.
+    """
+    order = torch.from_numpy((key / "order" / epoch).permutation(images))
+    return list(order.split(batch_size))[:limit]
+
+
+def view_batches(
+    images: Tensor,
+    labels: Tensor,
+    policy: ViewPolicy,
+    key: Key,
+    epoch: int,
+    batch_size: int,
+    *,
+    device: torch.device | None = None,
+    drop_last: bool = False,
+    limit: int | None = None,
+) -> Iterator[tuple[Tensor, Views, Batch]]:
+    """One epoch of augmented batches.
+
+    Args:
+        images: uint8, or float unit pixels, [N, C, S, S], on `device` or on the CPU.
+        labels: int64 [N], on the device of the images.
+        policy: how views are drawn.
+        key: names order and views; teachers and students that share it see the same.
+        device: where views are made; that of the images where not said.
+        drop_last: leave out a short last batch.
+        limit: most batches an epoch.
+
+    Yields:
+        (rows int64 [b] on the CPU, their views, the batch without soft labels)
+    """
+    for number, rows in enumerate(epoch_batches(key, epoch, len(images), batch_size, limit)):
+        if drop_last and len(rows) < batch_size:
+            return
+        views = draw_views(policy, key / "views" / epoch / number, len(rows), *images.shape[-2:])
+        yield rows, views, render(images, labels, rows, views, policy, device)
+
+
+def render(
+    images: Tensor, labels: Tensor, rows: Tensor, views: Views, policy: ViewPolicy, device: torch.device | None = None
+) -> Batch:
+    """The batch that `views` name: rows of `images` augmented and mixed on `device`."""
+    device = device or images.device
+    here = rows.to(images.device, non_blocking=True)
+    pixels = apply_views(unit_pixels(images.index_select(0, here), device), views, policy)
+    partner, lam = mixed_targets(views)
+    if partner is not None:
+        partner = partner.to(device, non_blocking=True)
+    return Batch(pixels, labels.index_select(0, here).to(device, non_blocking=True), partner, lam)
+
+
+def slices(batch: Batch, size: int) -> Iterator[Batch]:
+    """`batch` in parts of at most `size` images. Parts of a mixed batch have no partners: only soft labels fit them."""
+    if size >= len(batch.labels):
+        yield batch
+        return
+    soft = batch.soft.split(size) if batch.soft is not None else [None] * len(batch.labels)
+    for images, labels, part in zip(batch.images.split(size), batch.labels.split(size), soft):
+        yield replace(batch, images=images, labels=labels, partner=None, soft=part)

@@ -1,0 +1,23 @@
+"""Random real images: the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hf_condense.methods.base import Context, Method, Shard, Start
+from hf_condense.selection.real import random_real
+
+
+@dataclass(frozen=True)
+class RandomSettings:
+    """Nothing to set."""
+
+
+class Random(Method):
+    """`ipc` images a class, drawn without replacement."""
+
+    name = "random"
+    Settings = RandomSettings
+
+    def start(self, shard: Shard, context: Context) -> Start:
+        return Start(*random_real(context.train, shard.labels, context.image_size, context.key / shard.id))

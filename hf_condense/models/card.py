@@ -1,0 +1,60 @@
+"""The card of a published network: facts in, Markdown out. The texts are templates in `model_cards/`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+TEMPLATES = Path(__file__).resolve().parent.parent / "model_cards"
+
+
+@dataclass(frozen=True)
+class ModelCardFacts:
+    """What a card says about one network.
+
+    Args:
+        name: what the person called it; also the timm architecture unless `architecture` differs.
+        library: "timm" or "transformers": which of them loads the folder.
+        dataset: id of the dataset it was trained on; empty where that is not known.
+        top1: share of test images it gets right (0 to 1).
+        epochs: of the training on that dataset; 0 for published weights taken as they are.
+        source: {"id", "revision", "pretrained"} of the weights it started from.
+        license: of the weights; that of the dataset where they were trained from scratch, None where not known.
+    """
+
+    name: str
+    library: str
+    architecture: str
+    dataset: str
+    class_names: tuple[str, ...]
+    image_size: int
+    channels: int
+    parameters: int
+    top1: float
+    epochs: int
+    source: dict
+    sha256: str
+    license: str | None = None
+
+
+def render(facts: ModelCardFacts, template: str = "base_model") -> str:
+    """The card as Markdown with its YAML head, from `model_cards/<template>.md.jinja`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    places = FileSystemLoader(TEMPLATES)
+    environment = Environment(loader=places, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    shown = {"title": public_name(facts.name), "started_from": public_name(facts.source["id"])}
+    return environment.get_template(f"{template}.md.jinja").render(asdict(facts) | shown | {"hub_id": _hub_id(facts)})
+
+
+def public_name(name: str) -> str:
+    """A model's name without the place of a folder on this machine."""
+    path = name.removeprefix("local-dir:").removeprefix("transformers:")
+    return Path(path).name if path.startswith(("/", "./", "../", "~")) else name
+
+
+def _hub_id(facts: ModelCardFacts) -> str | None:
+    """The Hub repository that the weights came from, or None."""
+    id = facts.source["id"]
+    elsewhere = id.startswith("torchvision/") or id != public_name(id) or "/" not in id
+    return id.partition("@")[0] if facts.source["pretrained"] and not elsewhere else None

@@ -1,0 +1,113 @@
+"""A trained network as a folder that timm or transformers loads, and that comes back here exactly as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from hf_condense.errors import ArtefactError
+from hf_condense.files import read_json, write_json
+from hf_condense.models.loading import ImageModel
+
+FACTS = "image_model.json"  # what neither library has a place for
+
+
+def write_checkpoint(model: ImageModel, folder: Path, image_size: int) -> None:
+    """Writes weights and configuration into `folder`: safetensors and JSON only, never a pickle.
+
+    timm networks load anywhere with `timm.create_model("local-dir:FOLDER", pretrained=True)`; for those that this
+    library registers, import `hf_condense.models.convnet` or `hf_condense.models.cifar_nets` before. transformers
+    networks load with `AutoModelForImageClassification.from_pretrained(FOLDER)`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
+    if model.build["library"] == "transformers":
+        _write_transformers(model, folder, mean, std)
+    else:
+        _write_timm(model, folder, image_size, mean, std)
+    facts = {
+        "name": model.name, "num_classes": model.num_classes, "channels": model.channels, "in_chans": model.in_chans,
+        "input_size": model.input_size, "mean": mean, "std": std, "class_names": model.class_names,
+        "source": model.source, "needs_squeeze": model.needs_squeeze, "build": model.build, "sha256": model.sha256(),
+    }  # fmt: skip
+    write_json(folder / FACTS, facts)
+
+
+def _write_timm(model: ImageModel, folder: Path, image_size: int, mean: list, std: list) -> None:
+    # clones: tied weights share memory, which safetensors refuses
+    weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.backbone.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    known = getattr(model.backbone, "pretrained_cfg", None) or {}
+    config: dict[str, Any] = {
+        "architecture": model.build["architecture"],
+        "num_classes": model.num_classes,
+        "num_features": getattr(model.backbone, "num_features", None),
+        "model_args": model.build["model_args"],
+        "pretrained_cfg": {
+            "num_classes": model.num_classes,
+            "input_size": [model.in_chans, *[model.input_size or image_size] * 2],
+            "fixed_input_size": bool(known.get("fixed_input_size")),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "mean": mean,
+            "std": std,
+            "first_conv": known.get("first_conv"),
+            "classifier": known.get("classifier"),
+        },
+    }
+    if model.class_names:
+        config["label_names"] = list(model.class_names)
+    write_json(folder / "config.json", config)
+
+
+def _write_transformers(model: ImageModel, folder: Path, mean: list, std: list) -> None:
+    names = model.class_names or [f"LABEL_{k}" for k in range(model.num_classes)]
+    config = model.backbone.config
+    config.id2label = dict(enumerate(names))
+    config.label2id = {n: k for k, n in enumerate(names)}
+    model.backbone.save_pretrained(folder)
+    read = {"do_normalize": True, "image_mean": mean, "image_std": std, "do_rescale": True, "rescale_factor": 1 / 255}
+    kind = "ViTImageProcessor"  # resize, rescale, normalise: what every image processor of transformers does
+    size = {"height": model.input_size or 224, "width": model.input_size or 224}
+    write_json(folder / "preprocessor_config.json", {"image_processor_type": kind, "size": size, **read})
+
+
+def read_checkpoint(folder: Path) -> ImageModel:
+    """The network of a folder written by `write_checkpoint`, on the CPU.
+
+    Raises:
+        ArtefactError: a file is missing or damaged, or the weights are not those that were written.
+    """
+    facts = read_json(folder / FACTS)
+    digest = facts.pop("sha256")
+    try:
+        model = ImageModel(_read_backbone(folder, facts), **facts)
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise ArtefactError(
+            str(folder), str(error), "a whole checkpoint", "delete the folder and run again"
+        ) from error
+    if model.sha256() != digest:
+        raise ArtefactError(
+            str(folder), model.sha256(), f"weights with sha256 {digest}", "delete the folder and run again"
+        )
+    return model
+
+
+def _read_backbone(folder: Path, facts: dict) -> nn.Module:
+    build = facts["build"]
+    if build["library"] == "transformers":
+        from transformers import AutoModelForImageClassification
+
+        return AutoModelForImageClassification.from_pretrained(folder)
+    from hf_condense.models.networks import registered_timm
+
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn and at once replaced
+        create = registered_timm().create_model
+        backbone = create(build["architecture"], num_classes=facts["num_classes"], **build["model_args"])
+    backbone.load_state_dict(load_file(folder / "model.safetensors"))
+    return backbone

@@ -1,0 +1,111 @@
+"""ConvNet, the small network of this field: blocks of 3x3 convolution, instance norm, ReLU and 2x2 average pooling."""
+
+from __future__ import annotations
+
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from hf_condense.errors import ModelError
+
+
+class ConvNet(nn.Module):
+    """`depth` blocks that each halve the side, and one linear layer on what is left (Gidaris & Komodakis, CVPR 2018).
+
+    Args:
+        img_size: side of the images in pixels; 2 ** depth or more.
+
+    Raises:
+        ModelError: the images are too small for that many poolings.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        img_size: int | tuple[int, int] = 32,
+        width: int = 128,
+        depth: int = 3,
+    ) -> None:
+        super().__init__()
+        side = img_size if isinstance(img_size, int) else img_size[-1]
+        left = side >> depth
+        if left < 1:
+            raise ModelError(
+                "base_model",
+                f"ConvNet of depth {depth} at {side} px",
+                f"images of {2**depth} px or more",
+                "use a shallower ConvNet (convnet_d1, convnet_d2) or a larger --image_size",
+            )
+        self.num_classes, self.num_features = num_classes, width * left * left
+        blocks: list[nn.Module] = []
+        for i in range(depth):
+            blocks.append(nn.Conv2d(in_chans if i == 0 else width, width, 3, padding=1))
+            # one group a channel: instance norm, but with statistics that need no running average
+            blocks.append(nn.GroupNorm(width, width))
+            blocks.append(nn.ReLU())
+            blocks.append(nn.AvgPool2d(2))
+        self.features = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(self.num_features, num_classes)
+
+    def get_classifier(self) -> nn.Module:
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        self.num_classes, self.classifier = num_classes, nn.Linear(self.num_features, num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.features(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = torch.flatten(x, 1)
+        return x if pre_logits else self.classifier(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        f"{name}.untrained": {
+            "num_classes": 10, "input_size": (3, 32, 32), "fixed_input_size": True, "min_input_size": (3, 2, 2),
+            "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bilinear", "crop_pct": 1.0,
+            "first_conv": "features.0", "classifier": "classifier",
+        }
+        for name in ("convnet_d1", "convnet_d2", "convnet_w32", "convnet_w64", "convnet_w128")
+    }
+)  # fmt: skip
+
+
+def _convnet(variant: str, pretrained: bool, **kwargs) -> ConvNet:
+    return build_model_with_cfg(ConvNet, variant, pretrained, **kwargs)
+
+
+@register_model
+def convnet_d1(pretrained: bool = False, **kwargs) -> ConvNet:
+    """Depth 1, width 128: the shallowest observer of EDC's CIFAR pool."""
+    return _convnet("convnet_d1", pretrained, **dict({"width": 128, "depth": 1}, **kwargs))
+
+
+@register_model
+def convnet_d2(pretrained: bool = False, **kwargs) -> ConvNet:
+    """Depth 2, width 128."""
+    return _convnet("convnet_d2", pretrained, **dict({"width": 128, "depth": 2}, **kwargs))
+
+
+@register_model
+def convnet_w32(pretrained: bool = False, **kwargs) -> ConvNet:
+    """Depth 3, width 32: the smallest, for studies on small machines."""
+    return _convnet("convnet_w32", pretrained, **dict({"width": 32, "depth": 3}, **kwargs))
+
+
+@register_model
+def convnet_w64(pretrained: bool = False, **kwargs) -> ConvNet:
+    """Depth 3, width 64."""
+    return _convnet("convnet_w64", pretrained, **dict({"width": 64, "depth": 3}, **kwargs))
+
+
+@register_model
+def convnet_w128(pretrained: bool = False, **kwargs) -> ConvNet:
+    """Depth 3, width 128: "ConvNet" in most papers on dataset condensation."""
+    return _convnet("convnet_w128", pretrained, **dict({"width": 128, "depth": 3}, **kwargs))

@@ -1,0 +1,116 @@
+"""A pool of networks, and the folder in which it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_condense.config import nearest
+from hf_condense.errors import ModelError
+from hf_condense.files import atomic_path, read_json, write_json, write_text
+from hf_condense.models.card import ModelCardFacts, render
+from hf_condense.models.checkpoints import read_checkpoint, write_checkpoint
+from hf_condense.models.loading import ImageModel
+
+POOL_VERSION = 1  # raised when the same settings no longer give the same networks
+
+
+@dataclass
+class PoolMember:
+    """One network of the pool and what is known about it.
+
+    Args:
+        top1: share of test images it gets right (0 to 1).
+        sha256: of its weights and buffers.
+        source: {"id", "revision", "pretrained"} of the weights it started from.
+        epochs: of the squeeze; 0 for published weights taken as they are.
+        image_size, license, dataset: for its card.
+    """
+
+    name: str
+    model: ImageModel
+    top1: float
+    sha256: str
+    source: dict
+    epochs: int
+    parameters: int
+    image_size: int
+    license: str | None = None
+    dataset: str = ""
+
+    def save(self, folder: Path) -> None:
+        """Writes checkpoint, facts and card into `folder` (not atomic; see `ModelPool.save`)."""
+        write_checkpoint(self.model, folder, self.image_size)
+        facts = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "model"}
+        write_json(folder / "member.json", facts)
+        model = self.model
+        card = ModelCardFacts(
+            name=self.name, library=model.build["library"], architecture=model.build["architecture"],
+            dataset=self.dataset, class_names=model.class_names or (), image_size=self.image_size,
+            channels=model.channels, parameters=self.parameters, top1=self.top1, epochs=self.epochs,
+            source=self.source, sha256=self.sha256, license=self.license,
+        )  # fmt: skip
+        write_text(folder / "README.md", render(card))
+
+    @classmethod
+    def load(cls, folder: Path) -> PoolMember:
+        """Raises ArtefactError when the folder is damaged."""
+        model = read_checkpoint(folder).freeze()
+        return cls(model=model, **read_json(folder / "member.json"))
+
+
+class ModelPool(Sequence):
+    """The members of a pool, in the order in which they were named."""
+
+    def __init__(self, members: Sequence[PoolMember]) -> None:
+        self.members = list(members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, index: Any) -> Any:
+        return ModelPool(self.members[index]) if isinstance(index, slice) else self.members[index]
+
+    def __iter__(self) -> Iterator[PoolMember]:
+        return iter(self.members)
+
+    @property
+    def names(self) -> list[str]:
+        return [m.name for m in self.members]
+
+    @property
+    def models(self) -> list[ImageModel]:
+        return [m.model for m in self.members]
+
+    def select(self, names: Sequence[str]) -> ModelPool:
+        """The members of these names, in this order.
+
+        Raises:
+            ModelError: a name is not in the pool.
+        """
+        by_name = {m.name: m for m in self.members}
+        for name in names:
+            if name not in by_name:
+                raise ModelError("model", name, f"one of the pool: {', '.join(by_name)}", nearest(name, self.names))
+        return ModelPool([by_name[n] for n in names])
+
+    def save(self, folder: Path) -> None:
+        """Writes the pool atomically: one folder a member, and `manifest.json` with their order."""
+        folders = [f"{i:02d}-{_folder_name(m.name)}" for i, m in enumerate(self.members)]
+        with atomic_path(folder) as temporary:
+            for name, member in zip(folders, self.members):
+                member.save(temporary / name)
+            digests = {name: m.sha256 for name, m in zip(folders, self.members)}
+            write_json(temporary / "manifest.json", {"version": POOL_VERSION, "members": folders, "sha256": digests})
+
+    @classmethod
+    def load(cls, folder: Path) -> ModelPool:
+        """The frozen networks of a folder written by `save`, on the CPU. Raises ArtefactError when it is damaged."""
+        folder = Path(folder)
+        return cls([PoolMember.load(folder / name) for name in read_json(folder / "manifest.json")["members"]])
+
+
+def _folder_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.")

@@ -1,0 +1,259 @@
+"""Where layers and weights come from: timm, torchvision, transformers, the Hub or a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_condense.config import nearest
+from hf_condense.errors import ModelError
+
+SMALL_STEM_UP_TO = 64  # pixels; above it ResNets keep their 7x7 stem and pooling
+
+
+@dataclass
+class Network:
+    """A backbone and what its library knows about it. `mean`, `std` and `class_names` are None where it was not trained."""
+
+    backbone: nn.Module
+    library: str
+    architecture: str
+    id: str
+    num_classes: int
+    in_chans: int = 3
+    model_args: dict[str, Any] = field(default_factory=dict)
+    input_size: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    class_names: list[tuple[str, ...]] | None = None
+    revision: str | None = None
+    pretrained: bool = False
+
+
+def build(name: str, num_classes: int, image_size: int, channels: int, pretrained: bool) -> Network:
+    """The network that `name` stands for (see `load_model`); from scratch it has `num_classes` outputs.
+
+    Raises:
+        ModelError: unknown name, or weights that cannot be had.
+    """
+    prefix, _, rest = name.partition(":")
+    if prefix == "transformers":
+        return _transformers(name, rest)
+    if prefix in ("hf-hub", "hf_hub"):
+        return _timm_checkpoint(name, f"hf-hub:{rest}", rest)
+    if prefix == "local-dir" or Path(name).is_dir() or name.startswith(("/", "./", "../", "~")):
+        return _folder(name, Path(rest if prefix == "local-dir" else name).expanduser())
+    if name.startswith("torchvision/"):
+        return _torchvision(name, name.removeprefix("torchvision/"), num_classes, pretrained)
+    return _timm(name, name.removeprefix("timm/"), num_classes, image_size, channels, pretrained)
+
+
+@contextmanager
+def _fetching(name: str, id: str) -> Iterator[None]:
+    """Turns whatever a library raises while it fetches weights into one message that says what to do."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        if isinstance(error, GatedRepoError):
+            step = f"accept the terms on https://huggingface.co/{id}, then run `hf auth login`"
+        elif isinstance(error, RepositoryNotFoundError):
+            step = "check the spelling of the id; for a private repository run `hf auth login`"
+        elif Path(id).exists():
+            step = "write the folder anew with timm's save_for_hf or transformers' save_pretrained"
+        elif id.startswith("https:"):
+            step = f"connect to the network, or put that file into {torch.hub.get_dir()}/checkpoints"
+        else:
+            step = (
+                f"connect to the network, or run `hf download {id} --local-dir FOLDER` where there is one and give "
+                "that folder as --base_model; without --pretrained, timm and torchvision names need no download"
+            )
+        raise ModelError("base_model", name, f"weights of {id} that can be read ({reason})", step) from error
+
+
+def registered_timm():
+    """timm, with the networks of this library registered in it."""
+    import timm
+
+    from hf_condense.models import cifar_nets, convnet  # noqa: F401  (their import registers them)
+
+    return timm
+
+
+def _timm(name: str, model: str, num_classes: int, image_size: int, channels: int, pretrained: bool) -> Network:
+    timm = registered_timm()
+    architecture, _, tag = model.partition(".")
+    if not timm.is_model(architecture):
+        raise ModelError("base_model", name, "a model that timm knows", nearest(architecture, timm.list_models()))
+    tagged = timm.list_pretrained(architecture)
+    if (tag or pretrained) and (model if tag else architecture) not in [t if tag else t.split(".")[0] for t in tagged]:
+        known = ", ".join(tagged) or f"none: {architecture} has no published weights"
+        raise ModelError("base_model", name, f"published weights: {known}", "name one of them, or drop --pretrained")
+    if pretrained:
+        return _timm_checkpoint(name, model, timm.get_pretrained_cfg(model).hf_hub_id or model)
+    cfg = timm.get_pretrained_cfg(architecture).to_dict()
+    args: dict[str, Any] = {"in_chans": channels}
+    smallest = (cfg.get("min_input_size") or (3, 32, 32))[-1]
+    if cfg.get("fixed_input_size") and image_size >= smallest:
+        args["img_size"] = image_size
+    if image_size <= SMALL_STEM_UP_TO and _is_resnet(timm, architecture):
+        architecture, args["base"] = "small_stem_resnet", architecture
+    try:
+        backbone = timm.create_model(architecture, num_classes=num_classes, **args)
+    except (AssertionError, ValueError, RuntimeError, TypeError):  # patch sizes that do not divide, and the like
+        args.pop("img_size", None)
+        backbone = timm.create_model(architecture, num_classes=num_classes, **args)
+    size = cfg["input_size"][-1] if "img_size" not in args else args["img_size"]
+    return Network(backbone, "timm", architecture, model, num_classes, channels, args, size)
+
+
+def _is_resnet(timm, architecture: str) -> bool:
+    from hf_condense.models.cifar_nets import SMALL_STEMS
+
+    module = timm.model_entrypoint(architecture).__module__
+    return module == "timm.models.resnet" and architecture not in SMALL_STEMS
+
+
+def _timm_checkpoint(name: str, model: str, id: str) -> Network:
+    """A checkpoint that timm reads: a tagged model, `hf-hub:` or `local-dir:`."""
+    from huggingface_hub import hf_hub_download
+
+    timm = registered_timm()
+    repository, _, revision = id.partition("@")
+    with _fetching(name, repository):
+        facts = {"architecture": model.partition(".")[0]}
+        if model.startswith("local-dir:"):
+            facts = json.loads((Path(id) / "config.json").read_text(encoding="utf-8"))
+        elif model.startswith("hf-hub:"):
+            config = hf_hub_download(repository, "config.json", revision=revision or None)
+            facts = json.loads(Path(config).read_text(encoding="utf-8"))
+            if "architecture" not in facts:
+                step = f"name it transformers:{id}"
+                raise ModelError("base_model", name, "a repository with a timm checkpoint", step)
+        backbone = timm.create_model(model, pretrained=True)
+    cfg = backbone.pretrained_cfg
+    args = {k: v for k, v in facts.get("model_args", {}).items() if k != "num_classes"}
+    return Network(
+        backbone, "timm", facts["architecture"], id, backbone.num_classes, cfg["input_size"][0], args,
+        cfg["input_size"][-1], cfg["mean"], cfg["std"], _timm_class_names(cfg, backbone.num_classes),
+        _cached_revision(id), True,
+    )  # fmt: skip
+
+
+def _timm_class_names(cfg: dict, num_classes: int) -> list[tuple[str, ...]] | None:
+    labels = cfg.get("label_names")
+    if labels:
+        labels = [labels[k] for k in sorted(labels, key=int)] if isinstance(labels, dict) else list(labels)
+        described = cfg.get("label_descriptions") or {}
+        return [(n, described[n]) if n in described else (n,) for n in labels]
+    return _imagenet_names() if num_classes == 1000 and "in1k" in str(cfg.get("tag")) else None
+
+
+def _imagenet_names() -> list[tuple[str, ...]]:
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    return list(zip(info.label_names(), info.label_descriptions()))
+
+
+def _cached_revision(id: str) -> str | None:
+    """The commit that the local Hub cache holds for `id`; None for what did not come from the Hub."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    repository, _, revision = id.partition("@")
+    ref = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "refs" / (revision or "main")
+    return ref.read_text().strip() if ref.is_file() else revision or None
+
+
+def _torchvision(name: str, model: str, num_classes: int, pretrained: bool) -> Network:
+    from torchvision import models as zoo
+
+    known = zoo.list_models(module=zoo)
+    if model not in known:
+        raise ModelError("base_model", name, "a classification model of torchvision", nearest(model, known))
+    registered_timm()
+    if not pretrained:
+        backbone = zoo.get_model(model, weights=None, num_classes=num_classes)
+        return Network(
+            backbone, "timm", "torchvision_net", name, num_classes, model_args={"arch": model}, input_size=224
+        )
+    published = zoo.get_model_weights(model)
+    # V1 where there is one: the weights that EDC, G-VBSM and SRe2L observed
+    weights = getattr(published, "IMAGENET1K_V1", None) or published.DEFAULT
+    with _fetching(name, weights.url):
+        backbone = zoo.get_model(model, weights=weights)
+    view, categories = weights.transforms(), weights.meta["categories"]
+    names = [(*known, plain) for known, plain in zip(_imagenet_names(), categories)]
+    return Network(
+        backbone, "timm", "torchvision_net", name, len(categories), 3, {"arch": model}, view.crop_size[0],
+        view.mean, view.std, names, f"{weights.name} {weights.url.rsplit('/', 1)[-1]}", True,
+    )  # fmt: skip
+
+
+def _folder(name: str, folder: Path) -> Network:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ModelError(
+            "base_model",
+            name,
+            "a folder with config.json and model.safetensors (timm or transformers)",
+            "save the model with timm's save_for_hf or transformers' save_pretrained",
+        )
+    with _fetching(name, str(folder)):
+        facts = json.loads(config.read_text(encoding="utf-8"))
+    if "architecture" in facts:
+        return _timm_checkpoint(name, f"local-dir:{folder}", str(folder))
+    return _transformers(name, str(folder))
+
+
+def _transformers(name: str, id: str) -> Network:
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    repository, _, revision = id.partition("@")
+    with _fetching(name, repository):
+        config = AutoConfig.from_pretrained(repository, revision=revision or None)
+        # timm's own checkpoints name num_classes twice unless model_args is given anew
+        wrapped = {"model_args": {}} if config.model_type == "timm_wrapper" else {}
+        backbone = AutoModelForImageClassification.from_pretrained(repository, revision=revision or None, **wrapped)
+        seen = _preprocessing(repository, revision or None, config)
+    labels = [str(config.id2label[k]) for k in sorted(config.id2label)]
+    named = any(label != f"LABEL_{k}" for k, label in enumerate(labels))
+    return Network(
+        backbone, "transformers", config.model_type, id, len(labels),
+        class_names=[(label,) for label in labels] if named else None,
+        revision=getattr(config, "_commit_hash", None) or revision or None, pretrained=True, **seen,
+    )  # fmt: skip
+
+
+def _preprocessing(repository: str, revision: str | None, config) -> dict[str, Any]:
+    """Channels, side, mean and std that a transformers checkpoint was trained with, as far as it says."""
+    from transformers import AutoImageProcessor
+
+    if config.model_type == "timm_wrapper":
+        cfg = config.pretrained_cfg
+        return {
+            "in_chans": cfg["input_size"][0],
+            "input_size": cfg["input_size"][-1],
+            "mean": cfg["mean"],
+            "std": cfg["std"],
+        }
+    side = getattr(config, "image_size", None) or 224
+    seen = {"in_chans": getattr(config, "num_channels", 3), "input_size": side if isinstance(side, int) else side[-1]}
+    try:
+        processor = AutoImageProcessor.from_pretrained(repository, revision=revision)
+    except (OSError, ValueError):  # no preprocessor_config.json: the dataset's mean and std are taken
+        return seen
+    if not getattr(processor, "do_normalize", True):
+        return seen | {"mean": (0.0,), "std": (1.0,)}
+    return seen | {"mean": processor.image_mean, "std": processor.image_std}

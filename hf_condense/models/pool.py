@@ -1,0 +1,204 @@
+"""The squeeze: a pool of networks that have seen the real data, trained once and kept by the hash of what made them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from hf_condense.config import SqueezeSettings
+from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy, apply_views, draw_views
+from hf_condense.data.randomness import Key
+from hf_condense.errors import ModelError
+from hf_condense.files import atomic_path, fingerprint, sha256_file
+from hf_condense.models.loading import ImageModel, load_model
+from hf_condense.models.members import POOL_VERSION, ModelPool, PoolMember
+from hf_condense.models.training import Batch, FitRecipe, evaluate_top1, fit, unit_pixels
+from hf_condense.progress import Progress
+
+if TYPE_CHECKING:
+    from hf_condense.data.source import ImageSource
+
+__all__ = ["POOL_VERSION", "ModelPool", "PoolMember", "squeeze", "train_member"]
+
+
+def squeeze(
+    settings: SqueezeSettings,
+    train: ImageSource,
+    test: ImageSource,
+    *,
+    image_size: int,
+    key: Key,
+    device: torch.device,
+    cache_folder: Path,
+    flip: bool = True,
+    accelerator=None,
+    progress: bool = True,
+    dataset: str = "",
+) -> ModelPool:
+    """Trains every network of `settings.base_model` (or takes its published weights) and measures it on `test`.
+
+    With several processes each network is trained whole on one of them; all give back the same pool.
+
+    Args:
+        image_size: side in pixels that the networks see.
+        key: names initialisations, order of images and views.
+        cache_folder: networks are kept in `models/<hash>` there and found again; an interrupted training goes on.
+        flip: whether mirrored images still belong to their class.
+        accelerator: an `accelerate.Accelerator`; its trackers get the losses, its processes share the work.
+        progress: whether bars and results are shown.
+        dataset: id of the source dataset, for the cards.
+
+    Raises:
+        ModelError: a network is unknown, cannot be fetched, does not fit the images, or is hardly above chance.
+    """
+    names = settings.base_model
+    if len(set(names)) < len(names):
+        raise ModelError("base_model", list(names), "each name once", "drop the repeated names")
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    # ranks share the work but not the key: a member is the same network whoever trains it
+    options: dict[str, Any] = {
+        "image_size": image_size, "key": key, "device": device, "cache_folder": cache_folder, "flip": flip,
+        "accelerator": accelerator, "dataset": dataset,
+    }  # fmt: skip
+    if world > 1:
+        for name in names[rank::world]:
+            train_member(name, settings, train, test, progress=progress and rank == 0, **options)
+        accelerator.wait_for_everyone()
+    show = progress and rank == 0
+    members = [train_member(name, settings, train, test, progress=show, **options) for name in names]
+    for member in members:
+        if show:
+            tqdm.write(f"squeeze: {member.name} top-1 {100 * member.top1:.1f} % on {len(test)} test images")
+        _refuse_chance(member, settings.patience_top1, train.num_classes)
+    return ModelPool(members)
+
+
+def _refuse_chance(member: PoolMember, patience: float, num_classes: int) -> None:
+    """Networks that do not know the classes make labels of noise, and the damage shows only at the very end."""
+    chance = 1 / num_classes
+    if member.top1 < patience * chance:
+        raise ModelError(
+            "base_model", f"{member.name} with top-1 {100 * member.top1:.1f} %",
+            f"{100 * patience * chance:.1f} % or more ({patience} times chance)",
+            "the usual cause is another label order: compare the model's class names with the dataset's; else train "
+            "longer (--squeeze_epochs), lower --squeeze_lr, or lower --patience_top1",
+        )  # fmt: skip
+
+
+def train_member(
+    name: str,
+    settings: SqueezeSettings,
+    train: ImageSource,
+    test: ImageSource,
+    *,
+    image_size: int,
+    key: Key,
+    device: torch.device,
+    cache_folder: Path,
+    flip: bool = True,
+    accelerator=None,
+    progress: bool = True,
+    dataset: str = "",
+) -> PoolMember:
+    """One member of the pool, frozen on `device`: from the cache when it is there, else trained, measured and kept.
+
+    Raises:
+        ModelError: see `squeeze`.
+    """
+    policy = training_policy(settings, image_size, train.stored_size, flip)
+    place = Path(cache_folder) / "models" / _identity(name, settings, train, test, policy, key)
+    if not place.exists():
+        model = load_model(
+            name, num_classes=train.num_classes, image_size=image_size, channels=train.channels, mean=train.mean,
+            std=train.std, pretrained=settings.pretrained, class_names=train.class_names, key=key / "initial" / name,
+        )  # fmt: skip
+        state = place.with_name(place.name + ".fit")
+        if settings.squeeze_epochs:
+            with Progress(f"squeeze {name}", settings.squeeze_epochs, show=progress) as bar:
+                _train(model, settings, train, policy, key / "fit" / name, device, accelerator, bar, state)
+        elif model.needs_squeeze:
+            raise ModelError(
+                "squeeze_epochs", 0, f"1 or more for {name}: its classes do not map to the dataset's by name",
+                "train the new head with --squeeze_epochs, or write the class names (label_names, id2label) into "
+                "its config.json",
+            )  # fmt: skip
+        model.needs_squeeze = False
+        top1 = evaluate_top1(model, test.decoded(), torch.from_numpy(test.labels), device, size=image_size)
+        member = PoolMember(
+            name, model, top1, model.sha256(), model.source, settings.squeeze_epochs, model.parameter_count, image_size,
+            None if model.source["pretrained"] else train.license, dataset,
+        )  # fmt: skip
+        with atomic_path(place) as temporary:
+            member.save(temporary)
+        shutil.rmtree(state, ignore_errors=True)
+    # read back even what was just made, so that a first and a repeated run go on from the very same bytes
+    member = PoolMember.load(place)
+    member.model.to(device)
+    return member
+
+
+def training_policy(settings: SqueezeSettings, image_size: int, stored_size: int, flip: bool) -> ViewPolicy:
+    """Views of the squeeze: pad-and-crop for small images, random resized crop for those that are stored larger."""
+    least = settings.squeeze_crop_min
+    if least is None and stored_size == image_size:
+        pad = settings.squeeze_pad if settings.squeeze_pad is not None else image_size // 8
+        return ViewPolicy(size=image_size, pad=pad, flip=0.5 * flip)
+    return ViewPolicy(size=image_size, crop=(0.08 if least is None else least, 1.0), flip=0.5 * flip)
+
+
+def _identity(
+    name: str, settings: SqueezeSettings, train: ImageSource, test: ImageSource, policy: ViewPolicy, key: Key
+) -> str:
+    """Hash of everything that the trained network depends on; the other members of the pool are not among it."""
+    own = {k: v for k, v in asdict(settings).items() if k.startswith("squeeze_") or k == "pretrained"}
+    folder = Path(name.removeprefix("local-dir:").removeprefix("transformers:")).expanduser()
+    files = {}
+    if folder.is_dir():  # the same path can hold other weights tomorrow
+        files = {p.name: sha256_file(p) for p in sorted(folder.iterdir()) if p.is_file()}
+    versions = [POOL_VERSION, VIEW_VERSION]
+    return fingerprint([versions, name, files, own, policy, train.fingerprint, test.fingerprint, train.mean, str(key)])
+
+
+def _train(
+    model: ImageModel,
+    settings: SqueezeSettings,
+    train: ImageSource,
+    policy: ViewPolicy,
+    key: Key,
+    device: torch.device,
+    accelerator,
+    bar: Progress,
+    state: Path,
+) -> None:
+    recipe = FitRecipe(
+        epochs=settings.squeeze_epochs, lr=settings.squeeze_lr, momentum=settings.squeeze_momentum,
+        weight_decay=settings.squeeze_weight_decay, schedule=settings.squeeze_schedule,
+    )  # fmt: skip
+    images, labels = train.decoded(), torch.from_numpy(train.labels).to(device)
+    if device.type == "cuda" and images.numel() < 0.3 * torch.cuda.mem_get_info(device)[0]:
+        images = images.to(device)
+    side = images.shape[-1]
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        order = torch.from_numpy((key / "order" / epoch).permutation(len(labels)))
+        for step, rows in enumerate(order.split(settings.squeeze_batch)):
+            if step and len(rows) == 1:  # batch norm cannot train on a single image
+                return
+            views = draw_views(policy, key / "views" / epoch / step, len(rows), side, side)
+            seen = unit_pixels(images[rows.to(images.device)], device)
+            yield Batch(apply_views(seen, views, policy), labels[rows.to(device)])
+
+    def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return F.cross_entropy(logits, batch.labels)
+
+    fit(
+        model, batches, loss, recipe, device=device, key=key / "layers", accelerator=accelerator, progress=bar,
+        state_folder=state,
+    )  # fmt: skip

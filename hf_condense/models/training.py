@@ -1,0 +1,259 @@
+"""The one fit loop: every network of this library, observer, expert or student, is trained here."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_condense.config import check
+from hf_condense.data.randomness import Key, keyed
+from hf_condense.files import fingerprint
+from hf_condense.models.fit_state import FitState
+from hf_condense.models.schedules import SCHEDULES, multiplier
+from hf_condense.progress import Progress
+
+
+@dataclass
+class Batch:
+    """What a network sees in one step, already augmented and on the device.
+
+    Args:
+        images: float unit pixels [b, C, H, W].
+        labels: int64 [b], the un-mixed class of each image's own content.
+        partner: int64 [b], which image of the batch was mixed in, or None.
+        lam: share of the own image after mixing; 1 without mixing.
+        soft: soft labels or logits [b, K] of these very images, or None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    partner: Tensor | None = None
+    lam: float = 1.0
+    soft: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class FitRecipe:
+    """How a network is trained, apart from its data and its loss.
+
+    Weight decay acts on tensors with more than one axis only, unless `decay_all`. `ema` is the rate of the averaged
+    weights (None: no average). `accumulation` batches make one optimiser step, weighted as one large batch.
+    """
+
+    epochs: int
+    lr: float
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    decay_all: bool = False
+    schedule: str = "constant"
+    schedule_params: dict[str, Any] = field(default_factory=dict)
+    warmup_epochs: int = 0
+    warmup_factor: float = 0.01
+    ema: float | None = None
+    accumulation: int = 1
+    precision: str = "fp32"
+    grad_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        check(self.epochs >= 0, "epochs", self.epochs, "0 or more")
+        check(self.lr > 0, "lr", self.lr, "above 0")
+        check(self.optimizer in ("sgd", "adamw", "adam"), "optimizer", self.optimizer, "sgd, adamw, adam")
+        check(self.schedule in SCHEDULES, "schedule", self.schedule, ", ".join(SCHEDULES))
+        check(self.precision in ("fp32", "bf16"), "precision", self.precision, "fp32, bf16")
+        check(self.ema is None or 0 <= self.ema < 1, "ema", self.ema, "a rate in [0, 1)")
+        check(self.accumulation >= 1, "accumulation", self.accumulation, "1 or more")
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate that holds in `epoch`."""
+        warm = {"warmup_epochs": self.warmup_epochs, "warmup_factor": self.warmup_factor}
+        return self.lr * multiplier(self.schedule, epoch, self.epochs, **warm, **self.schedule_params)
+
+
+@dataclass
+class FitResult:
+    """The trained network, its averaged twin, and one row a finished epoch (epoch, loss, lr)."""
+
+    model: nn.Module
+    ema_model: nn.Module | None
+    history: list[dict]
+    seconds: float
+    steps: int
+
+
+def build_optimizer(model: nn.Module, recipe: FitRecipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over what is learned in `model`; biases and norms in a group without decay."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    decays = [p for p in learned if recipe.decay_all or p.ndim > 1]
+    spared = [p for p in learned if not (recipe.decay_all or p.ndim > 1)]
+    groups = [{"params": decays, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    groups = [g for g in groups if g["params"]]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    cls = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return cls(groups, lr=recipe.lr, betas=recipe.betas)
+
+
+class AveragedModel:
+    """Exponential moving average of the weights, from the initial ones on; buffers are the online model's.
+
+    Buffers are not averaged because the published accuracies were measured so (arXiv:2404.13733, official code).
+    """
+
+    def __init__(self, model: nn.Module, rate: float) -> None:
+        self.online, self.rate = model, rate
+        self.model = copy.deepcopy(model).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One step: average <- rate * average + (1 - rate) * weights."""
+        torch._foreach_lerp_(list(self.model.parameters()), list(self.online.parameters()), 1 - self.rate)
+
+    @torch.no_grad()
+    def take_buffers(self) -> nn.Module:
+        for mine, other in zip(self.model.buffers(), self.online.buffers()):
+            mine.copy_(other)
+        return self.model
+
+
+def fit(
+    model: nn.Module,
+    batches: Callable[[int], Iterable[Batch]],
+    loss: Callable[[Tensor, Batch], Tensor],
+    recipe: FitRecipe,
+    *,
+    device: torch.device,
+    key: Key,
+    accelerator=None,
+    on_epoch: Callable[[int, nn.Module, nn.Module | None, dict], None] | None = None,
+    progress: Progress | None = None,
+    state_folder: Path | None = None,
+    save_every: float = 20.0,
+) -> FitResult:
+    """Trains `model` whole in this process and gives it back in eval mode.
+
+    Args:
+        batches: epoch number -> the epoch's batches, on `device`; must give the same batches for the same epoch.
+        loss: (logits [b, K] fp32, batch) -> the mean loss of the batch.
+        key: names the streams of dropout and other layers that draw numbers; each epoch has its own.
+        accelerator: an `accelerate.Accelerator` whose trackers get loss and rate; training stays on this process.
+        on_epoch: called with (epoch, model, averaged model or None, row of the history) after each epoch; it may
+            change the mode of the models and add to the row.
+        progress: advances by one an epoch and shows the loss.
+        state_folder: where the unfinished fit is kept, at most once in `save_every` seconds; a second call with the
+            same arguments goes on from there and ends with the same weights. The caller deletes it.
+
+    Raises:
+        ArtefactError: `state_folder` holds another fit's state.
+    """
+    model.to(device)
+    if recipe.precision == "bf16":
+        model.to(memory_format=torch.channels_last)  # the layout in which low-precision convolutions are fast
+    optimizer = build_optimizer(model, recipe)
+    average = AveragedModel(model, recipe.ema) if recipe.ema is not None else None
+    start, steps, seconds, history, state = 0, 0, 0.0, [], None
+    if state_folder is not None:
+        shapes = [[name, list(p.shape)] for name, p in model.named_parameters()]
+        mean = average.model if average else None
+        state = FitState(state_folder, model, optimizer, mean, fingerprint([recipe, str(key), shapes]))
+        start, steps, seconds, history = state.load()
+        if progress:
+            progress.advance(start)
+    began, saved = time.monotonic() - seconds, time.monotonic()
+    for epoch in range(start, recipe.epochs):
+        model.train()
+        with keyed(key / epoch):
+            mean_loss, taken = _run_epoch(model, batches(epoch), loss, recipe, epoch, optimizer, average, device)
+        steps += taken
+        row = {"epoch": epoch, "loss": mean_loss, "lr": recipe.rate(epoch)}
+        history.append(row)
+        if on_epoch:
+            on_epoch(epoch, model, average.take_buffers() if average else None, row)
+        if accelerator is not None:
+            accelerator.log({f"{key}/loss": row["loss"], f"{key}/lr": row["lr"]}, step=epoch)
+        if progress:
+            progress.advance()
+            progress.say({"loss": mean_loss})
+        if state and epoch + 1 < recipe.epochs and time.monotonic() - saved >= save_every:
+            state.save(epoch + 1, steps, time.monotonic() - began, history)
+            saved = time.monotonic()
+    ema_model = average.take_buffers().eval() if average else None
+    return FitResult(model.eval(), ema_model, history, time.monotonic() - began, steps)
+
+
+def _run_epoch(model, batches, loss, recipe, epoch, optimizer, average, device) -> tuple[float, int]:
+    """(mean loss an image, optimiser steps). Reads nothing back from the device before the epoch's end."""
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.rate(epoch)
+    total, count, steps = torch.zeros((), device=device), 0, 0
+    for group in _groups(batches, recipe.accumulation):
+        size = sum(len(b.labels) for b in group)
+        for batch in group:
+            images = batch.images
+            if recipe.precision == "bf16":
+                images = images.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                logits = model(images)
+            value = loss(logits.float(), batch)
+            (value * (len(batch.labels) / size)).backward()
+            total += value.detach() * len(batch.labels)
+            count += len(batch.labels)
+        if recipe.grad_clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if average:
+            average.update()
+        steps += 1
+    return (float(total) / count if count else math.nan), steps
+
+
+def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    batches = iter(batches)
+    while group := list(islice(batches, size)):
+        yield group
+
+
+def unit_pixels(images: Tensor, device: torch.device, size: int | None = None) -> Tensor:
+    """Float unit pixels on `device`, centre-cropped to `size` where the stored side is larger."""
+    if size is not None and images.shape[-1] > size:
+        top, left = ((side - size + 1) // 2 for side in images.shape[-2:])
+        images = images[..., top : top + size, left : left + size]
+    images = images.to(device, non_blocking=True)
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, images: Tensor, device: torch.device, batch_size: int = 256, size: int | None = None
+) -> Tensor:
+    """Logits fp32 [N, K] on the CPU, in eval mode, of uint8 or unit-pixel images [N, C, S, S]."""
+    was_training = model.training
+    model.to(device).eval()
+    parts = [model(unit_pixels(part, device, size)).float().cpu() for part in images.split(batch_size)]
+    model.train(was_training)
+    return torch.cat(parts)
+
+
+def evaluate_top1(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    device: torch.device,
+    batch_size: int = 256,
+    size: int | None = None,
+) -> float:
+    """Share of images whose largest logit is the label's (0 to 1)."""
+    labels = torch.as_tensor(labels)
+    return (predict(model, images, device, batch_size, size).argmax(1) == labels).double().mean().item()

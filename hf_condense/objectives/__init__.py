@@ -1,0 +1,1 @@
+"""What pixels are optimised for."""

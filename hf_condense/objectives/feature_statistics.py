@@ -1,0 +1,165 @@
+"""EDC's objective: class, layer statistics and a flat neighbourhood, seen by one frozen observer a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hf_condense.data.augmentation import ViewPolicy, apply_views, draw_views
+from hf_condense.data.randomness import Key
+from hf_condense.errors import ArtefactError
+from hf_condense.models.frozen import forward, freeze
+from hf_condense.models.statistics import RealStatistics
+from hf_condense.models.taps import Taps
+from hf_condense.objectives.base import Term
+from hf_condense.objectives.matching import Matching
+from hf_condense.objectives.settings import MatchingSettings
+
+
+def synthesis_policy(settings: MatchingSettings, size: int) -> ViewPolicy:
+    """Weak augmentation (EDC, section 3.2): one crop and one flip for the whole batch."""
+    return ViewPolicy(size=size, crop=(settings.crop_min, 1.0), flip=settings.synthesis_flip, per="batch")
+
+
+class FeatureStatistics:
+    """Loss = CE + r * matching + lambda * flatness of one observer a step, in turn (Shao et al., NeurIPS 2024, Eq. 5-7).
+
+    Args:
+        observers: networks that take unit pixels [n, C, H, W] and give logits; they are frozen here.
+        statistics: of the real data, one for each observer.
+        settings: weights and variants.
+        policy: augmentation, drawn once a step for the whole batch; None for none.
+        precision: "fp32" or "bf16" of the observers; statistics and losses are float32 always.
+
+    Raises:
+        ArtefactError: on `start`, when statistics and observer do not belong together.
+    """
+
+    update = "step"
+
+    def __init__(
+        self,
+        observers: Sequence[nn.Module],
+        statistics: Sequence[RealStatistics],
+        settings: MatchingSettings,
+        policy: ViewPolicy | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        if len(observers) != len(statistics):
+            raise ValueError(f"{len(observers)} observers but {len(statistics)} statistics")
+        self.settings, self.policy, self.precision = settings, policy, precision
+        self.observers = [freeze(model, precision) for model in observers]
+        self.statistics = list(statistics)
+        self.taps: list[Taps] = []
+        self.matching: list[Matching] = []
+        self.counter = 0  # steps done; decides whose turn it is
+        self.flat_images: Tensor | None = None
+        self._waiting: dict[str, Tensor] = {}
+
+    def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
+        """Sets targets for the labels, forgets running statistics (unless they persist) and the averaged images."""
+        if not self.matching:
+            patch = self.settings.patch_side(self.policy.size if self.policy else images.shape[-1])
+            self.taps = [Taps(model, patch) for model in self.observers]
+            self.matching = [Matching(s, self.settings, images.device) for s in self.statistics]
+            self._check_layouts(images)
+            self.load_state_dict(self._waiting)
+        if not self.settings.stat_ema_persist:
+            self.counter = 0
+        self.flat_images = images.detach().clone() if self.settings.flatness_weight else None
+        self._order, sizes = None, None
+        if self.settings.class_matching == "per_class":  # rows by class, so that each class is one group of rows
+            self._order = labels.argsort(stable=True)
+            sizes = labels.cpu().unique(return_counts=True)[1].tolist()
+        for taps, matching in zip(self.taps, self.matching):
+            taps.group(sizes)
+            matching.start(labels, images.dtype)
+
+    def learnables(self) -> dict[str, Tensor]:
+        return {}
+
+    def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
+        """One term. `images`: unit pixels [n, C, H, W]; `labels`: int64 [n], those of `start`."""
+        k = self.counter % len(self.observers)
+        model, taps, matching = self.observers[k], self.taps[k], self.matching[k]
+        views = draw_views(self.policy, key / "view", len(images), *images.shape[-2:]) if self.policy else None
+
+        def seen(batch: Tensor) -> Tensor:
+            batch = apply_views(batch, views, self.policy) if self.policy else batch
+            return batch if self._order is None else batch[self._order]
+
+        with taps if self.settings.match_weight else nullcontext():
+            logits = forward(model, seen(images), self.precision)
+            moments = taps.collect() if self.settings.match_weight else None
+        labels = labels if self._order is None else labels[self._order]
+        ce = F.cross_entropy(logits, labels)
+        loss, logs = ce, {"ce": ce.detach()}
+        if moments:
+            matched = matching.loss(*moments, self._keep(matching, key))
+            loss, logs["matching"] = loss + self.settings.match_weight * matched, matched.detach()
+        if self.flat_images is not None:
+            with torch.no_grad():
+                anchor = forward(model, seen(self.flat_images), self.precision)
+            flatness = flatness_term(logits, anchor, self.settings)
+            loss, logs["flatness"] = loss + self.settings.flatness_weight * flatness, flatness.detach()
+        yield Term(loss, "feature_statistics", logs)
+
+    @torch.no_grad()
+    def after(self, images: Tensor, step: int, key: Key) -> None:
+        """Moves the averaged images (EDC, Eq. 7) towards the images of this step, and passes on to the next observer."""
+        if self.flat_images is not None:
+            self.flat_images.lerp_(images.detach(), 1 - self.settings.flatness_decay)
+        self.counter += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {"counter": torch.tensor(self.counter)}
+        if self.flat_images is not None:
+            state["flat_images"] = self.flat_images
+        for k, matching in enumerate(self.matching):
+            state[f"average.{k}"], state[f"visited.{k}"] = matching.average, matching.visited
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Also before the first `start`, as a chain of shards does that is resumed: then it is put back there."""
+        if not self.matching:
+            self._waiting = dict(state)
+        if not state:
+            return
+        self.counter = int(state["counter"])
+        if "flat_images" in state and self.flat_images is not None:
+            self.flat_images.copy_(state["flat_images"])
+        for k, matching in enumerate(self.matching):
+            matching.average = state[f"average.{k}"].to(matching.device, copy=True)
+            matching.visited = state[f"visited.{k}"].to(matching.device, copy=True)
+
+    def _keep(self, matching: Matching, key: Key) -> Tensor | None:
+        if not self.settings.drop_rate:
+            return None
+        return matching.keep(torch.from_numpy((key / "drop").uniform(len(matching.layers))))
+
+    @torch.no_grad()
+    def _check_layouts(self, images: Tensor) -> None:
+        size = self.policy.size if self.policy else None
+        one = images[:1] if size is None else F.interpolate(images[:1], (size, size))
+        for number, (model, taps, matching) in enumerate(zip(self.observers, self.taps, self.matching)):
+            with taps:
+                forward(model, one, self.precision)
+                taps.collect()
+            if taps.layout != matching.layout:
+                raise ArtefactError(
+                    "statistics", f"observer {number} with {taps.layout.size} entries at {tuple(one.shape[1:])}",
+                    f"statistics of this network at this size, of {matching.layout.size} entries",
+                    "collect the statistics again with this image size and patch",
+                )  # fmt: skip
+
+
+def flatness_term(logits: Tensor, anchor: Tensor, settings: MatchingSettings) -> Tensor:
+    """KL between predictions on the images and on their moving average (EDC, Eq. 7); no gradient to the latter."""
+    now, before = (F.log_softmax(x / settings.flatness_temperature, dim=1) for x in (logits, anchor.detach()))
+    if settings.flatness_official:  # the other direction, averaged over classes too
+        return F.kl_div(now, before, reduction="batchmean", log_target=True) / logits.shape[1]
+    return F.kl_div(before, now, reduction="batchmean", log_target=True)

@@ -1,0 +1,223 @@
+"""From defaults, preset, YAML file and flags to one resolved configuration, each value knowing where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from hf_condense.config import (
+    SECTIONS,
+    DataSettings,
+    EvaluationSettings,
+    LabelSettings,
+    RunSettings,
+    SqueezeSettings,
+    check,
+    nearest,
+    setting_fields,
+)
+from hf_condense.errors import ConfigError
+from hf_condense.files import write_text
+from hf_condense.methods import method_class
+
+SOURCES = ("published", "official script", "third party", "ours")
+QUICK = {  # the whole path in about a minute, to see it work
+    "squeeze_epochs": 2, "iterations": 20, "max_per_class": 60, "max_test": 400, "student_seeds": 2,
+    "protocol": "small", "student_epochs": 10, "label_epochs": 10, "rded_candidates": 20,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings for one method on one dataset, from `presets/<method>/<dataset>.yaml`.
+
+    Args:
+        name: `<method>/<dataset>`.
+        classes, image_size: of the dataset it was made for, so that the nearest can be found for other data.
+        aims_at: IPC -> the published row it aims at, in words.
+        values: setting -> value.
+        sources: setting -> published | official script | third party | ours.
+    """
+
+    name: str
+    classes: int
+    image_size: int
+    aims_at: dict[int, str]
+    values: dict[str, Any]
+    sources: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of a run, resolved. `came_from` names the origin of each: default, preset, file, flag or quick."""
+
+    run: RunSettings
+    data: DataSettings
+    squeeze: SqueezeSettings
+    labels: LabelSettings
+    evaluation: EvaluationSettings
+    method: Any
+    preset: str | None
+    came_from: dict[str, str]
+
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """Section -> setting -> value, as plain data."""
+        names = ("run", "data", "squeeze", "labels", "evaluation", "method")
+        return {name: asdict(getattr(self, name)) for name in names}
+
+    def save(self, path: Path) -> None:
+        """Writes `config.yaml`; `--config` reads it back."""
+        flat = {k: list(v) if isinstance(v, tuple) else v for s in self.sections().values() for k, v in s.items()}
+        head = f"# preset: {self.preset}\n# where values came from: " + ", ".join(
+            f"{k} ({v})" for k, v in sorted(self.came_from.items()) if v != "default"
+        )
+        write_text(path, head + "\n" + yaml.safe_dump(flat, sort_keys=False))
+
+    def change(self, section: str, **values: Any) -> Config:
+        """A copy with some settings of a section changed (checked like the first time)."""
+        return replace(self, **{section: replace(getattr(self, section), **values)})
+
+
+def preset_names(method: str) -> list[str]:
+    """Datasets (with `-ipcN` where it differs) for which presets of a method exist."""
+    folder = resources.files("hf_condense") / "presets" / method
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir()) if folder.is_dir() else []
+
+
+def load_preset(method: str, dataset: str, ipc: int, variant: str) -> Preset:
+    """Reads a preset; `<dataset>-ipcN.yaml` goes over `<dataset>.yaml`, `official` values over the paper's.
+
+    Raises:
+        ConfigError: there is no such preset, or one of its values does not say where it comes from.
+    """
+    names = preset_names(method)
+    check(dataset in names, "preset", f"{method}/{dataset}", ", ".join(names), nearest(dataset, names))
+    folder = resources.files("hf_condense") / "presets" / method
+    files = [f"{dataset}.yaml"] + [f"{dataset}-ipc{ipc}.yaml"] * (f"{dataset}-ipc{ipc}" in names)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    head: dict[str, Any] = {}
+    for file in files:
+        content = yaml.safe_load((folder / file).read_text(encoding="utf-8"))
+        head = {**content, **head}
+        for name, entry in content["settings"].items():
+            source = entry.get("source")
+            check(source in SOURCES, f"{file}:{name}", source, ", ".join(SOURCES), "say where the value comes from")
+            official = variant == "official" and "official" in entry
+            values[name] = entry["official"] if official else entry["value"]
+            sources[name] = "official script" if official else source
+    return Preset(
+        f"{method}/{files[-1].removesuffix('.yaml')}", head["classes"], head["image_size"],
+        {int(k): v for k, v in head.get("aims_at", {}).items()}, values, sources,
+    )  # fmt: skip
+
+
+def nearest_preset(method: str, classes: int, image_size: int) -> str:
+    """The dataset whose preset is nearest by number of classes and resolution (both on a log scale)."""
+    from math import log
+
+    def distance(name: str) -> float:
+        preset = load_preset(method, name, 0, "paper")
+        return 2 * abs(log(preset.image_size / image_size)) + abs(log(preset.classes / classes))
+
+    return min((n for n in preset_names(method) if "-ipc" not in n), key=distance)
+
+
+def convert(cls: type, name: str, raw: Any) -> Any:
+    """A YAML or command-line value as the type of setting `name` of `cls`. Raises ConfigError when it does not fit."""
+    hint = get_type_hints(cls)[name]
+    options = [o for o in get_args(hint) if o is not type(None)] if type(None) in get_args(hint) else [hint]
+    optional = type(None) in get_args(hint)
+    if raw is None or (optional and isinstance(raw, str) and raw.lower() == "none"):
+        check(optional, name, raw, "a value", "leave it out to get the default")
+        return None
+    target = options[0]
+    origin = get_origin(target)
+    try:
+        if origin is Literal:
+            return next((o for o in get_args(target) if str(o) == str(raw)), raw)
+        if origin is tuple:
+            parts = raw.split(",") if isinstance(raw, str) else list(raw) if isinstance(raw, (list, tuple)) else [raw]
+            of = get_args(target)[0]
+            return tuple(of(p.strip() if isinstance(p, str) else p) for p in parts if p != "")
+        if target is bool:
+            if isinstance(raw, bool):
+                return raw
+            return {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}[str(raw).lower()]
+        if target is int and isinstance(raw, float) and not raw.is_integer():
+            raise ValueError
+        return target(raw)
+    except (ValueError, TypeError, KeyError):
+        kind = getattr(target, "__name__", str(target))
+        raise ConfigError(name, raw, f"a value of type {kind}", f"write --{name} with a {kind}") from None
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """Settings from a YAML file (flat, or in sections as they are listed in the documentation)."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise ConfigError("config", path, "a YAML file that exists", "check the path") from None
+    except yaml.YAMLError as error:
+        raise ConfigError("config", path, f"YAML ({error})", "mend the file") from None
+    check(isinstance(content, dict), "config", path, "setting: value lines", "mend the file")
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        flat.update(value if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def resolve(flags: dict[str, Any], facts: Callable[[DataSettings], tuple[int, int]]) -> Config:
+    """Builds the configuration: defaults < preset < --config file < flags, then what --quick shortens.
+
+    Args:
+        flags: what the person set by name; `config` names a YAML file.
+        facts: number of classes and image side of a dataset that no preset is named for (asked only then).
+
+    Raises:
+        ConfigError: an unknown name, or a value that is not allowed.
+    """
+    flags = dict(flags)
+    file = read_yaml(flags.pop("config")) if flags.get("config") else {}
+    flags.pop("config", None)
+    said = {**{k: (v, "file") for k, v in file.items()}, **{k: (v, "flag") for k, v in flags.items()}}
+    method = said.get("method", ("random", ""))[0]
+    sections = {**SECTIONS, "method": method_class(method).Settings}
+    known = setting_fields(sections)
+    for name in said:
+        check(name in known, name, said[name][0], f"settings of {method} runs", nearest(name, list(known)))
+
+    def build(values: dict[str, tuple[Any, str]]) -> dict[str, Any]:
+        chosen: dict[str, dict[str, Any]] = {section: {} for section in sections}
+        for name, (raw, _) in values.items():
+            section, f = known[name]
+            chosen[section][name] = convert(sections[section], f.name, raw)
+        return {section: cls(**chosen[section]) for section, cls in sections.items()}
+
+    first = build(said)
+    preset = choose_preset(method, first["run"], first["data"], facts)
+    values = {}
+    if preset is not None:
+        # a preset of EDC also serves methods that have none of their own: its pool and students fit the dataset
+        values = {k: (v, f"preset {preset.sources[k]}") for k, v in preset.values.items() if k in known}
+    values.update(said)
+    if first["run"].quick:
+        values.update({k: (v, "quick") for k, v in QUICK.items() if k in known and k not in flags})
+    came_from = {name: values[name][1] if name in values else "default" for name in known}
+    return Config(**build(values), preset=preset.name if preset else None, came_from=came_from)
+
+
+def choose_preset(method: str, run: RunSettings, data: DataSettings, facts: Callable) -> Preset | None:
+    """The preset of this dataset, or else the nearest one without its data settings."""
+    family = method if preset_names(method) else "edc"
+    if data.dataset in preset_names(family):
+        return load_preset(family, data.dataset, run.ipc, run.variant)
+    classes, image_size = facts(data)
+    preset = load_preset(family, nearest_preset(family, classes, image_size), run.ipc, run.variant)
+    own = set(DataSettings.__dataclass_fields__)
+    return replace(preset, values={k: v for k, v in preset.values.items() if k not in own})

@@ -1,0 +1,380 @@
+"""The five stages on one Accelerator: squeeze, condense, relabel, evaluate, publish. Knows no method."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+
+from hf_condense import estimate, report
+from hf_condense.config import DataSettings
+from hf_condense.data.randomness import Key
+from hf_condense.data.source import ImageSource, Splits, open_source
+from hf_condense.engine import Engine, Synthetic
+from hf_condense.errors import ConfigError
+from hf_condense.evaluation.protocols import Protocol, get_protocol
+from hf_condense.evaluation.run import ImageSet, ScoreTable, score
+from hf_condense.files import fingerprint, load_tensors, save_tensors
+from hf_condense.hub.artefact import Artefact, write_artefact
+from hf_condense.hub.provenance import describe_model, gather_content, gather_record, training_block
+from hf_condense.labels.store import LabelStore, write_store
+from hf_condense.labels.teacher import Ensemble
+from hf_condense.memory import peak_bytes, reset_peak
+from hf_condense.methods import method_class
+from hf_condense.methods.base import Context, Method
+from hf_condense.models.frozen import resolve_precision
+from hf_condense.models.pool import POOL_VERSION, ModelPool, squeeze
+from hf_condense.models.statistics import STATISTICS_VERSION, RealStatistics, collect_statistics
+
+from hf_condense.resolve import Config, read_yaml, resolve
+from hf_condense.selection.real import centre, random_real
+from hf_condense.stages import Stage
+
+log = logging.getLogger(__name__)
+RELABEL_VERSION = 1
+EVALUATE_VERSION = 1
+
+
+def cache_folder() -> Path:
+    """Where trained models and decoded images are kept between runs (`HF_CONDENSE_CACHE`)."""
+    return Path(os.environ.get("HF_CONDENSE_CACHE", Path.home() / ".cache" / "hf_condense"))
+
+
+class CondensationTrainer:
+    """From an image dataset to a scored, loadable condensed dataset.
+
+    Args:
+        method: name of a method, or a `Method` with settings of your own (`create_method`).
+        dataset: short name, Hub id, folder, or a `datasets` object.
+        base_model: name or names of the pool's networks; the preset's where not said.
+        config: path of a YAML file with settings.
+        settings: any setting by name, as on the command line (`ipc=10`, `output_dir="runs/mine"`).
+
+    Every stage writes into the run folder and is skipped when it is there already; running again resumes.
+
+    Raises:
+        ConfigError, DataError: a setting or the dataset cannot be used as asked.
+    """
+
+    def __init__(
+        self,
+        method: str | Method | None = None,
+        dataset: Any = None,
+        base_model: str | list[str] | None = None,
+        config: str | None = None,
+        **settings: Any,
+    ) -> None:
+        flags = dict(settings)
+        given = None
+        if isinstance(method, Method):
+            flags = {**asdict(method.settings), **flags}
+            method = method.name
+        if isinstance(dataset, (str, os.PathLike)):
+            flags["dataset"] = str(dataset)
+        elif dataset is not None:
+            given = dataset
+            flags.setdefault("dataset", getattr(getattr(dataset, "info", None), "dataset_name", None) or "given")
+        named = {"method": method, "base_model": base_model, "config": config}
+        flags.update({k: v for k, v in named.items() if v is not None})
+        self._opened: dict[DataSettings, Splits] = {}
+        self._given = given
+        self.config = self._pin(resolve(flags, self._facts))
+        run = self.config.run
+        self.folder = Path(run.output_dir)
+        torch.set_num_threads(run.threads)
+        self.accelerator = Accelerator(log_with=list(run.trackers) or None, project_dir=str(self.folder / "logs"))
+        self.device = self.accelerator.device
+        self.key = Key(run.seed)
+        self.method: Method = method_class(run.method)(self.config.method)
+        self.splits = self._open(self.config.data)
+        self.protocol: Protocol = get_protocol(
+            self.config.evaluation.protocol or self.method.protocol(self.config.data.dataset),
+            **({"epochs": e, "steps": None} if (e := self.config.evaluation.student_epochs) else {}),
+        )
+        self._announce()
+
+    # what the run stands on
+
+    def _open(self, data: DataSettings) -> Splits:
+        if data not in self._opened:
+            self._opened[data] = open_source(data, Key(0, "data"), self._given, cache_folder=cache_folder())
+        return self._opened[data]
+
+    def _facts(self, data: DataSettings) -> tuple[int, int]:
+        train = self._open(data).train
+        return train.num_classes, train.image_size
+
+    def _pin(self, config: Config) -> Config:
+        """Settles what depends on the machine once and for all: a second start of the run takes the first one's."""
+        dataset = Path(config.data.dataset).name
+        name = f"{config.run.method}-{dataset}-ipc{config.run.ipc}" + ("-quick" if config.run.quick else "")
+        folder = config.run.output_dir or f"runs/{name}"
+        before = read_yaml(f"{folder}/config.yaml") if Path(folder, "config.yaml").exists() else {}
+        threads = config.run.threads or before.get("threads") or torch.get_num_threads()
+        device = PartialState().device
+        precision = config.run.precision if config.run.precision != "auto" else before.get("precision", "auto")
+        precision = resolve_precision(precision, device)
+        return config.change("run", output_dir=folder, threads=threads, precision=precision)
+
+    @property
+    def train(self) -> ImageSource:
+        return self.splits.train
+
+    @property
+    def flip(self) -> bool:
+        return self.train.flip
+
+    @property
+    def context(self) -> Context:
+        run = self.config.run
+        return Context(
+            self.train, self.train.image_size, run.ipc, self.key / "condense", self.device, run.precision, self.flip
+        )
+
+    def _announce(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        info, c = self.splits.info, self.config
+        log.info(
+            "%s on %s: %d training images, %d classes, %d x %d x %d; %d test images%s",
+            self.method.info.title, info.id, len(self.train), self.train.num_classes, self.train.channels,
+            self.train.image_size, self.train.image_size, len(self.splits.test), " (held out)" if info.held_out else "",
+        )  # fmt: skip
+        log.info("settings: preset %s; protocol %s; run folder %s", c.preset, self.protocol.name, self.folder)
+
+    @contextmanager
+    def _stage(self, stage: Stage) -> Iterator[bool]:
+        """Runs a stage unless it is done. Gives True when there is work; measures and records it."""
+        done = [stage.begin(self.config.run.overwrite)] if self.accelerator.is_main_process else [None]
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(done)
+        if done[0]:
+            log.info("%s: already done", stage.name)
+            yield False
+            return
+        reset_peak(self.device)
+        started = time.perf_counter()
+        yield True
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            stage.finish(seconds=round(time.perf_counter() - started, 2), peak_bytes=peak_bytes(self.device))
+
+    # the stages and what each is made from
+
+    def _stages(self) -> dict[str, Stage]:
+        c, folder = self.config, self.folder
+        run, data = c.run, asdict(c.data)
+        base = {"seed": run.seed, "precision": run.precision, "threads": run.threads}
+        pool = {k: v for k, v in asdict(c.squeeze).items() if k not in ("observers", "teachers")}
+        sources = fingerprint([self.train.fingerprint, self.splits.test.fingerprint])
+        for free in ("decode_gb", "streaming"):  # where pixels are kept does not change them
+            data.pop(free)
+        stages = {"squeeze": Stage("squeeze", folder / "pool", {**base, **data, **pool}, POOL_VERSION, sources)}
+
+        def add(name: str, place: str, settings: dict, version: int, after: str) -> None:
+            stages[name] = Stage(name, folder / place, settings, version, stages[after].fingerprint)
+
+        request = self.method.statistics(self.context)
+        observers = c.squeeze.observers or c.squeeze.base_model
+        wanted = {"patch": request.patch, "mode": request.mode, "policy": asdict(request.policy)} if request else {}
+        add("statistics", "statistics", {**wanted, "observers": observers}, STATISTICS_VERSION, "squeeze")
+        own = {"method": run.method, "ipc": run.ipc, "variant": run.variant, **asdict(c.method)}
+        add("condense", "shards", own, self.method.VERSION, "statistics")
+        add("relabel", "labels", {**self.label_settings(), "baselines": c.evaluation.baselines}, RELABEL_VERSION, "condense")
+        scoring = {**asdict(c.evaluation), "protocol": asdict(self.protocol)}
+        add("evaluate", "scores", scoring, EVALUATE_VERSION, "relabel")
+        return stages
+
+    def label_settings(self) -> dict[str, Any]:
+        c = self.config
+        images = self.train.num_classes * c.run.ipc
+        protocol = self.protocol.resolve(c.evaluation.students[0], c.run.ipc)
+        return {
+            "teachers": c.squeeze.teachers or c.squeeze.base_model,
+            "ensemble": c.labels.ensemble,
+            "store": c.labels.store if "stored" in c.evaluation.regimes else "none",
+            "epochs": c.labels.label_epochs or protocol.duration(images)[0],
+            "batch": protocol.batch_size(images),
+            "policy": asdict(protocol.policy(self.train.image_size, self.flip)),
+        }
+
+    def squeeze(self) -> ModelPool:
+        """The pool: trained on the real data, or published weights; top-1 of each on the test images is printed."""
+        stage = self._stages()["squeeze"]
+        self._begin_run()
+        with self._stage(stage) as work:
+            if work:
+                pool = squeeze(
+                    self.config.squeeze, self.train, self.splits.test, image_size=self.train.image_size,
+                    key=self.key / "squeeze", device=self.device, cache_folder=cache_folder(), flip=self.flip,
+                    accelerator=self.accelerator,
+                )  # fmt: skip
+                if self.accelerator.is_main_process:
+                    pool.save(stage.folder)
+        pool = ModelPool.load(stage.folder)
+        for member in pool:
+            log.info("  %-32s top-1 %.1f %%  %.2f M parameters", member.name, 100 * member.top1, member.parameters / 1e6)
+        return pool
+
+    def condense(self) -> Synthetic:
+        """The synthetic images; returns them with their labels and what they started from."""
+        pool = self.squeeze()
+        stages = self._stages()
+        context = self.context
+        names = self.config.squeeze.observers
+        context.observers = pool.select(names) if names else pool
+        for member in context.observers:
+            member.model.to(self.device).freeze()
+        context.statistics = self._statistics(stages["statistics"], context)
+        engine = Engine(
+            self.accelerator, self.folder, self.config.run.checkpoint_every,
+            on_log=lambda values, step: self.accelerator.log({f"synthesis/{k}": v for k, v in values.items()}, step),
+            on_snapshot=report.snapshot(self.folder / "pictures", self.train.class_names),
+        )  # fmt: skip
+        with self._stage(stages["condense"]):
+            return engine.run(self.method, context)
+
+    def _statistics(self, stage: Stage, context: Context) -> list[RealStatistics] | None:
+        request = self.method.statistics(context)
+        if request is None:
+            return None
+        paths = [stage.folder / f"{i:02d}.safetensors" for i in range(len(context.observers))]
+        with self._stage(stage) as work:
+            if work:
+                found = collect_statistics(
+                    [m.model for m in context.observers], self.train, request.policy, request.patch,
+                    self.key / "statistics", device=self.device, mode=request.mode, accelerator=self.accelerator,
+                )  # fmt: skip
+                if self.accelerator.is_main_process:
+                    for statistics, path in zip(found, paths):
+                        statistics.save(path)
+        return [RealStatistics.load(path) for path in paths]
+
+    def relabel(self) -> dict[str, ImageSet]:
+        """Soft labels for the condensed images and for the baselines; returns every row that is scored."""
+        synthetic = self.condense()
+        stage, settings = self._stages()["relabel"], self.label_settings()
+        teacher = self.teacher()
+        rows = self._rows(synthetic)
+        names = list(rows)
+        with self._stage(stage):
+            for i, name in enumerate(names):
+                if i % self.accelerator.num_processes != self.accelerator.process_index:
+                    continue
+                path = stage.folder / name / "soft_labels.safetensors"
+                if not path.exists():
+                    save_tensors(path, {"soft_labels": teacher.soft_labels(rows[name].images, self.device)})
+                if settings["store"] == "full":
+                    write_store(
+                        stage.folder / name / "views", rows[name].images, rows[name].labels, teacher,
+                        self._policy(), self.key / "labels", settings["epochs"], settings["batch"], device=self.device,
+                    )  # fmt: skip
+        if settings["store"] == "full":
+            for name in names:
+                rows[name].store = LabelStore.open(stage.folder / name / "views", rows[name].images)
+        return rows
+
+    def teacher(self) -> Ensemble:
+        """The networks that make soft labels, frozen on the device."""
+        pool = ModelPool.load(self.folder / "pool")
+        names = self.config.squeeze.teachers
+        members = pool.select(names) if names else pool
+        return Ensemble([m.model.to(self.device).freeze() for m in members], self.config.labels.ensemble,
+                        self.config.run.precision)  # fmt: skip
+
+    def _policy(self):
+        ipc, student = self.config.run.ipc, self.config.evaluation.students[0]
+        return self.protocol.resolve(student, ipc).policy(self.train.image_size, self.flip)
+
+    def _rows(self, synthetic: Synthetic) -> dict[str, ImageSet]:
+        """What is scored with every label regime: baselines of the same size, then the condensed set."""
+        rows = {}
+        baselines, method = self.config.evaluation.baselines, self.config.run.method
+        if "random" in baselines and method != "random":
+            labels = tuple(synthetic.labels.tolist())
+            images, _ = random_real(self.train, labels, self.train.image_size, self.key / "baseline")
+            rows["random"] = ImageSet(images, synthetic.labels)
+        if "initial" in baselines and not torch.equal(synthetic.initial, synthetic.images):
+            rows["initial"] = ImageSet(synthetic.initial, synthetic.labels)
+        rows[method] = ImageSet(synthetic.images, synthetic.labels)
+        return rows
+
+    def evaluate(self) -> ScoreTable:
+        """Students from scratch on every row, label regime and seed."""
+        return self._score(self.relabel())
+
+    def _score(self, rows: dict[str, ImageSet]) -> ScoreTable:
+        stages = self._stages()
+        if "full" in self.config.evaluation.baselines:
+            full = centre(torch.as_tensor(self.train.decoded()), self.train.image_size)
+            rows = {"full": ImageSet(full, torch.from_numpy(self.train.labels)), **rows}
+        test = self.splits.test
+        evaluation = self.config.evaluation
+        with self._stage(stages["evaluate"]):
+            table = score(
+                rows, protocol=self.protocol, students=evaluation.students, regimes=evaluation.regimes,
+                seeds=evaluation.student_seeds, ipc=self.config.run.ipc, teacher=self.teacher(),
+                test_images=torch.as_tensor(test.decoded()), test_labels=torch.from_numpy(test.labels),
+                num_classes=self.train.num_classes, image_size=self.train.image_size, flip=self.flip,
+                mean=self.train.mean, std=self.train.std, key=self.key / "students", device=self.device,
+                scores_folder=stages["evaluate"].folder, accelerator=self.accelerator,
+            )  # fmt: skip
+        return table
+
+    def stage_facts(self) -> dict[str, dict[str, Any]]:
+        """Stage -> seconds and peak_bytes, of those that are done."""
+        stages = self._stages()
+        return {name: stage.facts() for name, stage in stages.items() if (stage.folder / "stage.json").exists()}
+
+    def publish(self, table: ScoreTable, rows: dict[str, ImageSet]) -> Path:
+        """Writes `dataset/`, the folder that is the Hub repository."""
+        stages, c = self._stages(), self.config
+        settings, labels = self.label_settings(), stages["relabel"].folder / c.run.method
+        own = rows[c.run.method]
+        pool = ModelPool.load(self.folder / "pool")
+        observers = set(c.squeeze.observers or c.squeeze.base_model) if self.method.info.pool else set()
+        models = [
+            describe_model(m, [r for r, names in (("observer", observers), ("teacher", settings["teachers"])) if m.name in names])
+            for m in pool
+        ]
+        store = own.store.manifest if own.store else None
+        kind = {"kind": "probabilities", "temperature": 1.0, "ensemble": c.labels.ensemble}
+        content = gather_content(
+            method=self.method.info, config=c.sections(), source=self.splits.info, models=models,
+            regimes=["hard", "stored", "online"], scores=table.without_cost(), store=store,
+            training=training_block(self.protocol.name, self._policy(), settings["batch"], settings["epochs"]),
+        )  # fmt: skip
+        record = gather_record(
+            self.stage_facts(), self.device, processes=self.accelerator.num_processes, scores_table=table.markdown(),
+        )
+        write_artefact(
+            self.folder / "dataset",
+            Artefact(
+                own.images, own.labels, self.train.class_names, content, record,
+                soft_labels=load_tensors(labels / "soft_labels.safetensors")[0]["soft_labels"], soft_label_kind=kind,
+                store_folder=labels / "views" if own.store else None,
+            ),
+        )  # fmt: skip
+        return self.folder / "dataset"
+
+    def run(self) -> Path:
+        """All stages; returns the folder that `load_dataset` reads, and prints scores, costs and what to look at."""
+        estimate.announce(self)
+        rows = self.relabel()
+        table = self._score(rows)
+        if self.accelerator.is_main_process:
+            report.finish(self, table, rows, self.publish(table, rows))
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+        return self.folder / "dataset"

@@ -1,0 +1,252 @@
+"""From a person's words to images: what is found by itself, what can be named, what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from hf_condense.config import DataSettings
+from hf_condense.data.randomness import Key
+from hf_condense.data.source import open_source
+from hf_condense.errors import DataError
+
+from small_images import encoded, image_dataset, picture
+
+LABELS = [0, 1, 2, 1, 2, 0, 0, 1, 2, 0]
+
+
+def opened(dataset, key=0, **settings):
+    return open_source(DataSettings(**settings), Key(key), dataset=dataset)
+
+
+def refused(dataset, field, **settings):
+    with pytest.raises(DataError) as caught:
+        opened(dataset, **settings)
+    assert caught.value.field == field, str(caught.value)
+    return str(caught.value)
+
+
+def test_a_dataset_without_test_split_is_held_out_by_class():
+    data = image_dataset([0, 1, 2] * 20)
+    found, again = opened(data, hold_out=0.25), opened(data, hold_out=0.25)
+    assert found.info.held_out
+    assert np.bincount(found.test.labels).tolist() == [5, 5, 5]
+    assert np.bincount(found.train.labels).tolist() == [15, 15, 15]
+    assert not set(found.train.rows) & set(found.test.rows)
+    assert found.info.fingerprint == again.info.fingerprint
+    assert opened(data, key=1, hold_out=0.25).info.fingerprint != found.info.fingerprint
+
+
+def test_a_named_or_usual_test_split_is_taken():
+    from datasets import DatasetDict
+
+    data = DatasetDict(train=image_dataset(LABELS), validation=image_dataset([0, 1]), extra=image_dataset([2, 1, 0]))
+    assert opened(data).info.test_split == "validation"
+    assert opened(data, test_split="extra").test.labels.tolist() == [2, 1, 0]
+    assert not opened(data).info.held_out
+    assert "extra" in refused(data, "test_split", test_split="tset")
+    assert "train" in refused(data, "train_split", train_split="trian")
+    refused(data, "test_split", test_split="train")
+
+
+def test_an_unlabelled_test_split_is_not_scored_on():
+    from datasets import DatasetDict
+
+    data = DatasetDict(train=image_dataset(LABELS), test=image_dataset([-1, -1]), val=image_dataset([0, 2]))
+    assert opened(data).info.test_split == "val"
+    assert "-1" in refused(data, "test_split", test_split="test")
+    assert opened(DatasetDict(train=data["train"], test=data["test"])).info.held_out
+
+
+def test_an_unlabelled_training_split_is_refused():
+    assert "2 of its 4 rows" in refused(image_dataset([0, -1, 1, -1]), "train_split")
+
+
+def test_a_class_without_images_is_named():
+    assert "emu" in refused(image_dataset([0, 1, 0, 1]), "classes")
+    assert opened(image_dataset([0, 1, 0, 1]), classes=("cat", "dog")).train.num_classes == 2
+
+
+def test_classes_are_numbered_as_asked_for():
+    from datasets import DatasetDict
+
+    data = DatasetDict(train=image_dataset(LABELS), test=image_dataset([0, 1, 2]))
+    found = opened(data, classes=("emu", "0"))
+    assert found.info.class_names == ("emu", "cat")
+    assert found.train.labels.tolist() == [1, 0, 0, 1, 1, 0, 1]
+    assert found.test.labels.tolist() == [1, 0]
+    whole = opened(data)
+    assert torch.equal(found.train.images([1]), whole.train.images([2]))
+    refused(data, "classes", classes=("cat", "unicorn"))
+
+
+@pytest.mark.parametrize("feature", ["string", "int64", "bool"])
+def test_labels_without_names_are_sorted(feature):
+    from datasets import DatasetDict
+
+    values = {"string": ["b", "a", "b", "a"], "int64": [7, 3, 7, 3], "bool": [True, False, True, False]}[feature]
+    data = DatasetDict(train=image_dataset(values, feature), test=image_dataset(values[:1], feature))
+    found = opened(data)
+    assert found.info.class_names == {"string": ("a", "b"), "int64": ("3", "7"), "bool": ("False", "True")}[feature]
+    assert found.train.labels.tolist() == [1, 0, 1, 0]
+    assert found.test.labels.tolist() == [1]  # numbered by the training split, though it sees one class only
+
+
+def test_test_labels_are_mapped_by_name():
+    from datasets import ClassLabel, DatasetDict
+
+    data = DatasetDict(
+        train=image_dataset(LABELS), test=image_dataset([0, 1, 2], ClassLabel(names=["emu", "cat", "dog"]))
+    )
+    assert opened(data).test.labels.tolist() == [2, 0, 1]
+    data["test"] = image_dataset([0, 1], ClassLabel(names=["cat", "yak"]))
+    assert "yak" in refused(data, "label")
+
+
+def test_a_label_outside_the_names_is_refused():
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    data = image_dataset([0, 1, 2, 1], "int64")
+    names = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
+    broken = Dataset(data.data, info=data.info.copy())
+    broken.info.features = names
+    assert "2 does not work" in refused(broken, "label")
+
+
+def test_columns_are_found_or_named():
+    data = image_dataset(LABELS)
+    two = data.add_column("shade", LABELS).cast_column("shade", data.features["label"])
+    assert "label, shade" in refused(two, "label_column")
+    assert opened(two, label_column="shade").train.num_classes == 3
+    assert "shade" in refused(two, "label_column", label_column="shda")
+    assert "image" in refused(data.remove_columns("label"), "label_column")
+    twice = data.add_column("mask", list(data.cast_column("image", _raw())["image"])).cast_column("mask", _image())
+    assert "image, mask" in refused(twice, "image_column")
+    assert opened(twice, image_column="mask").train.channels == 3
+    refused(data, "image_column", image_column="label")
+    refused(data, "image_column", image_column="picture")
+    refused(data.remove_columns("image"), "image_column")
+    renamed = data.rename_columns({"image": "scan", "label": "kind"})
+    assert "kind" in refused(renamed.cast_column("kind", _whole()), "label_column")
+    assert len(opened(renamed).train) == len(opened(data).train)  # found by type whatever they are called
+
+
+def test_encoded_bytes_in_a_binary_column_are_images():
+    from datasets import Dataset
+
+    data = Dataset.from_dict({"image": [encoded(picture(i)) for i in range(4)], "label": ["a", "b", "a", "b"]})
+    assert opened(data).train.images([0]).shape == (1, 3, 12, 12)
+
+
+def test_caps_are_stratified_and_seeded():
+    from datasets import DatasetDict
+
+    data = DatasetDict(train=image_dataset([0, 1, 2] * 10), test=image_dataset([0, 1, 2] * 10))
+    found = opened(data, max_per_class=4, max_test=9)
+    assert np.bincount(found.train.labels).tolist() == [4, 4, 4]
+    assert np.bincount(found.test.labels).tolist() == [3, 3, 3]
+    assert not np.array_equal(found.train.rows, opened(data, key=1, max_per_class=4).train.rows)
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "settings", "shape"),
+    [
+        (8, "L", {}, (1, 8, 8)), (12, "RGB", {}, (3, 12, 12)), (130, "RGB", {}, (3, 256, 256)),
+        (12, "L", {"channels": "3"}, (3, 12, 12)), (12, "RGB", {"channels": "1"}, (1, 12, 12)),
+        (12, "RGB", {"image_size": 16}, (3, 16, 16)), (12, "RGB", {"image_size": 128}, (3, 146, 146)),
+    ],
+)  # fmt: skip
+def test_channels_and_size_settle_by_themselves_or_as_set(size, mode, settings, shape):
+    found = opened(image_dataset([0, 1, 2] * 2, width=size, height=size, mode=mode), **settings)
+    assert found.train.shape[1:] == shape
+    assert len(found.train.mean) == len(found.train.std) == shape[0]
+
+
+def test_mean_and_std_are_measured_on_small_images():
+    found = opened(image_dataset([0, 1, 2] * 10))
+    pixels = found.train.decoded().double() / 255
+    assert found.train.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-4)
+    assert found.train.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), abs=1e-4)
+    assert found.test.mean == found.train.mean
+
+
+def test_a_single_colour_image_among_grey_ones_makes_the_set_rgb():
+    from datasets import DatasetDict, concatenate_datasets
+
+    grey = image_dataset([0, 1, 2] * 3, mode="L")
+    mixed = DatasetDict(train=concatenate_datasets([grey, image_dataset([0])]), test=grey)
+    assert opened(DatasetDict(train=grey, test=grey)).train.channels == 1
+    assert opened(mixed).train.channels == opened(mixed).test.channels == 3
+
+
+def damaged(labels, bad):
+    data = image_dataset(labels)
+    cells = data.cast_column("image", _raw())["image"][:]
+    for row in bad:
+        cells[row] = {"bytes": cells[row]["bytes"][:60] if row % 2 else b"not an image", "path": None}
+    return data.remove_columns("image").add_column("image", cells).cast_column("image", _image())
+
+
+def test_a_damaged_image_is_named_or_left_out():
+    from datasets import DatasetDict
+
+    labels = [0, 1, 2] * 30
+    data = DatasetDict(train=damaged(labels, [70, 73]), test=image_dataset([0, 1, 2]))
+    assert "row 70" in refused(data, "image")  # mean and std of small images are measured at once
+    found = opened(data, image_size=64)
+    with pytest.raises(DataError, match="row 70 of split train") as caught:
+        found.train.decoded()
+    assert caught.value.field == "image"
+    with pytest.raises(DataError, match="row 73"):
+        found.train.native(73)
+    kept = opened(data, skip_corrupt=True)
+    assert kept.info.skipped == 2
+    assert len(kept.train) == 88 == len(kept.train.decoded())
+    assert opened(data, skip_corrupt=True).info == kept.info
+    assert "the bytes are no image" in str(caught.value)
+    assert "row 0" in refused(DatasetDict(train=damaged(labels, [0]), test=data["test"]), "image")
+    assert opened(damaged(labels, [0]), skip_corrupt=True).info.skipped == 1
+
+
+def test_a_class_of_damaged_images_only_is_refused():
+    from datasets import DatasetDict
+
+    data = DatasetDict(train=damaged([0, 1, 2, 1, 2], [0]), test=image_dataset([0, 1, 2]))
+    assert "cat" in refused(data, "classes", skip_corrupt=True)
+
+
+@pytest.mark.parametrize("given", [3, {"train": [1, 2]}, {}])
+def test_other_objects_are_refused(given):
+    refused(given, "dataset")
+
+
+def test_an_empty_split_is_refused():
+    refused(image_dataset(LABELS).select([]), "train_split")
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "grocery_photos"])
+def test_real_images(real_data, name):
+    found = open_source(
+        DataSettings(dataset=str(real_data / name), max_per_class=10, max_test=20, image_size=32), Key(0)
+    )
+    assert found.train.shape == (100, 1 if name == "fashion_mnist" else 3, 32, 32)
+    assert np.bincount(found.test.labels).tolist() == [2] * 10
+    assert found.info.license == "mit"
+    assert 10 < found.train.decoded().float().std() < 120
+
+
+def _raw():
+    from datasets import Image
+
+    return Image(decode=False)
+
+
+def _image():
+    from datasets import Image
+
+    return Image()
+
+
+def _whole():
+    from datasets import Value
+
+    return Value("float32")

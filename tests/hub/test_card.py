@@ -1,0 +1,105 @@
+"""The card is what the Hub understands, and its examples run."""
+
+import re
+
+import pytest
+from huggingface_hub import DatasetCard
+
+from hf_condense.files import read_json
+from hf_condense.hub.artefact import write_artefact
+from hf_condense.hub.card import card_facts, hub_dataset, license_keys, render_card
+from hf_condense.methods import method_info
+
+
+def card_of(folder) -> DatasetCard:
+    return DatasetCard.load(folder / "README.md")
+
+
+def test_yaml_is_what_the_hub_reads(artefact, tmp_path):
+    content = write_artefact(tmp_path / "set", artefact())
+    data = card_of(tmp_path / "set").data
+    assert data.license == "mit"
+    assert data.source_datasets == ["uoft-cs/cifar10"]
+    assert data.task_categories == ["image-classification"]
+    assert data.size_categories == ["n<1K"]
+    assert {"dataset-distillation", "dataset-condensation", "edc"} <= set(data.tags)
+    assert (
+        data.pretty_name
+        == "cifar10 in 4 images per class (EDC (Elucidating the Design Space of Dataset Condensation))"
+    )
+    assert data.configs[0]["config_name"] == "default" and data.configs[0]["default"] is True
+    block = data.to_dict()["distillation"]
+    assert block["content_hash"] == content["content_hash"]
+    assert block["teachers"] == ["convnet_w32"] and block["images_per_class"] == 4
+
+
+def test_text_says_scores_cost_limits_and_citation(artefact, tmp_path):
+    write_artefact(tmp_path / "set", artefact())
+    text = card_of(tmp_path / "set").text
+    assert "| edc | 51.2 ± 0.4 |" in text
+    assert "| squeeze | 61.5 s | 500.0 MB |" in text and "| condense | 2.2 min | 1.00 GB |" in text
+    assert "No privacy is claimed" in text
+    assert "![" in text and "preview.png" in text
+    assert method_info("edc").citation in text
+    assert "contain real pixels" not in text
+
+
+def test_a_selection_of_real_images_says_so(artefact, content_of, tmp_path):
+    content = content_of(method=method_info("random"), source={"id": "/data/mine", "license": None}, models=[])
+    write_artefact(tmp_path / "set", artefact(content=content))
+    card = card_of(tmp_path / "set")
+    assert "contain real pixels" in card.text
+    assert "bibtex" not in card.text
+    assert card.data.license == "unknown"
+    assert not card.data.source_datasets
+    assert "/data/mine" not in card.content and "local:mine" in card.content
+
+
+def test_examples_of_the_card_run(artefact, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    made = artefact()
+    write_artefact(tmp_path / "set", made)
+    text = card_of(tmp_path / "set").text.replace("path/to/this/folder", str(tmp_path / "set"))
+    found = {}
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, found)
+    assert found["train"][0].keys() == {"image", "label", "soft_label"}
+    assert sum(len(batch.labels) for batch in found["batches"]) == len(made.labels)
+
+
+def test_a_push_renders_the_card_again_with_its_name(artefact, tmp_path):
+    write_artefact(tmp_path / "set", artefact())
+    both = read_json(tmp_path / "set" / "condensation.json")
+    again = render_card(card_facts(both["content"], both["record"]))
+    assert again == (tmp_path / "set" / "README.md").read_text()
+    named = render_card(card_facts(both["content"], both["record"], "org/cifar10-ipc4"))
+    assert 'load_dataset("org/cifar10-ipc4", split="train")' in named and "path/to" not in named
+
+
+@pytest.mark.parametrize(
+    "said, written",
+    [
+        ("MIT", {"license": "mit"}),
+        ("cc-by-nc-sa-4.0", {"license": "cc-by-nc-sa-4.0"}),
+        (None, {"license": "unknown"}),
+        ("ImageNet agreement", {"license": "other", "license_name": "imagenet-agreement"}),
+    ],
+)
+def test_license_is_inherited_in_the_hubs_words(said, written):
+    assert license_keys(said) == written
+
+
+@pytest.mark.parametrize(
+    "source_id, hub_id",
+    [
+        ("cifar10", "uoft-cs/cifar10"),
+        ("org/name", "org/name"),
+        ("digits", None),
+        ("local:mine", None),
+        ("object", None),
+    ],
+)
+def test_the_link_back_to_the_source_is_a_hub_id_or_absent(source_id, hub_id):
+    assert hub_dataset(source_id) == hub_id

@@ -1,0 +1,60 @@
+"""Imports point one way, and the light parts stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "hf_condense"
+# a part may import parts with a smaller or equal number
+LEVEL = {
+    "errors": 0, "files": 0, "config": 0, "progress": 0, "memory": 0,
+    "data": 1, "models": 2, "objectives": 3, "selection": 3, "methods": 4, "labels": 4,
+    "resolve": 5, "stages": 5, "engine": 5, "evaluation": 5, "hub": 5, "estimate": 6, "report": 6, "trainer": 7, "cli": 8,
+}  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """Parts of the package that a file imports when it is run (not under TYPE_CHECKING)."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(n)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for n in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hf_condense") and id(node) not in typing_only:
+            parts = node.module.split(".")
+            found.update([parts[1]] if len(parts) > 1 else [a.name for a in node.names])
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path):
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if part == "__init__":
+        return
+    upward = {other for other in imports(path) if LEVEL[other] > LEVEL[part]}
+    assert not upward, f"{path.name} imports upward from {upward}"
+
+
+@pytest.mark.parametrize("command", [["-c", "import hf_condense, hf_condense.methods, hf_condense.config"], ["-m", "hf_condense.cli", "--help"]])
+def test_light_parts_load_nothing_heavy(command):
+    code = "import sys; sys.argv=['x']; heavy = [m for m in ('torch', 'timm', 'datasets', 'transformers') if m in sys.modules]; assert not heavy, heavy"
+    if command[0] == "-c":
+        subprocess.run([sys.executable, "-c", command[1] + "; " + code], check=True)
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *command], check=True, capture_output=True)
+    assert time.perf_counter() - started < 3  # a second on an idle machine; the margin is for a busy one
+
+
+def test_every_file_says_its_idea():
+    for path in PACKAGE.rglob("*.py"):
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"

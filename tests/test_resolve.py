@@ -1,0 +1,80 @@
+"""Where a setting's value comes from, and what a person is told when it is wrong."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import pytest
+import yaml
+
+from hf_condense.errors import ConfigError
+from hf_condense.methods import create_method, list_methods
+from hf_condense.resolve import SOURCES, load_preset, nearest_preset, preset_names, resolve
+
+
+def no_facts(data):
+    raise AssertionError("a known dataset needs no look at the data")
+
+
+def test_flags_go_over_the_file_and_the_file_over_the_preset(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("iterations: 7\nlr: 1e-3\nclasses: [a, b]\n")
+    config = resolve({"method": "edc", "dataset": "digits", "config": str(file), "lr": "0.5"}, no_facts)
+    assert (config.method.iterations, config.method.lr, config.data.classes) == (7, 0.5, ("a", "b"))
+    assert config.method.shard_size == load_preset("edc", "digits", 10, "paper").values["shard_size"]
+    assert config.came_from["iterations"] == "file" and config.came_from["lr"] == "flag"
+    assert config.came_from["shard_size"] == "preset ours" and config.came_from["hold_out"] == "default"
+
+
+def test_the_saved_configuration_gives_the_same_configuration(tmp_path):
+    config = resolve({"method": "edc", "dataset": "cifar10", "ipc": 1, "variant": "official"}, no_facts)
+    config.save(tmp_path / "config.yaml")
+    again = resolve({"config": str(tmp_path / "config.yaml")}, no_facts)
+    assert again.sections() == config.sections()
+
+
+def test_official_variant_takes_the_scripts_values():
+    paper, official = (resolve({"method": "edc", "dataset": "cifar10", "variant": v}, no_facts) for v in ("paper", "official"))
+    assert (paper.method.crop_min, official.method.crop_min) == (0.5, 0.08)
+    assert (paper.squeeze.squeeze_epochs, official.squeeze.squeeze_epochs) == (10, 1)
+    assert official.method.stat_ema_zero_init and not paper.method.stat_ema_zero_init
+
+
+def test_other_data_gets_the_nearest_preset_without_its_data_settings():
+    config = resolve({"method": "edc", "dataset": "my/photos"}, lambda data: (12, 224))
+    assert config.preset == "edc/imagenet-10" and config.data.image_size is None
+    assert nearest_preset("edc", 1000, 224) == "imagenet-1k" and nearest_preset("edc", 150, 64) == "tiny-imagenet"
+
+
+@pytest.mark.parametrize("name", preset_names("edc"))
+def test_every_preset_value_says_where_it_comes_from_and_resolves(name):
+    content = yaml.safe_load((resources.files("hf_condense") / "presets/edc" / f"{name}.yaml").read_text())
+    assert all(entry["source"] in SOURCES for entry in content["settings"].values())
+    for variant in ("paper", "official"):
+        assert resolve({"method": "edc", "dataset": name, "variant": variant}, no_facts).preset == f"edc/{name}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"method": "edcc"}, "method: 'edcc' does not work.*did you mean edc"),
+        ({"method": "edc", "iteratons": 5}, "iteratons.*did you mean iterations"),
+        ({"method": "edc", "ipc": 0}, "ipc: 0 does not work. Allowed: 1 or more"),
+        ({"method": "edc", "ipc": "ten"}, "ipc: 'ten'.*write --ipc with a int"),
+        ({"method": "edc", "variant": "best"}, "variant: 'best'.*paper, official"),
+        ({"method": "edc", "iterations": 2.5}, "iterations: 2.5"),
+        ({"method": "edc", "config": "nowhere.yaml"}, "config: 'nowhere.yaml'.*exists"),
+        ({"method": "edc", "teachers": "resnet50"}, "teachers:.*names of the pool"),
+        ({"method": "edc", "regimes": "hard,soft"}, "regimes: 'soft'.*hard, stored, online"),
+    ],
+)
+def test_bad_settings_are_named(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve({"dataset": "digits", **flags}, no_facts)
+
+
+def test_methods_by_name():
+    assert list_methods() == ["edc", "random"]
+    assert create_method("edc", iterations=5).settings.iterations == 5
+    with pytest.raises(ConfigError, match="did you mean iterations"):
+        create_method("edc", iteration=5)
