@@ -60,10 +60,14 @@ def plain_targets(layout, mean: Tensor, var: Tensor, layer: str) -> list[Tensor]
 
 
 class PlainClassSums:
-    """Sums over the real data, image by image: n, E[z] and E[z²] of every class, channel and cell of one layer."""
+    """Class sums over the real data, image by image: n, E[z] and E[z²] of every channel and cell of one layer.
 
-    def __init__(self, module: nn.Module, patch: int) -> None:
-        self.patch = patch if isinstance(module, nn.Conv2d) else None
+    Each image gives mean and variance (as published), whose second moment is variance + mean². With `squares` it gives
+    mean and mean square instead, which is quicker on a CPU.
+    """
+
+    def __init__(self, module: nn.Module, patch: int, squares: bool = False) -> None:
+        self.patch, self.squares = patch if isinstance(module, nn.Conv2d) else None, squares
         self.counts: dict[int, int] = {}
         self.sums: dict[int, list[Tensor]] = {}
         self.labels: Tensor | None = None
@@ -72,10 +76,16 @@ class PlainClassSums:
     def __call__(self, module: nn.Module, args: tuple) -> None:
         for image, label in zip(args[0], self.labels):
             c = label.item()
-            found = [image.mean((1, 2)), image.square().mean((1, 2))]
-            if self.patch is not None:
-                cells = plain_patches(image[None], self.patch)
-                found += [cells.mean(1), cells.square().mean(1)]
-            found = [f.double() for f in found]
+            found = self._moments(image)
             self.counts[c] = self.counts.get(c, 0) + 1
             self.sums[c] = [a + b for a, b in zip(self.sums[c], found)] if c in self.sums else found
+
+    def _moments(self, image: Tensor) -> list[Tensor]:
+        if not self.squares:
+            found = [f.double() for f in plain_statistics(image[None], self.patch)]
+            return [f for mean, var in zip(found[::2], found[1::2]) for f in (mean, var + mean.square())]
+        found = [image.mean((1, 2)), image.square().mean((1, 2))]
+        if self.patch is not None:
+            cells = plain_patches(image[None], self.patch)
+            found += [cells.mean(1), cells.square().mean(1)]
+        return [f.double() for f in found]

@@ -25,16 +25,14 @@ def small_pool(device: torch.device) -> list[ImageModel]:
 
 
 class GeneratedSource:
-    """Smooth random colour images of ten classes that differ in tint."""
+    """Smooth random colour images of classes that differ in tint."""
 
-    num_classes = 10
-
-    def __init__(self, n: int, image_size: int = 32) -> None:
-        self.image_size = image_size
+    def __init__(self, n: int, num_classes: int = 10, image_size: int = 32) -> None:
+        self.image_size, self.num_classes = image_size, num_classes
         generator = torch.Generator().manual_seed(0)
-        self.labels = np.arange(n) % 10
+        self.labels = np.arange(n) % num_classes
         coarse = F.interpolate(torch.rand(n, 3, 8, 8, generator=generator), image_size, mode="bicubic")
-        tint = torch.rand(10, 3, 1, 1, generator=generator)[torch.from_numpy(self.labels)]
+        tint = torch.rand(num_classes, 3, 1, 1, generator=generator)[torch.from_numpy(self.labels)]
         self.pixels = ((0.7 * coarse + 0.3 * tint).clamp(0, 1) * 255).to(torch.uint8)
 
     def images(self, rows: np.ndarray) -> Tensor:

@@ -28,30 +28,39 @@ def arguments(description: str, repeats: int) -> argparse.Namespace:
     return found
 
 
-def interleaved(work: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each piece of work, in rounds over all of them, so that a busy moment hits every row alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
+def interleaved(
+    work: dict[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Seconds of each piece of work, in rounds over all of them, so that a busy moment hits every row alike.
+
+    Returns median and smallest wall time, and the median of processor time: on a machine that others use too, the last
+    says best what the work itself costs.
+    """
+    wall: dict[str, list[float]] = {name: [] for name in work}
+    processor: dict[str, list[float]] = {name: [] for name in work}
     for call in work.values():
         call()  # warm-up
     for _ in range(repeats):
         for name, call in work.items():
             _wait(device)
-            begin = time.perf_counter()
+            begin, cpu = time.perf_counter(), time.process_time()
             call()
             _wait(device)
-            seconds[name].append(time.perf_counter() - begin)
-    return seconds
+            wall[name].append(time.perf_counter() - begin)
+            processor[name].append(time.process_time() - cpu)
+    return {
+        name: {
+            "median": round(statistics.median(wall[name]), 5),
+            "fastest": round(min(wall[name]), 5),
+            "processor": round(statistics.median(processor[name]), 5),
+        }
+        for name in work
+    }
 
 
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def summary(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    return {
-        name: {"median_s": round(statistics.median(s), 5), "min_s": round(min(s), 5)} for name, s in seconds.items()
-    }
 
 
 def write(name: str, command: str, device: torch.device, values: dict) -> None:

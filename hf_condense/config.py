@@ -117,7 +117,6 @@ class LabelSettings:
 
     store: Literal["none", "full"] = setting("full", "per-view label store: none, or full (fp16 logits of every view)")
     label_epochs: int | None = setting(None, "epochs of views to store; the protocol's epochs where not said")
-    ensemble: Literal["logits", "probabilities", "normalised"] = setting("logits", "how several teachers are averaged")
 
     def __post_init__(self) -> None:
         check_choices(self)

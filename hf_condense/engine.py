@@ -48,7 +48,7 @@ class Engine:
         folder: the run folder.
         checkpoint_every: steps between checkpoints inside a shard; a kill loses at most that much.
         on_log: gets (values, step) of the shard that the main process works on.
-        on_snapshot: gets (shard id, step, uint8 images) a few times for the first shard.
+        on_snapshot: gets (shard, step, uint8 images) a few times for the first shard.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Engine:
         folder: Path,
         checkpoint_every: int = 200,
         on_log: Callable[[dict[str, float], int], None] | None = None,
-        on_snapshot: Callable[[str, int, torch.Tensor], None] | None = None,
+        on_snapshot: Callable[[Shard, int, torch.Tensor], None] | None = None,
     ) -> None:
         self.accelerator, self.folder, self.checkpoint_every = accelerator, Path(folder), checkpoint_every
         self.on_log, self.on_snapshot = on_log or (lambda values, step: None), on_snapshot or (lambda *_: None)
@@ -151,7 +151,7 @@ class Engine:
                 progress.say(values)
                 self.on_log(values, done)
             if pictured and done * SNAPSHOTS // recipe.steps > step * SNAPSHOTS // recipe.steps:
-                self.on_snapshot(shard.id, done, to_uint8(pixels.decode(z)))
+                self.on_snapshot(shard, done, to_uint8(pixels.decode(z)))
             if done % self.checkpoint_every == 0 and done < recipe.steps:
                 self._checkpoint(checkpoint, z, objective, optimiser, done)
         state = {f"objective.{k}": v for k, v in objective.state_dict().items()} if plan.chained else {}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hf_condense.trainer import CondensationTrainer
 
 log = logging.getLogger(__name__)
-PROBE = 8  # images; enough for a rate, small enough for any memory
+PROBE = 16  # images; enough for a rate, small enough for any memory
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def estimate(trainer: CondensationTrainer) -> dict[str, float]:
     found["memory"] += raw if in_memory else 0
     found["disk"] = 0 if in_memory else raw
     if store["store"] == "full":
-        found["disk"] += rows * expected_bytes(store["epochs"], images, train.num_classes, store["batch"])
+        found["disk"] += rows * expected_bytes(store["epochs"], images, train.num_classes, store["batch"], store["policy"]["mix"] != "none")
     return found
 
 

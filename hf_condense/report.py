@@ -12,18 +12,15 @@ from hf_condense.hub.preview import comparison, image_grid
 
 if TYPE_CHECKING:
     from hf_condense.evaluation.run import ImageSet, ScoreTable
+    from hf_condense.methods.base import Shard
     from hf_condense.trainer import CondensationTrainer
 
-PICTURED_ROWS = 60
 
-
-def snapshot(folder: Path, class_names: list[str]) -> Callable[[str, int, torch.Tensor], None]:
+def snapshot(folder: Path, class_names: list[str]) -> Callable[[Shard, int, torch.Tensor], None]:
     """Writes a grid of a shard's images while they are optimised: `pictures/<shard>-step<t>.png`."""
 
-    def write(shard: str, step: int, images: torch.Tensor) -> None:
-        shown = images[:PICTURED_ROWS]
-        folder.mkdir(parents=True, exist_ok=True)
-        image_grid(shown, None, class_names, folder / f"{shard}-step{step:05d}.png")
+    def write(shard: Shard, step: int, images: torch.Tensor) -> None:
+        image_grid(images, torch.tensor(shard.labels), class_names, folder / f"{shard.id}-step{step:05d}.png")
 
     return write
 

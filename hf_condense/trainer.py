@@ -17,7 +17,10 @@ from accelerate import Accelerator, PartialState
 from hf_condense import estimate, report
 from hf_condense.config import DataSettings
 from hf_condense.data.randomness import Key
-from hf_condense.data.source import ImageSource, Splits, open_source
+from hf_condense.data.augmentation import ViewPolicy
+from hf_condense.data.images import ImageSource, cache_folder
+from hf_condense.data.names import KNOWN, canonical_name
+from hf_condense.data.source import Splits, open_source
 from hf_condense.engine import Engine, Synthetic
 from hf_condense.errors import ConfigError
 from hf_condense.evaluation.protocols import Protocol, get_protocol
@@ -29,11 +32,12 @@ from hf_condense.labels.store import LabelStore, write_store
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.memory import peak_bytes, reset_peak
 from hf_condense.methods import method_class
-from hf_condense.methods.base import Context, Method
-from hf_condense.models.frozen import resolve_precision
+from hf_condense.methods.base import Context, Method, StatisticsRequest
 from hf_condense.models.pool import POOL_VERSION, ModelPool, squeeze
-from hf_condense.models.statistics import STATISTICS_VERSION, RealStatistics, collect_statistics
+from hf_condense.models.statistics import STATISTICS_VERSION, RealStatistics, collect_statistics, merge_statistics
 
+from hf_condense.precision import resolve_precision
+from hf_condense.progress import Progress
 from hf_condense.resolve import Config, read_yaml, resolve
 from hf_condense.selection.real import centre, random_real
 from hf_condense.stages import Stage
@@ -41,11 +45,6 @@ from hf_condense.stages import Stage
 log = logging.getLogger(__name__)
 RELABEL_VERSION = 1
 EVALUATE_VERSION = 1
-
-
-def cache_folder() -> Path:
-    """Where trained models and decoded images are kept between runs (`HF_CONDENSE_CACHE`)."""
-    return Path(os.environ.get("HF_CONDENSE_CACHE", Path.home() / ".cache" / "hf_condense"))
 
 
 class CondensationTrainer:
@@ -99,13 +98,15 @@ class CondensationTrainer:
             self.config.evaluation.protocol or self.method.protocol(self.config.data.dataset),
             **({"epochs": e, "steps": None} if (e := self.config.evaluation.student_epochs) else {}),
         )
+        if run.trackers:
+            self.accelerator.init_trackers("hf-condense", {k: str(v) for s in self.config.sections().values() for k, v in s.items()})
         self._announce()
 
     # what the run stands on
 
     def _open(self, data: DataSettings) -> Splits:
         if data not in self._opened:
-            self._opened[data] = open_source(data, Key(0, "data"), self._given, cache_folder=cache_folder())
+            self._opened[data] = open_source(data, Key(0, "data"), self._given)
         return self._opened[data]
 
     def _facts(self, data: DataSettings) -> tuple[int, int]:
@@ -130,7 +131,9 @@ class CondensationTrainer:
 
     @property
     def flip(self) -> bool:
-        return self.train.flip
+        """Whether a mirrored image keeps its class; said by the person or by the table of known datasets."""
+        known = KNOWN.get(canonical_name(self.config.data.dataset))
+        return known.flip if self.config.data.flip is None and known else self.config.data.flip is not False
 
     @property
     def context(self) -> Context:
@@ -154,7 +157,10 @@ class CondensationTrainer:
     @contextmanager
     def _stage(self, stage: Stage) -> Iterator[bool]:
         """Runs a stage unless it is done. Gives True when there is work; measures and records it."""
-        done = [stage.begin(self.config.run.overwrite)] if self.accelerator.is_main_process else [None]
+        done = [None]
+        if self.accelerator.is_main_process:
+            done = [stage.begin(self.config.run.overwrite)]
+            self.config.save(self.folder / "config.yaml")  # only now: a refused start leaves the old one as it was
         if self.accelerator.num_processes > 1:
             from accelerate.utils import broadcast_object_list
 
@@ -199,20 +205,22 @@ class CondensationTrainer:
     def label_settings(self) -> dict[str, Any]:
         c = self.config
         images = self.train.num_classes * c.run.ipc
-        protocol = self.protocol.resolve(c.evaluation.students[0], c.run.ipc)
+        protocol = self._resolved_protocol()
+        epochs, limit = protocol.duration(images)
         return {
             "teachers": c.squeeze.teachers or c.squeeze.base_model,
-            "ensemble": c.labels.ensemble,
+            "average": protocol.average,
+            "teacher_bn": protocol.teacher_bn,
             "store": c.labels.store if "stored" in c.evaluation.regimes else "none",
-            "epochs": c.labels.label_epochs or protocol.duration(images)[0],
+            "epochs": c.labels.label_epochs or epochs,
+            "limit": limit,
             "batch": protocol.batch_size(images),
-            "policy": asdict(protocol.policy(self.train.image_size, self.flip)),
+            "policy": asdict(self._policy()),
         }
 
     def squeeze(self) -> ModelPool:
         """The pool: trained on the real data, or published weights; top-1 of each on the test images is printed."""
         stage = self._stages()["squeeze"]
-        self._begin_run()
         with self._stage(stage) as work:
             if work:
                 pool = squeeze(
@@ -252,14 +260,29 @@ class CondensationTrainer:
         paths = [stage.folder / f"{i:02d}.safetensors" for i in range(len(context.observers))]
         with self._stage(stage) as work:
             if work:
-                found = collect_statistics(
-                    [m.model for m in context.observers], self.train, request.policy, request.patch,
-                    self.key / "statistics", device=self.device, mode=request.mode, accelerator=self.accelerator,
-                )  # fmt: skip
-                if self.accelerator.is_main_process:
-                    for statistics, path in zip(found, paths):
-                        statistics.save(path)
+                self._collect(request, context, paths)
         return [RealStatistics.load(path) for path in paths]
+
+    def _collect(self, request: StatisticsRequest, context: Context, paths: list[Path]) -> None:
+        """One pass over the real images; each process takes whole classes, so that sums are those of one process."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        with Progress("statistics", len(self.train), show=rank == 0) as progress:
+            found = collect_statistics(
+                [m.model for m in context.observers], self.train, request.policy, request.patch,
+                self.key / "statistics", self.device, mode=request.mode, rank=rank, world=world,
+                progress=lambda images: progress.advance(images * world),
+            )  # fmt: skip
+        if world > 1:
+            for statistics, path in zip(found, paths):
+                statistics.save(path.with_suffix(f".{rank}"))
+            self.accelerator.wait_for_everyone()
+            parts = [[path.with_suffix(f".{r}") for r in range(world)] for path in paths]
+            found = [merge_statistics([RealStatistics.load(p) for p in part]) for part in parts] if rank == 0 else []
+        if rank == 0:
+            for statistics, path in zip(found, paths):
+                statistics.save(path)
+                for part in path.parent.glob(f"{path.stem}.[0-9]*"):
+                    part.unlink()
 
     def relabel(self) -> dict[str, ImageSet]:
         """Soft labels for the condensed images and for the baselines; returns every row that is scored."""
@@ -279,6 +302,7 @@ class CondensationTrainer:
                     write_store(
                         stage.folder / name / "views", rows[name].images, rows[name].labels, teacher,
                         self._policy(), self.key / "labels", settings["epochs"], settings["batch"], device=self.device,
+                        limit=settings["limit"],
                     )  # fmt: skip
         if settings["store"] == "full":
             for name in names:
@@ -290,12 +314,14 @@ class CondensationTrainer:
         pool = ModelPool.load(self.folder / "pool")
         names = self.config.squeeze.teachers
         members = pool.select(names) if names else pool
-        return Ensemble([m.model.to(self.device).freeze() for m in members], self.config.labels.ensemble,
-                        self.config.run.precision)  # fmt: skip
+        models = [m.model.to(self.device).freeze() for m in members]
+        return Ensemble.for_protocol(models, self._resolved_protocol(), self.config.run.precision)
 
-    def _policy(self):
-        ipc, student = self.config.run.ipc, self.config.evaluation.students[0]
-        return self.protocol.resolve(student, ipc).policy(self.train.image_size, self.flip)
+    def _resolved_protocol(self) -> Protocol:
+        return self.protocol.resolve(self.config.evaluation.students[0], self.config.run.ipc)
+
+    def _policy(self) -> ViewPolicy:
+        return self._resolved_protocol().policy(self.train.image_size, self.flip)
 
     def _rows(self, synthetic: Synthetic) -> dict[str, ImageSet]:
         """What is scored with every label regime: baselines of the same size, then the condensed set."""
@@ -349,7 +375,7 @@ class CondensationTrainer:
             for m in pool
         ]
         store = own.store.manifest if own.store else None
-        kind = {"kind": "probabilities", "temperature": 1.0, "ensemble": c.labels.ensemble}
+        kind = {"kind": "probabilities", "temperature": 1.0, "ensemble": settings["average"]}
         content = gather_content(
             method=self.method.info, config=c.sections(), source=self.splits.info, models=models,
             regimes=["hard", "stored", "online"], scores=table.without_cost(), store=store,

@@ -1,4 +1,4 @@
-"""One encoded image in, pixels of one mode and one size out."""
+"""One encoded image in, pixels of one format out: mode, channels and size."""
 
 from __future__ import annotations
 
@@ -6,17 +6,33 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-GREY_MODES = ("1", "L", "LA", "La", "I")  # and every I;16 variant
 
+@dataclass(frozen=True)
+class PixelFormat:
+    """What decoded images look like; the same for train and test.
 
-def is_grey(image: Image.Image) -> bool:
-    return image.mode in GREY_MODES or image.mode.startswith("I;16")
+    Args:
+        channels: 1 (grey) or 3 (RGB).
+        image_size: side in pixels that networks see.
+        mean, std: of each channel, in unit pixels, for networks that are trained on these images.
+    """
+
+    channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def stored_size(self) -> int:
+        """Side that is kept: larger than networks see where a crop is usual (224 -> 256), else the same."""
+        return self.image_size if self.image_size <= 112 else self.image_size * 8 // 7
 
 
 def over_white(image: Image.Image) -> Image.Image:

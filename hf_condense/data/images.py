@@ -6,50 +6,31 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from hf_condense.data.decoding import cell_bytes, map_ahead, open_image, plain_mode, to_pixels, worker_count
+from hf_condense.data.cache import cache_folder, one_at_a_time
+from hf_condense.data.decoding import (
+    PixelFormat,
+    cell_bytes,
+    map_ahead,
+    open_image,
+    plain_mode,
+    to_pixels,
+    worker_count,
+)
 from hf_condense.errors import DataError
 from hf_condense.files import atomic_path, fingerprint
+from hf_condense.progress import Progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 CHUNK = 32  # images a thread decodes at a time
-
-
-@dataclass(frozen=True)
-class PixelFormat:
-    """What decoded images look like; the same for train and test.
-
-    Args:
-        channels: 1 (grey) or 3 (RGB).
-        image_size: side in pixels that networks see.
-        mean, std: of each channel, in unit pixels, for networks that are trained on these images.
-    """
-
-    channels: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def stored_size(self) -> int:
-        """Side that is kept: larger than networks see where a crop is usual (224 -> 256), else the same."""
-        return self.image_size if self.image_size <= 112 else self.image_size * 8 // 7
-
-
-def cache_folder() -> Path:
-    """Where decoded images that do not fit in memory go: `HF_CONDENSE_CACHE`, else the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "hf_condense"
-    return Path(os.environ.get("HF_CONDENSE_CACHE", default)).expanduser()
 
 
 class ImageSource:
@@ -172,12 +153,7 @@ class ImageSource:
         rows = np.asarray(rows, np.int64)
         if self._decoded is not None:
             return self._decoded[torch.from_numpy(rows)]
-        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        at = 0
-        for part in self._decode(rows):
-            out[at : at + len(part)] = part
-            at += len(part)
-        return torch.from_numpy(out)
+        return torch.from_numpy(self._filled(self._decode(rows), len(rows)))
 
     def decoded(self) -> torch.Tensor:
         """uint8 [N, C, S, S] of the whole split, decoded once.
@@ -186,20 +162,38 @@ class ImageSource:
         """
         if self._decoded is None:
             if math.prod(self.shape) <= self.decode_gb * 1e9:
-                self._decoded = self.images(np.arange(len(self)))
+                self._decoded = torch.from_numpy(
+                    self._filled(self._shown(self._decode(np.arange(len(self)))), len(self))
+                )
             else:
                 self._decoded = torch.from_numpy(self._memory_mapped())
         return self._decoded
 
+    def _filled(self, parts: Iterable[np.ndarray], count: int) -> np.ndarray:
+        out, at = np.empty((count, *self.shape[1:]), np.uint8), 0
+        for part in parts:
+            out[at : at + len(part)] = part
+            at += len(part)
+        return out
+
+    def _shown(self, parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The same chunks, with a progress bar where a person would wait for long."""
+        long = math.prod(self.shape) > 2e8 and os.environ.get("RANK", "0") == "0"
+        with Progress(f"decode {self.split}", len(self), show=long) as progress:
+            for part in parts:
+                yield part
+                progress.advance(len(part))
+
     def _memory_mapped(self) -> np.ndarray:
         path = cache_folder() / "decoded" / f"{self.fingerprint}.npy"
-        if not path.exists():
-            with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                # written in row order rather than through a map: a full disk is then an error, not a crash
-                header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                for part in self._decode(np.arange(len(self))):
-                    file.write(part.tobytes())
+        with one_at_a_time(path):
+            if not path.exists():
+                with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                    # written in row order rather than through a map: a full disk is then an error, not a crash
+                    header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                    for part in self._shown(self._decode(np.arange(len(self)))):
+                        file.write(part.tobytes())
         # copy-on-write, because torch wants memory that it could write to
         return np.load(path, mmap_mode="c")
 

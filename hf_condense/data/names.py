@@ -22,6 +22,7 @@ class KnownDataset:
         train_split, test_split: None means "find it".
         image_column, label_column: None means "find it by feature type".
         image_size: side in pixels that networks usually see.
+        flip: whether a mirrored image keeps its class (not so for digits).
         mean, std: of training pixels in [0, 1], as published code normalises; None means "measure".
         page: what a person opens to read about it and to accept a gate.
         embedded: made by `data.embedded`, no network needed.
@@ -37,6 +38,7 @@ class KnownDataset:
     image_column: str | None = "image"
     label_column: str | None = "label"
     image_size: int | None = 32
+    flip: bool = True
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     page: str = ""
@@ -61,12 +63,12 @@ def _imagenet(**changes) -> KnownDataset:
 
 
 KNOWN: dict[str, KnownDataset] = {
-    "digits": KnownDataset("digits", image_size=8, embedded=True),
+    "digits": KnownDataset("digits", image_size=8, flip=False, embedded=True),
     "generated-200": KnownDataset("generated-200", image_size=64, embedded=True),
-    "mnist": KnownDataset("ylecun/mnist", image_size=28, mean=(0.1307,), std=(0.3081,)),
+    "mnist": KnownDataset("ylecun/mnist", image_size=28, flip=False, mean=(0.1307,), std=(0.3081,)),
     "fashion_mnist": KnownDataset("zalando-datasets/fashion_mnist", image_size=28, mean=(0.2861,), std=(0.3530,)),
     "svhn": KnownDataset(
-        "ufldl-stanford/svhn", config="cropped_digits",
+        "ufldl-stanford/svhn", config="cropped_digits", flip=False,
         mean=(0.4377, 0.4438, 0.4728), std=(0.1980, 0.2010, 0.1970),
     ),
     "cifar10": KnownDataset(

@@ -87,11 +87,9 @@ def _local(path: Path, settings: DataSettings) -> Opened:
     from datasets import Dataset, load_dataset, load_from_disk
 
     if not path.exists():
-        near = (
-            nearest(path.name, [p.name for p in path.parent.iterdir()])
-            if path.parent.is_dir()
-            else "check the spelling"
-        )
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = get_close_matches(path.name, [n for n in beside if not n.startswith(".")], n=2)
+        near = f"did you mean {' or '.join(close)}?" if close else "check the spelling"
         raise DataError("dataset", str(path), "a folder or file that exists, a short name or a Hub id", near)
     with told_clearly(str(path), None, path):
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
@@ -124,7 +122,7 @@ def _from_hub(name: str, known: KnownDataset | None, settings: DataSettings) -> 
         config = None
     with told_clearly(settings.dataset, known, None), _without_waiting():
         splits = dict(load_dataset(hub_id, *([config] if config else []), **arguments))
-    revision = _commit(splits) or settings.revision
+        revision = _commit(splits) or _asked_commit(hub_id, arguments.get("revision")) or settings.revision
     card = try_to_load_from_cache(hub_id, "README.md", repo_type="dataset", revision=revision)
     license = _info_license(splits) or _card_license(Path(card) if isinstance(card, str) else None)
     return Opened(splits, settings.dataset, known, revision, license, hub=True)
@@ -237,6 +235,16 @@ def _commit(splits: dict[str, Any]) -> str | None:
             if found:
                 return found[1]
     return None
+
+
+def _asked_commit(hub_id: str, revision: str | None) -> str | None:
+    """The commit as the Hub tells it (a stream remembers none), or None without network."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(hub_id, revision=revision, timeout=PROBE_SECONDS).sha
+    except Exception:  # provenance is poorer without it, the images are the same
+        return None
 
 
 def _info_license(splits: dict[str, Any]) -> str | None:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from hf_condense.config import DataSettings
+from hf_condense.data.cache import cache_folder, one_at_a_time
 from hf_condense.data.columns import UNLABELLED, find_image_column, find_label_column, read_labels
+from hf_condense.data.decoding import PixelFormat
 from hf_condense.data.drawing import hold_out, per_class, stratified
-from hf_condense.data.images import ImageSource, PixelFormat, cache_folder
+from hf_condense.data.images import ImageSource
 from hf_condense.data.names import IMAGENET_MEAN, IMAGENET_STD, KnownDataset, select_classes
 from hf_condense.data.randomness import Key
-from hf_condense.data.reading import Opened, open_splits, told_clearly
+from hf_condense.data.reading import Opened, open_splits
 from hf_condense.data.streams import features_of, gather, limit_before_hold_out
 from hf_condense.errors import DataError
 from hf_condense.files import fingerprint, read_json, write_json
@@ -176,8 +178,7 @@ class _Reader:
         training = split not in TEST_NAMES and split != settings.test_split
         limit = limit_before_hold_out(settings.max_per_class, settings.hold_out) if training else None
         identity = [opened.id, opened.revision, settings.dataset_config, split, asked] if opened.revision else None
-        with told_clearly(opened.id, opened.known, None):
-            return gather(stream, *self.columns, keep=keep, limit=limit, key=self.key / split, identity=identity)
+        return gather(stream, *self.columns, keep=keep, limit=limit, key=self.key / split, identity=identity)
 
 
 def _train_split(opened: Opened, settings: DataSettings) -> str:
@@ -285,9 +286,10 @@ def _measure(train: ImageSource, pixels: PixelFormat, settings: DataSettings, ke
 def _without_corrupt(source: ImageSource) -> ImageSource:
     """`source` without the images that do not decode. Which ones is found once and kept in the cache folder."""
     path = cache_folder() / "undecodable" / f"{source.fingerprint}.json"
-    bad = read_json(path) if path.exists() else [row for row, _ in source.undecodable()]
-    if not path.exists():
-        write_json(path, bad)
+    with one_at_a_time(path):
+        if not path.exists():
+            write_json(path, source.undecodable())
+        bad = [row for row, _ in read_json(path)]
     if bad:
         logger.warning("left out %d images of split %s that do not decode", len(bad), source.split)
     return source.subset(np.setdiff1d(np.arange(len(source)), bad)) if bad else source

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from hf_condense.data.cache import cache_folder, one_at_a_time
 from hf_condense.data.decoding import cell_bytes
-from hf_condense.data.images import cache_folder
 from hf_condense.data.randomness import Key
+from hf_condense.data.reading import told_clearly
 from hf_condense.files import atomic_path, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ def gather(
             the process.
 
     Raises:
-        DataError: an image of the stream cannot be fetched.
+        DataError: the stream breaks off.
+        ArtefactError: the file cannot be written.
     """
     from datasets import ClassLabel, Dataset, Features, Image, Value
 
@@ -60,15 +62,16 @@ def gather(
     else:
         folder = cache_folder() / "streams"
     path = folder / f"{fingerprint([identity, image_column, label_column, limit, list(key.parts)])}.arrow"
-    if not path.exists():
-        label = features_of(stream)[label_column]
-        kind = label if isinstance(label, ClassLabel) else Value(label.dtype)
-        features = Features({image_column: Image(decode=False), label_column: kind})
-        rows = _encoded(stream, image_column, label_column, keep)
-        rows = rows if limit is None else _reservoir(rows, label_column, limit, key)
-        with atomic_path(path) as temporary:
-            _write(rows, features, temporary)
-        logger.info("gathered the stream into %s (%.2f GB)", path, path.stat().st_size / 1e9)
+    with one_at_a_time(path):
+        if not path.exists():
+            label = features_of(stream)[label_column]
+            kind = label if isinstance(label, ClassLabel) else Value(label.dtype)
+            features = Features({image_column: Image(decode=False), label_column: kind})
+            rows = _encoded(stream, image_column, label_column, keep)
+            rows = rows if limit is None else _reservoir(rows, label_column, limit, key)
+            with atomic_path(path) as temporary:
+                _write(rows, features, temporary)
+            logger.info("gathered the stream into %s (%.2f GB)", path, path.stat().st_size / 1e9)
     return Dataset.from_file(str(path))
 
 
@@ -79,11 +82,14 @@ def _encoded(stream: Any, image_column: str, label_column: str, keep: Callable |
     feature = Image(decode=False)
     if stream.features is not None:  # else images come decoded, and are encoded again without loss
         stream = stream.cast_column(image_column, feature)
-    for number, row in enumerate(stream):
-        if keep is None or keep(row[label_column]):
+    name = stream.info.dataset_name or "stream"
+    with told_clearly(name, None, None):  # a broken connection is not a disk that cannot be written to
+        for number, row in enumerate(stream):
+            if keep is not None and not keep(row[label_column]):
+                continue
             try:
                 encoded = cell_bytes(feature.encode_example(row[image_column]))
-            except (ValueError, OSError) as error:
+            except (ValueError, FileNotFoundError) as error:
                 # kept as an empty cell, so that it is found, named and counted where any damaged image is
                 logger.warning("row %d of the stream has no image: %s", number, error)
                 encoded = b""

@@ -61,6 +61,7 @@ def train_student(
     device: torch.device,
     teacher: Ensemble | None = None,
     store: LabelStore | None = None,
+    like: int | None = None,
     image_size: int | None = None,
     mean: Sequence[float] = (0.5,),
     std: Sequence[float] = (0.25,),
@@ -78,6 +79,8 @@ def train_student(
         regime: "hard", "stored" (needs `store`) or "online" (needs `teacher`).
         test_images, test_labels: as above; read only when training is over, and for `best_top1` where the protocol looks.
         key: names initial weights and views. Students of one key on two sets differ by the set alone.
+        like: train with the batch, epochs and steps that the protocol has for a set of this many images; a larger
+            set then gives every epoch another part of itself.
         image_size: side that the student sees; that of `images` where not said.
         mean, std: of the dataset in unit pixels.
         flip: whether the protocol's horizontal flips make sense for these classes.
@@ -88,8 +91,9 @@ def train_student(
     """
     check(len(images) == len(labels), "images", len(images), f"as many as labels ({len(labels)})")
     size = image_size or images.shape[-1]
-    ipc = max(1, len(images) // num_classes)
-    recipe, protocol = protocol.fit_recipe(name, ipc, len(images), precision), protocol.resolve(name, ipc)
+    like = like or len(images)
+    ipc = max(1, like // num_classes)
+    recipe, protocol = protocol.fit_recipe(name, ipc, like, precision), protocol.resolve(name, ipc)
     if images.numel() * images.element_size() <= DEVICE_BYTES:
         images, labels = images.to(device), labels.to(device)
     mean, std = ([*v] * images.shape[1] if len(v) == 1 else v for v in (mean, std))
@@ -97,7 +101,7 @@ def train_student(
         name, num_classes=num_classes, image_size=size, channels=images.shape[1], mean=mean, std=std, key=key / "init"
     ).to(device)
     policy = protocol.policy(size, flip)
-    batches = student_batches(images, labels, regime, protocol, policy, key, device, teacher, store)
+    batches = student_batches(images, labels, regime, protocol, policy, key, device, teacher, store, like)
     if protocol.bn_double_update:
         batches = _seen_twice(batches, model)
     shown = validation_images(test_images, size, protocol.val_resize)
@@ -133,6 +137,7 @@ def student_batches(
     device: torch.device,
     teacher: Ensemble | None = None,
     store: LabelStore | None = None,
+    like: int | None = None,
 ) -> Callable[[int], Iterator[Batch]]:
     """Epoch number -> its batches, for `fit`; labels by regime. `protocol` is a resolved one.
 
@@ -140,7 +145,10 @@ def student_batches(
     accumulation only where they carry soft labels: a part of a mixed batch has lost its partners' classes.
     """
     check(regime in ("hard", "stored", "online"), "regime", regime, "hard, stored, online")
-    size, limit = protocol.batch_size(len(images)), protocol.duration(len(images))[1]
+    like = like or len(images)
+    size, limit = protocol.batch_size(like), protocol.duration(like)[1]
+    if limit is None and like < len(images):
+        limit = -(-like // size)
     part = -(-size // protocol.accumulation)
     if regime == "stored":
         if store is None:

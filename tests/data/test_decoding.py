@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_images import encoded, picture
 from torch.nn.functional import interpolate
 
 from hf_condense.data.decoding import map_ahead, open_image, plain_mode, square, to_pixels
-from small_images import encoded, picture
 
 
 def test_sixteen_bits_become_eight():

@@ -1,5 +1,7 @@
 """The images of one split: decoded in memory, from disk or on the way, always the same pixels."""
 
+import os
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 from small_images import image_dataset
 
 from hf_condense.config import DataSettings
-from hf_condense.data.images import cache_folder
+from hf_condense.data.cache import cache_folder
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
 from hf_condense.errors import ArtefactError, DataError
@@ -45,7 +47,7 @@ def test_decoded_in_memory_on_disk_and_on_the_way_are_equal(data):
     assert whole.dtype == torch.uint8
     assert whole.shape == memory.shape == (99, 3, 12, 12)
     assert torch.equal(disk.decoded(), whole)
-    assert [p.stem for p in (cache_folder() / "decoded").iterdir()] == [disk.fingerprint]
+    assert [p.stem for p in (cache_folder() / "decoded").glob("*.npy")] == [disk.fingerprint]
     again = train_of(data, decode_gb=0.0)
     again._decode = None  # the file is found, nothing is decoded
     assert torch.equal(again.decoded(), whole)
@@ -126,14 +128,45 @@ def test_a_full_disk_leaves_nothing_behind(data, monkeypatch):
         raise OSError(28, "No space left on device")
 
     source._decode = stops_half_way
-    with pytest.raises(ArtefactError, match="No space left"):
+    with pytest.raises(ArtefactError, match="No space left") as caught:
         source.decoded()
-    assert list((cache_folder() / "decoded").iterdir()) == []
+    assert caught.value.field == "HF_CONDENSE_CACHE"
+    assert not [p for p in (cache_folder() / "decoded").iterdir() if p.suffix != ".lock"]
     assert torch.equal(train_of(data, decode_gb=0.0).decoded(), train_of(data).decoded())
 
 
+def test_a_cache_that_cannot_be_written_to_is_told(data, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("HF_CONDENSE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ArtefactError) as caught:
+        train_of(data, decode_gb=0.0).decoded()
+    assert caught.value.field == "HF_CONDENSE_CACHE"
+
+
+def test_two_processes_decode_to_disk_once(data, tmp_path):
+    """The second one waits for the first and finds its file."""
+    source, log = train_of(data, decode_gb=0.0), tmp_path / "log"
+    decode = source._decode
+
+    def noted(rows):
+        with open(log, "a") as file:
+            file.write("decoded\n")
+        time.sleep(0.2)
+        return decode(rows)
+
+    source._decode = noted
+    child = os.fork()
+    if child == 0:
+        source.decoded()
+        os._exit(0)
+    pixels = source.decoded()
+    assert os.waitpid(child, 0)[1] == 0
+    assert log.read_text() == "decoded\n"
+    assert torch.equal(pixels, train_of(data).decoded())
+
+
 def test_stored_images_leave_room_for_a_crop_where_that_is_usual():
-    from hf_condense.data.images import PixelFormat
+    from hf_condense.data.decoding import PixelFormat
 
     sizes = {8: 8, 32: 32, 64: 64, 112: 112, 128: 146, 224: 256}
     pixels = PixelFormat(3, 8, (0.5,) * 3, (0.5,) * 3)

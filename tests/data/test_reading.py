@@ -98,7 +98,7 @@ def test_folders_that_hold_no_dataset_are_refused(tmp_path):
 def test_a_missing_folder_names_its_neighbours(tmp_path):
     (tmp_path / "photographs").mkdir()
     assert "photographs" in refused(tmp_path / "photograps").next_step
-    assert refused("./no/such/place").field == "dataset"
+    assert refused("./no/such/place").next_step == "check the spelling"
 
 
 def test_a_stream_gives_the_same_images_as_the_files(tmp_path):
@@ -137,6 +137,20 @@ def test_only_the_classes_asked_for_are_stored_of_a_stream():
     found = open_source(DataSettings(classes=("emu", "cat")), Key(0), dataset=stream)
     assert len(found.train.table) == 20
     assert found.info.class_names == ("emu", "cat")
+
+
+def test_a_stream_that_breaks_off_is_not_taken_for_a_full_disk(tmp_path):
+    from datasets import ClassLabel, Features, Image, IterableDataset
+
+    def rows():
+        yield from image_dataset([0, 1, 2]).cast_column("image", Image(decode=False))
+        raise ConnectionResetError("peer went away")
+
+    features = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog", "emu"])})
+    with pytest.raises(DataError) as caught:
+        open_source(DataSettings(), Key(0), dataset=IterableDataset.from_generator(rows, features=features))
+    assert caught.value.field == "dataset"
+    assert "network" in caught.value.next_step
 
 
 class _Hub(BaseHTTPRequestHandler):

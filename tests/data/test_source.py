@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from small_images import encoded, image_dataset, picture
 
 from hf_condense.config import DataSettings
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
 from hf_condense.errors import DataError
-
-from small_images import encoded, image_dataset, picture
 
 LABELS = [0, 1, 2, 1, 2, 0, 0, 1, 2, 0]
 

@@ -173,7 +173,7 @@ def test_what_cannot_be_had_is_named_with_the_next_step(name, pretrained, told):
 def test_torchvision_weights_that_cannot_be_fetched(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
-    with pytest.raises(ModelError, match="alexnet-owt.*put that file into"):
+    with pytest.raises(ModelError, match=r"alexnet-owt.*put that file into"):
         load("torchvision/alexnet", pretrained=True)
 
 

@@ -17,8 +17,9 @@ from hf_condense.models.pool import ModelPool, squeeze, training_policy
 from hf_condense.models.training import evaluate_top1
 
 CPU = torch.device("cpu")
+KEY = Key(0, "squeeze")
 SETTINGS = SqueezeSettings(
-    base_model=("convnet_d1", "convnet_w32"), squeeze_epochs=2, squeeze_lr=0.05, squeeze_batch=32, patience_top1=1.0
+    base_model=("convnet_d1", "convnet_w32"), squeeze_epochs=2, squeeze_lr=0.05, squeeze_batch=8, patience_top1=1.0
 )
 
 
@@ -27,7 +28,7 @@ def digits():
     return open_source(DataSettings(dataset="digits", max_per_class=20, max_test=100), Key(0))
 
 
-def make(digits, folder, settings=SETTINGS, key=Key(0, "squeeze"), **kwargs):
+def make(digits, folder, settings=SETTINGS, key=KEY, **kwargs):
     plain = {"image_size": 8, "device": CPU, "flip": False, "progress": False}
     return squeeze(settings, digits.train, digits.test, key=key, cache_folder=folder, **{**plain, **kwargs})
 

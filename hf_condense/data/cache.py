@@ -1,0 +1,37 @@
+"""What is worked out once about a dataset is kept in the user's cache folder, for later runs and other processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hf_condense.errors import ArtefactError
+
+
+def cache_folder() -> Path:
+    """`HF_CONDENSE_CACHE`, else `hf_condense` in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "hf_condense"
+    return Path(os.environ.get("HF_CONDENSE_CACHE", default)).expanduser()
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Processes that want to make `path` wait for each other, so that one makes it and the others find it.
+
+    Raises:
+        ArtefactError: the cache folder cannot be written to or is full.
+    """
+    from filelock import FileLock  # released by the system when its holder is killed
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.parent / f".{path.name}.lock"):
+            yield
+    except (OSError, ArtefactError) as error:
+        reason = error.allowed if isinstance(error, ArtefactError) else error.strerror or error
+        raise ArtefactError(
+            "HF_CONDENSE_CACHE", str(path.parent), f"a folder that can be written to, with room ({reason})",
+            "free space there, or set that variable to another folder, and run the same command again",
+        ) from error  # fmt: skip

@@ -1,0 +1,248 @@
+"""Scoring: a grid of sets x students x label regimes x seeds, each cell trained once and kept as a file of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_condense.config import check
+from hf_condense.data.randomness import Key
+from hf_condense.errors import ConfigError
+from hf_condense.evaluation.protocols import Protocol
+from hf_condense.evaluation.report import ScoreTable
+from hf_condense.evaluation.students import train_student, validation_images
+from hf_condense.files import fingerprint, read_json, write_json
+from hf_condense.labels.store import LabelStore, image_digest, write_store
+from hf_condense.labels.teacher import Ensemble
+from hf_condense.models.training import evaluate_top1
+from hf_condense.progress import Progress
+
+VERSION = 1  # raised by hand when equal cells no longer give equal scores
+
+
+@dataclass
+class ImageSet:
+    """One row of the table: images that students are trained on.
+
+    Args:
+        images: uint8 [N, C, S, S]; `labels` int64 [N].
+        store: labels of its views, for the regime "stored"; made in the scores folder where there is none.
+        regimes: those it is scored in; None: all that are asked for.
+        like: train as long as on a set of this many images; None: as long as its own size says.
+        bytes: of the images as published; of the raw pixels where not said.
+        digest: stands for images and labels in fingerprints; computed where not said (give it for large sets).
+        note: shown under the table.
+    """
+
+    images: Tensor
+    labels: Tensor
+    store: LabelStore | None = None
+    regimes: tuple[str, ...] | None = None
+    like: int | None = None
+    bytes: int | None = None
+    digest: str | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        self.labels = torch.as_tensor(self.labels)
+        if self.digest is None:
+            self.digest = fingerprint([image_digest(self.images), image_digest(self.labels)])
+        if self.bytes is None:
+            self.bytes = self.images.numel() * self.images.element_size()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One student to train: which row, which of the row's sets, student, regime and seed."""
+
+    row: str
+    set: int
+    student: str
+    regime: str
+    seed: int
+
+
+def score(
+    rows: Mapping[str, ImageSet | Sequence[ImageSet]],
+    *,
+    protocol: Protocol,
+    students: Sequence[str],
+    regimes: Sequence[str],
+    seeds: int | Sequence[int],
+    ipc: int,
+    test_images: Tensor,
+    test_labels: Tensor,
+    num_classes: int,
+    key: Key,
+    device: torch.device,
+    scores_folder: Path | str,
+    teacher: Ensemble | None = None,
+    baseline: str = "random",
+    label_epochs: int | None = None,
+    test_digest: str | None = None,
+    accelerator=None,
+    **student_settings: Any,
+) -> ScoreTable:
+    """Trains and scores every student of the grid that is not already in `scores_folder`, and writes the table there.
+
+    Seed i draws the same initial weights and views in every row and regime, so that rows are compared in pairs.
+
+    Args:
+        rows: name -> a set, or several sets of which seed i takes number i modulo their count (several random draws,
+            so that the interval covers the draw). The row "full" is the real training set: hard labels only, and as
+            many student steps as the others.
+        seeds: how many, or which.
+        ipc: images per class of the sets.
+        test_images, test_labels: uint8 [M, C, S, S] and int64 [M]; read only to score finished students.
+        scores_folder: gets `scores.json`, `scores.md`, `cells/` (a file a student), `stores/` and unfinished `states/`.
+        teacher: makes the labels of the regimes "stored" and "online"; its accuracy is reported.
+        baseline: the row that differences are taken to, where it exists.
+        label_epochs: epochs of stores that have to be made; those of the training where not said.
+        test_digest: stands for the test images in fingerprints, as `ImageSet.digest`.
+        accelerator: an `accelerate.Accelerator`; its processes share the cells, and all of them get the table.
+        student_settings: of `train_student`: image_size, mean, std, flip, precision.
+
+    Raises:
+        ConfigError: no rows, an unknown regime, or a regime without its teacher.
+    """
+    check(len(rows) > 0, "rows", [], "one or more sets")
+    for regime in regimes:
+        check(regime in ("hard", "stored", "online"), "regimes", regime, "hard, stored, online")
+    sets = {name: [row] if isinstance(row, ImageSet) else list(row) for name, row in rows.items()}
+    if "full" in sets:
+        sets["full"] = [_full(found, ipc * num_classes) for found in sets["full"]]
+    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    cells = _cells(sets, students, regimes, seeds)
+    test_labels = torch.as_tensor(test_labels)
+    test = test_digest or fingerprint([image_digest(test_images), image_digest(test_labels)])
+    grid = _Grid(
+        sets, protocol, teacher, key, device, Path(scores_folder), test_images, test_labels, test, num_classes,
+        accelerator, student_settings,
+    )  # fmt: skip
+    grid.make_stores(cells, label_epochs)
+    grid.train(cells)
+    found = baseline if baseline in sets else None
+    notes = {name: row[0].note for name, row in sets.items() if row[0].note}
+    students_scored = [read_json(grid.path(cell)) for cell in cells]
+    table = ScoreTable(students_scored, asdict(protocol), found, grid.teacher_top1(), notes)
+    if grid.rank == 0:
+        table.save(scores_folder)
+    return table
+
+
+def _full(found: ImageSet, like: int) -> ImageSet:
+    """The real training set as the reference row: soft labels and longer training would make it another question."""
+    note = found.note or "the real training set, with hard labels and as many student steps as the other rows"
+    return replace(found, regimes=("hard",), like=found.like or like, note=note)
+
+
+def _cells(sets: dict[str, list[ImageSet]], students, regimes, seeds) -> list[Cell]:
+    return [
+        Cell(row, i % len(found), student, regime, seed)
+        for row, found in sets.items()
+        for student in students
+        for regime in regimes
+        if found[0].regimes is None or regime in found[0].regimes
+        for i, seed in enumerate(seeds)
+    ]
+
+
+@dataclass
+class _Grid:
+    """What the cells of one table share, and where each is kept."""
+
+    sets: dict[str, list[ImageSet]]
+    protocol: Protocol
+    teacher: Ensemble | None
+    key: Key
+    device: torch.device
+    folder: Path
+    test_images: Tensor
+    test_labels: Tensor
+    test_digest: str
+    num_classes: int
+    accelerator: Any
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        a = self.accelerator
+        self.rank, self.world = (a.process_index, a.num_processes) if a else (0, 1)
+        self.facts = self.teacher.describe() if self.teacher else None
+        self.shared = [VERSION, list(self.key.parts), self.settings, self.test_digest]
+
+    def make_stores(self, cells: list[Cell], label_epochs: int | None) -> None:
+        """Labels the sets that cells of the regime "stored" lack, once a set for all its students and seeds."""
+        stored = [c for c in cells if c.regime == "stored"]
+        for row, number in dict.fromkeys((c.row, c.set) for c in stored):
+            found = self.sets[row][number]
+            if found.store is not None:
+                continue
+            if self.teacher is None:
+                raise ConfigError(
+                    "regimes", "stored", "a teacher, or a store for each row", "give one, or drop stored"
+                )
+            images = len(found.images)
+            # a store cannot follow each student: batch and views are those of the first
+            protocol = self.protocol.resolve(stored[0].student, max(1, images // self.num_classes))
+            epochs, limit = protocol.duration(images)
+            size = self.settings.get("image_size") or found.images.shape[-1]
+            policy = protocol.policy(size, self.settings.get("flip", True))
+            name = fingerprint([found.digest, protocol, label_epochs, self.facts, policy, str(self.key)])
+            found.store = write_store(
+                self.folder / "stores" / f"{row}-{name}", found.images, found.labels, self.teacher, policy,
+                self.key / "labels", label_epochs or epochs, protocol.batch_size(images), self.device, limit=limit,
+                accelerator=self.accelerator,
+            )  # fmt: skip
+
+    def path(self, cell: Cell) -> Path:
+        """Readable, and different for whatever changes the score."""
+        found = self.sets[cell.row][cell.set]
+        labels = {"hard": None, "stored": found.store and found.store.fingerprint, "online": self.facts}[cell.regime]
+        identity = fingerprint([cell, found.digest, found.like, self.protocol, labels, self.shared])
+        name = f"{cell.row}-{cell.student.rsplit('/', 1)[-1]}-{cell.regime}-{cell.seed}-{identity}.json"
+        return self.folder / "cells" / name.replace(" ", "_").replace("/", "_")
+
+    def train(self, cells: list[Cell]) -> None:
+        """Trains this process's share of what is not there yet."""
+        with Progress("students", len(cells), show=self.rank == 0) as progress:
+            for number, cell in enumerate(cells):
+                if number % self.world == self.rank and not self.path(cell).exists():
+                    self._train(cell)
+                progress.advance()
+        if self.accelerator:
+            self.accelerator.wait_for_everyone()
+
+    def _train(self, cell: Cell) -> None:
+        found, path = self.sets[cell.row][cell.set], self.path(cell)
+        state = self.folder / "states" / path.stem
+        result = train_student(
+            cell.student, found.images, found.labels, cell.regime, protocol=self.protocol,
+            test_images=self.test_images, test_labels=self.test_labels, num_classes=self.num_classes,
+            key=self.key / "student" / cell.student / cell.seed, device=self.device, teacher=self.teacher,
+            store=found.store, like=found.like, accelerator=self.accelerator, state_folder=state, **self.settings,
+        )  # fmt: skip
+        needed = {"hard": None, "stored": found.store, "online": self.teacher}[cell.regime]
+        costs = {"image_bytes": found.bytes, "label_bytes": needed.bytes if needed is not None else 0}
+        write_json(path, asdict(cell) | asdict(result) | costs | {"images": len(found.images)})
+        shutil.rmtree(state, ignore_errors=True)
+
+    def teacher_top1(self) -> float | None:
+        """The teacher's accuracy on the test images, kept like a cell."""
+        if self.teacher is None:
+            return None
+        path = (
+            self.folder / "cells" / f"teacher-{fingerprint([self.facts, self.protocol.val_resize, self.shared])}.json"
+        )
+        if self.rank == 0 and not path.exists():
+            size = self.settings.get("image_size") or self.test_images.shape[-1]
+            shown = validation_images(self.test_images, size, self.protocol.val_resize)
+            write_json(path, {"top1": evaluate_top1(self.teacher, shown, self.test_labels, self.device, size=size)})
+        if self.accelerator:
+            self.accelerator.wait_for_everyone()
+        return read_json(path)["top1"]

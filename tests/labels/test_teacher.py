@@ -1,0 +1,84 @@
+import pytest
+import torch
+from torch import nn
+
+from hf_condense.errors import ConfigError
+from hf_condense.labels.teacher import Ensemble
+from hf_condense.models.loading import ImageModel
+
+
+def with_batch_norm(seed: int = 0) -> ImageModel:
+    torch.manual_seed(seed)
+    body = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    return ImageModel(body, num_classes=3, channels=1)
+
+
+class Scaled(nn.Module):
+    """A network whose logits are a multiple of another's."""
+
+    def __init__(self, model: ImageModel, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor, self.num_classes = model, factor, model.num_classes
+
+    def forward(self, images):
+        return self.model(images) * self.factor
+
+
+def test_averages(images, model):
+    a, b, x = model(1), model(2), images(6) / 255
+    one, two = a.eval()(x), b.eval()(x)
+    assert torch.allclose(Ensemble([a, b]).logits(x), (one + two) / 2, atol=1e-6)
+    mean = (one.softmax(1) + two.softmax(1)) / 2
+    assert torch.allclose(Ensemble([a, b], "probabilities").logits(x).exp(), mean, atol=1e-6)
+    assert not torch.allclose(Ensemble([a, b]).logits(x).softmax(1), mean, atol=1e-6)
+
+
+def test_normalised_average_ignores_the_scale_of_one_teacher(images, model):
+    x, a, b = images(6) / 255, model(1), model(2)
+    plain = Ensemble([a, b], "normalised").logits(x)
+    scaled = Ensemble([a, Scaled(b, 10.0)], "normalised").logits(x)
+    one, two = a(x).norm(), b(x).norm()
+    assert torch.allclose(scaled / plain, ((one + 10 * two) / (one + two)).expand_as(plain), rtol=1e-4)
+    assert not torch.allclose(Ensemble([a, b]).logits(x), Ensemble([a, Scaled(b, 10.0)]).logits(x), rtol=0.1)
+
+
+def test_batch_statistics_tie_labels_to_their_batch_and_leave_the_network_alone(images):
+    x, network = images(6) / 255, with_batch_norm()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    running, batch = Ensemble([network]), Ensemble([network], bn="batch")
+    assert torch.allclose(running.logits(x)[:3], running.logits(x[:3]), atol=1e-6)
+    assert not torch.allclose(batch.logits(x)[:3], batch.logits(x[:3]), atol=1e-4)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not any(m.training for m in network.modules())
+
+
+def test_teacher_is_frozen_and_its_labels_can_enter_a_loss(images, model):
+    teacher = Ensemble([model(1)]).train()
+    logits = teacher.logits(images(4) / 255)
+    student = torch.zeros(4, 3, requires_grad=True)
+    (student - logits).square().mean().backward()
+    assert student.grad is not None
+    assert not teacher.training and not teacher.models[0].training
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+
+
+def test_soft_labels(teacher, images, device):
+    soft = teacher.soft_labels(images(7), device, batch_size=3)
+    assert soft.dtype == torch.float16 and soft.shape == (7, 3)
+    assert torch.allclose(soft.float().sum(1), torch.ones(7), atol=2e-3)
+    assert torch.equal(soft.argmax(1), teacher.logits(images(7) / 255).argmax(1))
+
+
+def test_wrong_ensembles(model):
+    with pytest.raises(ConfigError, match="one or more networks"):
+        Ensemble([])
+    with pytest.raises(ConfigError, match="one number of classes"):
+        Ensemble([model(1), model(2, classes=4)])
+    with pytest.raises(ConfigError, match="ensemble"):
+        Ensemble([model(1)], "median")
+
+
+def test_bytes_are_those_of_all_weights(model):
+    assert Ensemble([model(1), model(2)]).bytes == 2 * Ensemble([model(1)]).bytes > 4 * model(1).parameter_count

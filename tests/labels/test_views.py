@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from hf_condense.data.augmentation import ViewPolicy
+from hf_condense.data.randomness import Key
+from hf_condense.labels.views import epoch_batches, slices, view_batches
+
+POLICY = ViewPolicy(8, crop=(0.3, 1.0), mix="cutmix")
+
+
+def run(images, epoch=0, key=None, policy=POLICY, **more):
+    key = key if key is not None else Key(3)
+    return list(view_batches(images, torch.arange(len(images)) % 3, policy, key, epoch, 4, **more))
+
+
+def test_every_epoch_is_another_order_of_all_images():
+    first, second = (torch.cat(epoch_batches(Key(0), e, 10, 4)) for e in (0, 1))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
+    assert not torch.equal(first, second)
+
+
+def test_a_name_is_a_batch(images):
+    x = images(10)
+    for (r, _, a), (s, _, b) in zip(run(x, 2), run(x, 2)):
+        assert torch.equal(r, s) and torch.equal(a.images, b.images) and torch.equal(a.partner, b.partner)
+    assert not torch.equal(run(x, 2)[0][2].images, run(x, 2, Key(4))[0][2].images)
+    assert not torch.equal(run(x, 2)[0][2].images, run(x, 3)[0][2].images)
+
+
+def test_labels_are_of_the_rows_and_short_batches_are_kept_or_dropped(images):
+    x = images(10)
+    batches = run(x)
+    assert [len(r) for r, _, _ in batches] == [4, 4, 2]
+    assert all(torch.equal(b.labels, r % 3) for r, _, b in batches)
+    assert [len(r) for r, _, _ in run(x, drop_last=True)] == [4, 4]
+    assert [len(r) for r, _, _ in run(x, limit=1)] == [4]
+    assert torch.equal(run(x, limit=1)[0][2].images, batches[0][2].images)
+
+
+def test_without_augmentation_the_pixels_are_the_images(images):
+    x = images(10)
+    for rows, _, batch in run(x, policy=ViewPolicy(8, flip=0.0)):
+        assert torch.equal(batch.images, x[rows] / 255) and batch.lam == 1 and batch.partner is None
+
+
+@pytest.mark.parametrize("size, parts", [(4, [4]), (9, [4]), (2, [2, 2]), (3, [3, 1])])
+def test_slices(images, size, parts):
+    batch = run(images(10))[0][2]
+    batch.soft = torch.arange(12.0).view(4, 3)
+    found = list(slices(batch, size))
+    assert [len(b.labels) for b in found] == parts
+    assert torch.equal(torch.cat([b.images for b in found]), batch.images)
+    assert torch.equal(torch.cat([b.soft for b in found]), batch.soft)
+    assert (found[0].partner is None) == (len(parts) > 1)
