@@ -46,7 +46,9 @@ def add_settings(parser: argparse.ArgumentParser, method: str | None) -> None:
     parser.add_argument("run_folder", nargs="?", help="go on with this run folder and its config.yaml")
     parser.add_argument("--config", help="YAML file with settings; flags go over it", default=argparse.SUPPRESS)
     sections = {**SECTIONS, **({"method": method_class(method).Settings} if method else {})}
-    groups = {s: parser.add_argument_group(f"{s} settings" if s != "method" else f"{method} settings") for s in sections}
+    groups = {
+        s: parser.add_argument_group(f"{s} settings" if s != "method" else f"{method} settings") for s in sections
+    }
     for name, (section, f) in setting_fields(sections).items():
         allowed = choices(sections[section], name)
         help_text = f.metadata.get("help", "")
@@ -54,7 +56,11 @@ def add_settings(parser: argparse.ArgumentParser, method: str | None) -> None:
             help_text += f" ({' | '.join(str(a) for a in allowed if a is not None)})"
         optional_value = {"nargs": "?", "const": "true"} if f.type in ("bool", "bool | None") else {}
         groups[section].add_argument(
-            f"--{name}", default=argparse.SUPPRESS, metavar="VALUE", help=help_text.replace("%", "%%"), **optional_value
+            f"--{name}",
+            default=argparse.SUPPRESS,
+            metavar="VALUE",
+            help=help_text.replace("%", "%%"),
+            **optional_value,
         )
 
 

@@ -85,8 +85,12 @@ class DataSettings:
 class SqueezeSettings:
     """The pool of networks that have seen the real data."""
 
-    base_model: tuple[str, ...] = setting(("convnet_w32",), "observers: timm, torchvision/, hf-hub:, transformers: names or folders")
-    observers: tuple[str, ...] | None = setting(None, "those of the pool that synthesis looks through; all where not said")
+    base_model: tuple[str, ...] = setting(
+        ("convnet_w32",), "observers: timm, torchvision/, hf-hub:, transformers: names or folders"
+    )
+    observers: tuple[str, ...] | None = setting(
+        None, "those of the pool that synthesis looks through; all where not said"
+    )
     teachers: tuple[str, ...] | None = setting(None, "those of the pool that make soft labels; all where not said")
     pretrained: bool = setting(False, "start from published weights")
     squeeze_epochs: int = setting(10, "epochs on real data; 0 takes published weights as they are")
@@ -95,8 +99,12 @@ class SqueezeSettings:
     squeeze_momentum: float = setting(0.9, "momentum of the squeeze")
     squeeze_weight_decay: float = setting(0.0, "weight decay of the squeeze")
     squeeze_schedule: Literal["constant", "cosine"] = setting("constant", "learning-rate schedule of the squeeze")
-    squeeze_pad: int | None = setting(None, "pad-and-crop augmentation in pixels; an eighth of the side where not said")
-    squeeze_crop_min: float | None = setting(None, "smallest area of the random resized crop (instead of pad-and-crop)")
+    squeeze_pad: int | None = setting(
+        None, "pad-and-crop augmentation in pixels; an eighth of the side where not said"
+    )
+    squeeze_crop_min: float | None = setting(
+        None, "smallest area of the random resized crop (instead of pad-and-crop)"
+    )
     patience_top1: float = setting(1.5, "refuse observers whose top-1 is below this multiple of chance")
 
     def __post_init__(self) -> None:
@@ -148,16 +156,22 @@ class RunSettings:
     """The run itself."""
 
     method: str = setting("random", "condensation method; see `hf-condense methods`")
-    variant: Literal["paper", "official"] = setting("paper", "paper: as published, known faults mended; official: as the authors' script")
+    variant: Literal["paper", "official"] = setting(
+        "paper", "paper: as published, known faults mended; official: as the authors' script"
+    )
     ipc: int = setting(10, "synthetic images per class")
     seed: int = setting(0, "every draw of the run is keyed by it")
     output_dir: str | None = setting(None, "run folder; runs/<method>-<dataset>-ipc<N> where not said")
-    precision: Literal["auto", "fp32", "bf16"] = setting("auto", "arithmetic of frozen networks in synthesis and labelling")
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto", "arithmetic of frozen networks in synthesis and labelling"
+    )
     threads: int | None = setting(None, "CPU threads a process; results can differ in the last bit between counts")
     checkpoint_every: int = setting(200, "synthesis steps between checkpoints")
     overwrite: bool = setting(False, "redo stages whose settings have changed")
     quick: bool = setting(False, "the whole path with everything shortened, to see it work in about a minute")
-    trackers: tuple[str, ...] = setting((), "Accelerate trackers that get the losses (tensorboard, wandb, trackio ...)")
+    trackers: tuple[str, ...] = setting(
+        (), "Accelerate trackers that get the losses (tensorboard, wandb, trackio ...)"
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -104,13 +104,17 @@ def estimate(trainer: CondensationTrainer) -> dict[str, float]:
         full = once if "full" in c.evaluation.baselines else 0.0
         evaluation += c.evaluation.student_seeds * (rows * (once * len(c.evaluation.regimes) + online) + full)
     found["evaluation"] = evaluation / share
-    found["memory"] = max((o.activations * 2 * shard for o in observers), default=0) + sum(o.weights for o in costs.values())
+    found["memory"] = max((o.activations * 2 * shard for o in observers), default=0) + sum(
+        o.weights for o in costs.values()
+    )
     raw = len(train) * train.channels * train.stored_size**2
     in_memory = raw <= c.data.decode_gb * 1e9
     found["memory"] += raw if in_memory else 0
     found["disk"] = 0 if in_memory else raw
     if store["store"] == "full":
-        found["disk"] += rows * expected_bytes(store["epochs"], images, train.num_classes, store["batch"], store["policy"]["mix"] != "none")
+        found["disk"] += rows * expected_bytes(
+            store["epochs"], images, train.num_classes, store["batch"], store["policy"]["mix"] != "none"
+        )
     return found
 
 

@@ -70,7 +70,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             on_replace("after", path)
     except OSError as error:
         raise ArtefactError(
-            "output_dir", str(path), f"a place that can be written to ({error.strerror or error})",
+            "output_dir",
+            str(path),
+            f"a place that can be written to ({error.strerror or error})",
             "free space or choose another --output_dir, then run the same command again: what is done is kept",
         ) from error
     finally:
@@ -98,7 +100,9 @@ def read_json(path: Path | str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtefactError(str(path), "missing", "a file written by an earlier stage", "run that stage first") from None
+        raise ArtefactError(
+            str(path), "missing", "a file written by an earlier stage", "run that stage first"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ArtefactError(str(path), str(error), "JSON", "delete the file and run the stage again") from None
 
@@ -117,6 +121,9 @@ def load_tensors(path: Path | str) -> tuple[dict, dict]:
 
     try:
         with safe_open(str(path), framework="pt") as f:
-            return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {}).get("json", "{}"))
+            names = f.keys()  # not a dict: it has no iterator of its own
+            return {k: f.get_tensor(k) for k in names}, json.loads((f.metadata() or {}).get("json", "{}"))
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ArtefactError(str(path), str(error), "a whole safetensors file", "delete it and run the stage again") from None
+        raise ArtefactError(
+            str(path), str(error), "a whole safetensors file", "delete it and run the stage again"
+        ) from None

@@ -74,7 +74,9 @@ class Stage:
             before, now = old.get(name), new.get(name)
             if canonical_json(before) != canonical_json(now):
                 raise ConfigError(
-                    name, now, f"{before!r}, with which {self.name} in {self.folder.parent} was run",
+                    name,
+                    now,
+                    f"{before!r}, with which {self.name} in {self.folder.parent} was run",
                     "give the old value, another --output_dir, or --overwrite to redo this and later stages",
                 )
         # settings are equal, so what it was made from has changed: an earlier stage was redone, or the code moved on

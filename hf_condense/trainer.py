@@ -16,15 +16,15 @@ from accelerate import Accelerator, PartialState
 
 from hf_condense import estimate, report
 from hf_condense.config import DataSettings
-from hf_condense.data.randomness import Key
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.images import ImageSource, cache_folder
 from hf_condense.data.names import KNOWN, canonical_name
+from hf_condense.data.randomness import Key
 from hf_condense.data.source import Splits, open_source
 from hf_condense.engine import Engine, Synthetic
-from hf_condense.errors import ConfigError
 from hf_condense.evaluation.protocols import Protocol, get_protocol
-from hf_condense.evaluation.run import ImageSet, ScoreTable, score
+from hf_condense.evaluation.report import ScoreTable
+from hf_condense.evaluation.run import ImageSet, score
 from hf_condense.files import fingerprint, load_tensors, save_tensors
 from hf_condense.hub.artefact import Artefact, write_artefact
 from hf_condense.hub.provenance import describe_model, gather_content, gather_record, training_block
@@ -35,7 +35,6 @@ from hf_condense.methods import method_class
 from hf_condense.methods.base import Context, Method, StatisticsRequest
 from hf_condense.models.pool import POOL_VERSION, ModelPool, squeeze
 from hf_condense.models.statistics import STATISTICS_VERSION, RealStatistics, collect_statistics, merge_statistics
-
 from hf_condense.precision import resolve_precision
 from hf_condense.progress import Progress
 from hf_condense.resolve import Config, read_yaml, resolve
@@ -99,7 +98,9 @@ class CondensationTrainer:
             **({"epochs": e, "steps": None} if (e := self.config.evaluation.student_epochs) else {}),
         )
         if run.trackers:
-            self.accelerator.init_trackers("hf-condense", {k: str(v) for s in self.config.sections().values() for k, v in s.items()})
+            self.accelerator.init_trackers(
+                "hf-condense", {k: str(v) for s in self.config.sections().values() for k, v in s.items()}
+            )
         self._announce()
 
     # what the run stands on
@@ -197,7 +198,7 @@ class CondensationTrainer:
         add("statistics", "statistics", {**wanted, "observers": observers}, STATISTICS_VERSION, "squeeze")
         own = {"method": run.method, "ipc": run.ipc, "variant": run.variant, **asdict(c.method)}
         add("condense", "shards", own, self.method.VERSION, "statistics")
-        add("relabel", "labels", {**self.label_settings(), "baselines": c.evaluation.baselines}, RELABEL_VERSION, "condense")
+        add("relabel", "labels", self.label_settings(), RELABEL_VERSION, "condense")
         scoring = {**asdict(c.evaluation), "protocol": asdict(self.protocol)}
         add("evaluate", "scores", scoring, EVALUATE_VERSION, "relabel")
         return stages
@@ -232,7 +233,9 @@ class CondensationTrainer:
                     pool.save(stage.folder)
         pool = ModelPool.load(stage.folder)
         for member in pool:
-            log.info("  %-32s top-1 %.1f %%  %.2f M parameters", member.name, 100 * member.top1, member.parameters / 1e6)
+            log.info(
+                "  %-32s top-1 %.1f %%  %.2f M parameters", member.name, 100 * member.top1, member.parameters / 1e6
+            )
         return pool
 
     def condense(self) -> Synthetic:
@@ -284,30 +287,25 @@ class CondensationTrainer:
                 for part in path.parent.glob(f"{path.stem}.[0-9]*"):
                     part.unlink()
 
-    def relabel(self) -> dict[str, ImageSet]:
-        """Soft labels for the condensed images and for the baselines; returns every row that is scored."""
+    def relabel(self) -> ImageSet:
+        """Soft labels for the condensed images: one each, and those of every view where they are stored."""
         synthetic = self.condense()
-        stage, settings = self._stages()["relabel"], self.label_settings()
-        teacher = self.teacher()
-        rows = self._rows(synthetic)
-        names = list(rows)
-        with self._stage(stage):
-            for i, name in enumerate(names):
-                if i % self.accelerator.num_processes != self.accelerator.process_index:
-                    continue
-                path = stage.folder / name / "soft_labels.safetensors"
-                if not path.exists():
-                    save_tensors(path, {"soft_labels": teacher.soft_labels(rows[name].images, self.device)})
-                if settings["store"] == "full":
+        stage, settings, teacher = self._stages()["relabel"], self.label_settings(), self.teacher()
+        views = stage.folder / "views"
+        with self._stage(stage) as work:
+            if work and self.accelerator.is_main_process:
+                soft = teacher.soft_labels(synthetic.images, self.device)
+                save_tensors(stage.folder / "soft_labels.safetensors", {"soft_labels": soft})
+            if work and settings["store"] == "full":
+                with Progress("labels", settings["epochs"], show=self.accelerator.is_main_process) as progress:
                     write_store(
-                        stage.folder / name / "views", rows[name].images, rows[name].labels, teacher,
-                        self._policy(), self.key / "labels", settings["epochs"], settings["batch"], device=self.device,
-                        limit=settings["limit"],
+                        views, synthetic.images, synthetic.labels, teacher, self._policy(),
+                        self.key / "students" / "labels", settings["epochs"], settings["batch"], self.device,
+                        limit=settings["limit"], accelerator=self.accelerator, progress=progress,
                     )  # fmt: skip
-        if settings["store"] == "full":
-            for name in names:
-                rows[name].store = LabelStore.open(stage.folder / name / "views", rows[name].images)
-        return rows
+        store = LabelStore.open(views, synthetic.images) if settings["store"] == "full" else None
+        self._synthetic = synthetic
+        return ImageSet(synthetic.images, synthetic.labels, store)
 
     def teacher(self) -> Ensemble:
         """The networks that make soft labels, frozen on the device."""
@@ -323,84 +321,88 @@ class CondensationTrainer:
     def _policy(self) -> ViewPolicy:
         return self._resolved_protocol().policy(self.train.image_size, self.flip)
 
-    def _rows(self, synthetic: Synthetic) -> dict[str, ImageSet]:
-        """What is scored with every label regime: baselines of the same size, then the condensed set."""
-        rows = {}
-        baselines, method = self.config.evaluation.baselines, self.config.run.method
-        if "random" in baselines and method != "random":
-            labels = tuple(synthetic.labels.tolist())
-            images, _ = random_real(self.train, labels, self.train.image_size, self.key / "baseline")
-            rows["random"] = ImageSet(images, synthetic.labels)
+    def _rows(self, own: ImageSet) -> dict[str, ImageSet | list[ImageSet]]:
+        """What is scored beside the condensed set: all real images, random ones (a draw a seed), the first images."""
+        c, synthetic, rows = self.config, self._synthetic, {}
+        baselines = c.evaluation.baselines
+        if "full" in baselines:
+            full = centre(self.train.decoded(), self.train.image_size)
+            rows["full"] = ImageSet(full, torch.from_numpy(self.train.labels), digest=self.train.fingerprint)
+        if "random" in baselines and c.run.method != "random":
+            labels, size = tuple(synthetic.labels.tolist()), self.train.image_size
+            draws = (
+                random_real(self.train, labels, size, self.key / "baseline" / i)[0]
+                for i in range(c.evaluation.student_seeds)
+            )
+            rows["random"] = [ImageSet(images, synthetic.labels) for images in draws]
         if "initial" in baselines and not torch.equal(synthetic.initial, synthetic.images):
             rows["initial"] = ImageSet(synthetic.initial, synthetic.labels)
-        rows[method] = ImageSet(synthetic.images, synthetic.labels)
+        rows[c.run.method] = own
         return rows
 
     def evaluate(self) -> ScoreTable:
         """Students from scratch on every row, label regime and seed."""
         return self._score(self.relabel())
 
-    def _score(self, rows: dict[str, ImageSet]) -> ScoreTable:
-        stages = self._stages()
-        if "full" in self.config.evaluation.baselines:
-            full = centre(torch.as_tensor(self.train.decoded()), self.train.image_size)
-            rows = {"full": ImageSet(full, torch.from_numpy(self.train.labels)), **rows}
-        test = self.splits.test
-        evaluation = self.config.evaluation
-        with self._stage(stages["evaluate"]):
-            table = score(
-                rows, protocol=self.protocol, students=evaluation.students, regimes=evaluation.regimes,
+    def _score(self, own: ImageSet) -> ScoreTable:
+        stage, test, evaluation = self._stages()["evaluate"], self.splits.test, self.config.evaluation
+        with self._stage(stage):
+            return score(
+                self._rows(own), protocol=self.protocol, students=evaluation.students, regimes=evaluation.regimes,
                 seeds=evaluation.student_seeds, ipc=self.config.run.ipc, teacher=self.teacher(),
-                test_images=torch.as_tensor(test.decoded()), test_labels=torch.from_numpy(test.labels),
+                test_images=test.decoded(), test_labels=torch.from_numpy(test.labels), test_digest=test.fingerprint,
                 num_classes=self.train.num_classes, image_size=self.train.image_size, flip=self.flip,
                 mean=self.train.mean, std=self.train.std, key=self.key / "students", device=self.device,
-                scores_folder=stages["evaluate"].folder, accelerator=self.accelerator,
+                label_epochs=self.config.labels.label_epochs, scores_folder=stage.folder, accelerator=self.accelerator,
             )  # fmt: skip
-        return table
+
+    def pictured(self) -> dict[str, torch.Tensor]:
+        """A few images of up to ten classes, before and after: name of the row -> uint8 images."""
+        made = self._synthetic
+        rows = [
+            i for c in range(min(10, self.train.num_classes)) for i in torch.where(made.labels == c)[0][:2].tolist()
+        ]
+        return {"first images": made.initial[rows], self.config.run.method: made.images[rows]}
 
     def stage_facts(self) -> dict[str, dict[str, Any]]:
         """Stage -> seconds and peak_bytes, of those that are done."""
         stages = self._stages()
         return {name: stage.facts() for name, stage in stages.items() if (stage.folder / "stage.json").exists()}
 
-    def publish(self, table: ScoreTable, rows: dict[str, ImageSet]) -> Path:
+    def publish(self, own: ImageSet, table: ScoreTable) -> Path:
         """Writes `dataset/`, the folder that is the Hub repository."""
-        stages, c = self._stages(), self.config
-        settings, labels = self.label_settings(), stages["relabel"].folder / c.run.method
-        own = rows[c.run.method]
-        pool = ModelPool.load(self.folder / "pool")
-        observers = set(c.squeeze.observers or c.squeeze.base_model) if self.method.info.pool else set()
+        c, settings, labels = self.config, self.label_settings(), self._stages()["relabel"].folder
+        observers = (c.squeeze.observers or c.squeeze.base_model) if self.method.info.pool else ()
+        roles = {"observer": observers, "teacher": settings["teachers"]}
         models = [
-            describe_model(m, [r for r, names in (("observer", observers), ("teacher", settings["teachers"])) if m.name in names])
-            for m in pool
+            describe_model(member, [role for role, names in roles.items() if member.name in names])
+            for member in ModelPool.load(self.folder / "pool")
         ]
-        store = own.store.manifest if own.store else None
-        kind = {"kind": "probabilities", "temperature": 1.0, "ensemble": settings["average"]}
         content = gather_content(
             method=self.method.info, config=c.sections(), source=self.splits.info, models=models,
-            regimes=["hard", "stored", "online"], scores=table.without_cost(), store=store,
+            regimes=("hard", "stored", "online"), scores=table.without_cost(), store=own.store and own.store.settings,
             training=training_block(self.protocol.name, self._policy(), settings["batch"], settings["epochs"]),
         )  # fmt: skip
         record = gather_record(
             self.stage_facts(), self.device, processes=self.accelerator.num_processes, scores_table=table.markdown(),
-        )
-        write_artefact(
-            self.folder / "dataset",
-            Artefact(
-                own.images, own.labels, self.train.class_names, content, record,
-                soft_labels=load_tensors(labels / "soft_labels.safetensors")[0]["soft_labels"], soft_label_kind=kind,
-                store_folder=labels / "views" if own.store else None,
-            ),
+            scores=table.record(),
         )  # fmt: skip
+        artefact = Artefact(
+            own.images, own.labels, list(self.train.class_names), content, record,
+            soft_labels=load_tensors(labels / "soft_labels.safetensors")[0]["soft_labels"],
+            soft_label_kind={"kind": "probabilities", "temperature": 1.0, "ensemble": settings["average"]},
+            store_folder=labels / "views" if own.store else None,
+        )  # fmt: skip
+        write_artefact(self.folder / "dataset", artefact)
         return self.folder / "dataset"
 
     def run(self) -> Path:
         """All stages; returns the folder that `load_dataset` reads, and prints scores, costs and what to look at."""
         estimate.announce(self)
-        rows = self.relabel()
-        table = self._score(rows)
+        own = self.relabel()
+        table = self._score(own)
         if self.accelerator.is_main_process:
-            report.finish(self, table, rows, self.publish(table, rows))
+            report.finish(self, table, self.publish(own, table))
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return self.folder / "dataset"

@@ -12,9 +12,10 @@ os.environ["HF_HOME"] = f"{_CACHE}/hf"
 os.environ["HF_CONDENSE_CACHE"] = f"{_CACHE}/hf_condense"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny networks; and children are forked from a parent without thread pools
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
-import pytest
+import pytest  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,9 @@ class Toy(Method):
         return Plan(starts.labels, (*starts.groups, blocks(starts.labels, 3, "toy")), self.settings.chained)
 
     def start(self, shard, context):
-        images = torch.from_numpy((context.key / shard.id).numpy().integers(0, 256, (len(shard.rows), 1, 4, 4), np.uint8))
+        images = torch.from_numpy(
+            (context.key / shard.id).numpy().integers(0, 256, (len(shard.rows), 1, 4, 4), np.uint8)
+        )
         return Start(images, np.asarray(shard.rows))
 
     def recipe(self):
@@ -74,7 +76,10 @@ def synthesise(folder, chained=False, every=3, process=(0, 1)):
     source = SimpleNamespace(num_classes=2, mean=(0.5,), std=(0.25,))
     context = Context(source, 4, 4, Key(0), torch.device("cpu"), "fp32")
     accelerator = SimpleNamespace(
-        process_index=process[0], num_processes=process[1], is_main_process=process[0] == 0, wait_for_everyone=lambda: None
+        process_index=process[0],
+        num_processes=process[1],
+        is_main_process=process[0] == 0,
+        wait_for_everyone=lambda: None,
     )
     accelerator = Accelerator(cpu=True) if process == (0, 1) else accelerator
     return Engine(accelerator, folder, every).run(Toy(ToySettings(chained)), context)
@@ -138,7 +143,9 @@ def test_steps_are_not_repeated_after_a_stop(tmp_path):
 
 def test_chained_shards_differ_from_independent_ones(tmp_path):
     chained, independent = synthesise(tmp_path / "a", True), synthesise(tmp_path / "b", False)
-    assert torch.equal(chained.images[:3], independent.images[:3]) and not torch.equal(chained.images, independent.images)
+    assert torch.equal(chained.images[:3], independent.images[:3]) and not torch.equal(
+        chained.images, independent.images
+    )
     assert torch.equal(chained.initial, independent.initial) and not torch.equal(chained.initial, chained.images)
 
 

@@ -34,7 +34,9 @@ def test_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "replace", full)
-    with pytest.raises(ArtefactError, match="No space left on device.*run the same command again: what is done is kept"):
+    with pytest.raises(
+        ArtefactError, match="No space left on device.*run the same command again: what is done is kept"
+    ):
         files.save_tensors(tmp_path / "t", {"a": torch.zeros(3)})
     assert files.load_tensors(tmp_path / "t")[0]["a"].tolist() == [1, 1, 1]
 

@@ -30,7 +30,11 @@ def imports(path: Path) -> set[str]:
     }
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hf_condense") and id(node) not in typing_only:
+        if (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").startswith("hf_condense")
+            and id(node) not in typing_only
+        ):
             parts = node.module.split(".")
             found.update([parts[1]] if len(parts) > 1 else [a.name for a in node.names])
     return found
@@ -45,7 +49,10 @@ def test_imports_point_one_way(path: Path):
     assert not upward, f"{path.name} imports upward from {upward}"
 
 
-@pytest.mark.parametrize("command", [["-c", "import hf_condense, hf_condense.methods, hf_condense.config"], ["-m", "hf_condense.cli", "--help"]])
+@pytest.mark.parametrize(
+    "command",
+    [["-c", "import hf_condense, hf_condense.methods, hf_condense.config"], ["-m", "hf_condense.cli", "--help"]],
+)
 def test_light_parts_load_nothing_heavy(command):
     code = "import sys; sys.argv=['x']; heavy = [m for m in ('torch', 'timm', 'datasets', 'transformers') if m in sys.modules]; assert not heavy, heavy"
     if command[0] == "-c":

@@ -34,7 +34,9 @@ def test_the_saved_configuration_gives_the_same_configuration(tmp_path):
 
 
 def test_official_variant_takes_the_scripts_values():
-    paper, official = (resolve({"method": "edc", "dataset": "cifar10", "variant": v}, no_facts) for v in ("paper", "official"))
+    paper, official = (
+        resolve({"method": "edc", "dataset": "cifar10", "variant": v}, no_facts) for v in ("paper", "official")
+    )
     assert (paper.method.crop_min, official.method.crop_min) == (0.5, 0.08)
     assert (paper.squeeze.squeeze_epochs, official.squeeze.squeeze_epochs) == (10, 1)
     assert official.method.stat_ema_zero_init and not paper.method.stat_ema_zero_init

@@ -145,12 +145,12 @@ class Protocol:
     def duration(self, images: int) -> tuple[int, int | None]:
         """(epochs, most steps an epoch or None) for a set of this size.
 
-        With `steps`, an epoch is a pass, but never more than a fiftieth of the training: the schedule keeps its shape
-        even where one pass is longer than all steps together.
+        With `steps`, an epoch is a pass, but not much more than a fiftieth of the training: the schedule keeps its
+        shape even where one pass is longer than all steps together.
         """
         if self.steps is None:
             return self.epochs, None
-        limit = min(math.ceil(images / self.batch_size(images)), max(1, self.steps // 50))
+        limit = min(math.ceil(images / self.batch_size(images)), max(10, self.steps // 50), self.steps)
         return max(1, round(self.steps / limit)), limit
 
     def fit_recipe(self, student: str, ipc: int, images: int, precision: str = "fp32") -> FitRecipe:

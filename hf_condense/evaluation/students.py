@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -153,7 +154,8 @@ def student_batches(
     if regime == "stored":
         if store is None:
             raise ConfigError("regime", "stored", "a label store", "run the relabel stage first")
-        return lambda epoch: store.replay(epoch % store.epochs, images, labels, part, device)
+        stop = limit and limit * -(-size // part)  # a store may hold longer epochs than the training has
+        return lambda epoch: islice(store.replay(epoch % store.epochs, images, labels, part, device), stop)
     if regime == "online":
         if teacher is None:
             raise ConfigError("regime", "online", "a teacher", "give one, or choose the regime hard")

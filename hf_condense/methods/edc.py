@@ -28,7 +28,9 @@ class EDCSettings(MatchingSettings):
     rded_factor: int = setting(1, "RDED: tiles per side of an image")
     rded_candidates: int = setting(300, "RDED: real images looked at per class")
     rded_crops: int = setting(5, "RDED: crops looked at per real image")
-    statistics_mode: Literal["exact", "official"] = setting("exact", "targets: exact moments, or the script's averages")
+    statistics_mode: Literal["exact", "official"] = setting(
+        "exact", "targets: exact moments, or the script's averages"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,7 +57,11 @@ class EDC(Method):
 
     def statistics(self, context: Context) -> StatisticsRequest:
         """Targets are taken under the augmentation of the synthesis, one draw an image."""
-        return StatisticsRequest(self.settings.patch_side(context.image_size), self._view(context, per="image"), self.settings.statistics_mode)
+        return StatisticsRequest(
+            self.settings.patch_side(context.image_size),
+            self._view(context, per="image"),
+            self.settings.statistics_mode,
+        )
 
     def start(self, shard: Shard, context: Context) -> Start:
         key, size = context.key / shard.id, context.image_size
@@ -90,7 +96,11 @@ class EDC(Method):
         )
 
     def protocol(self, dataset: str) -> str:
-        return f"edc-{dataset}" if dataset in ("cifar10", "cifar100", "tiny-imagenet", "imagenet-10", "imagenet-1k") else "small"
+        return (
+            f"edc-{dataset}"
+            if dataset in ("cifar10", "cifar100", "tiny-imagenet", "imagenet-10", "imagenet-1k")
+            else "small"
+        )
 
     def _view(self, context: Context, per: Literal["image", "batch"]) -> ViewPolicy:
         flip = 0.5 if context.flip else 0.0

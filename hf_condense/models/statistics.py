@@ -199,7 +199,9 @@ def official_batches(labels: np.ndarray, key: Key) -> Iterator[tuple[np.ndarray,
         yield rows, rows
 
 
-def _fetch(source: Images, batches, policy: ViewPolicy | None, key: Key, device) -> Iterator[tuple[np.ndarray, Tensor]]:
+def _fetch(
+    source: Images, batches, policy: ViewPolicy | None, key: Key, device
+) -> Iterator[tuple[np.ndarray, Tensor]]:
     """(rows, unit pixels on the device); the next batch is read while the networks work on this one."""
     size = policy.size if policy else source.image_size
     with ThreadPoolExecutor(1) as reader:

@@ -20,11 +20,6 @@ from hf_condense.objectives.matching import Matching
 from hf_condense.objectives.settings import MatchingSettings
 
 
-def synthesis_policy(settings: MatchingSettings, size: int) -> ViewPolicy:
-    """Weak augmentation (EDC, section 3.2): one crop and one flip for the whole batch."""
-    return ViewPolicy(size=size, crop=(settings.crop_min, 1.0), flip=settings.synthesis_flip, per="batch")
-
-
 class FeatureStatistics:
     """Loss = CE + r * matching + lambda * flatness of one observer a step, in turn (Shao et al., NeurIPS 2024, Eq. 5-7).
 
@@ -32,7 +27,7 @@ class FeatureStatistics:
         observers: networks that take unit pixels [n, C, H, W] and give logits; they are frozen here.
         statistics: of the real data, one for each observer.
         settings: weights and variants.
-        policy: augmentation, drawn once a step for the whole batch; None for none.
+        policy: augmentation (weak in EDC: one crop and one flip for the batch), drawn once a step for the whole batch; None for none.
         precision: "fp32" or "bf16" of the observers; statistics and losses are float32 always.
 
     Raises:

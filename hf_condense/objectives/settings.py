@@ -27,12 +27,11 @@ class MatchingSettings:
     flatness_temperature: float = setting(4.0, "temperature of the flatness term")
     flatness_official: bool = setting(False, "flatness term with the authors' direction and scaling")
     crop_min: float = setting(0.5, "smallest area of the random resized crop in synthesis")
-    synthesis_flip: float = setting(0.5, "probability of a flip in synthesis; 0 for digits and letters")
     patch: int | None = setting(None, "side of a patch in pixels; 4 up to 64 pixels, 16 above, where not said")
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for name in ("alpha", "drop_rate", "stat_momentum", "flatness_decay", "synthesis_flip"):
+        for name in ("alpha", "drop_rate", "stat_momentum", "flatness_decay"):
             check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a number from 0 to 1")
         for name in ("match_weight", "first_layer_weight", "flatness_weight"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")

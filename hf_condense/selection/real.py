@@ -22,7 +22,9 @@ def random_rows(source: ImageSource, labels: tuple[int, ...], key: Key) -> np.nd
         places, candidates = np.flatnonzero(labels_array == c), source.rows_of(int(c))
         if len(places) > len(candidates):
             raise DataError(
-                "ipc", len(places), f"at most {len(candidates)}, the images of class {source.class_names[c]!r}",
+                "ipc",
+                len(places),
+                f"at most {len(candidates)}, the images of class {source.class_names[c]!r}",
                 "choose a smaller --ipc or leave that class out with --classes",
             )
         rows[places] = candidates[(key / int(c)).permutation(len(candidates))[: len(places)]]

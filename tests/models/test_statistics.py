@@ -45,7 +45,12 @@ def make_source(n=60, size=8, seed=0):
 def make_net(seed=0):
     torch.manual_seed(seed)
     net = nn.Sequential(
-        nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 6, 3), nn.Flatten(), nn.Linear(216, 4)
+        nn.Conv2d(3, 5, 3, padding=1),
+        nn.BatchNorm2d(5),
+        nn.ReLU(),
+        nn.Conv2d(5, 6, 3),
+        nn.Flatten(),
+        nn.Linear(216, 4),
     )
     net[1].running_mean.normal_()
     net[1].running_var.uniform_(0.5, 2)
@@ -78,7 +83,9 @@ def assert_equal(a: RealStatistics, b: RealStatistics, exact=True):
 def test_equals_plain_per_image_sums():
     net, source = make_net(), make_source()
     (found,) = collect([net], source)
-    plain = {name: PlainClassSums(m, 4) for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)}
+    plain = {
+        name: PlainClassSums(m, 4) for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)
+    }
     for hook in plain.values():
         hook.labels = torch.from_numpy(source.labels)
     net(source.pixels.float() / 255)

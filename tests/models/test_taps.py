@@ -11,8 +11,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.plain import plain_patches, plain_statistics
 from hf_condense.errors import ModelError
-from hf_condense.models import taps as taps_module
-from hf_condense.models.taps import Layout, Taps, moments
+from hf_condense.models import moments as moments_module
+from hf_condense.models.moments import Tap, moments
+from hf_condense.models.taps import Layout, Taps
 
 torch.set_num_threads(1)
 
@@ -61,7 +62,7 @@ def test_equals_definition_values_and_gradients(side, patch, channels_last):
 
     given = z.detach().contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     given.requires_grad_(True)
-    _, first, second = taps_module._Tap.apply(given, patch, (5,))
+    _, first, second = Tap.apply(given, patch, (5,))
     fast = (weights[0] * first[0]).sum() + (weights[1] * (second - first**2)[0]).sum()
     (gradient,) = torch.autograd.grad(fast, given)
     torch.testing.assert_close(fast, plain)
@@ -71,12 +72,14 @@ def test_equals_definition_values_and_gradients(side, patch, channels_last):
 @pytest.mark.parametrize("loop_from", [1, 2**30])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_both_ways_of_summing_pass_gradcheck(monkeypatch, loop_from, channels_last):
-    monkeypatch.setattr(taps_module, "LOOP_FROM", loop_from)
+    monkeypatch.setattr(moments_module, "LOOP_FROM", loop_from)
     z = draw(5, 2, 5, 4)
     z = z.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     for patch, groups in ((None, (5,)), (2, (2, 3)), (4, (1, 4))):
         assert torch.autograd.gradcheck(
-            lambda z: taps_module._Tap.apply(z, patch, groups), (z.requires_grad_(True),), fast_mode=True
+            lambda z, patch=patch, groups=groups: Tap.apply(z, patch, groups),
+            (z.requires_grad_(True),),
+            fast_mode=True,
         )
 
 
@@ -146,8 +149,8 @@ def test_groups_are_separate_batches():
 
 def test_shared_tensor_is_read_once(monkeypatch):
     net, calls = make_net(), []
-    plain = taps_module.moments
-    monkeypatch.setattr(taps_module, "moments", lambda z, *a: calls.append(z.shape) or plain(z, *a))
+    plain = moments_module.moments
+    monkeypatch.setattr(moments_module, "moments", lambda z, *a: calls.append(z.shape) or plain(z, *a))
     with Taps(net, 4) as taps:
         net(draw(2, 3, 8, 8).requires_grad_(True))
         first, _ = taps.collect()

@@ -1,0 +1,181 @@
+import pytest
+import torch
+
+from hf_condense.data.randomness import Key
+from hf_condense.errors import ConfigError
+from hf_condense.evaluation.losses import protocol_loss
+from hf_condense.evaluation.protocols import get_protocol
+from hf_condense.evaluation.students import student_batches, train_student, validation_images
+from hf_condense.labels.store import write_store
+from hf_condense.labels.teacher import Ensemble
+from hf_condense.models.training import FitRecipe, fit
+
+STUDENT = "convnet_w32"
+
+
+@pytest.fixture
+def train(data, device, quick):
+    """Trains a student on 30 easy images and scores it on 90 others."""
+
+    def run(regime="hard", labels=None, images=None, key=None, protocol=None, test_labels=None, **more):
+        x, y = data(30, 1)
+        tx, ty = data(90, 2)
+        return train_student(
+            STUDENT, x if images is None else images, y if labels is None else labels, regime,
+            protocol=protocol or quick(), test_images=tx, test_labels=ty if test_labels is None else test_labels,
+            num_classes=3, key=key if key is not None else Key(0), device=device, **more,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def taught(data, device, model, quick):
+    """A teacher that knows the stripes."""
+    x, y = data(60, 3)
+    network = model(7)
+    protocol = quick().resolve(STUDENT, 20)
+    batches = student_batches(x, y, "hard", protocol, protocol.policy(8), Key(8), device)
+    fit(network, batches, protocol_loss(protocol, "hard"), FitRecipe(8, 5e-3, "adamw"), device=device, key=Key(9))
+    return Ensemble([network])
+
+
+def test_a_student_learns_what_labels_say(train, data):
+    _, y = data(30, 1)
+    assert train().top1 > 0.9
+    assert train(labels=(y + 1) % 3).top1 < 0.1  # the gate: wrong labels must not pass
+
+
+def test_soft_labels_teach_and_their_negation_does_not(train, taught, quick):
+    protocol = quick(gamma=0.0)
+    assert train("online", teacher=taught, protocol=protocol).top1 > 0.9
+    wrong = Ensemble([taught.models[0]])
+    wrong.forward = lambda images: -taught(images)
+    assert train("online", teacher=wrong, protocol=protocol).top1 < 0.2
+
+
+def test_same_key_same_student(train):
+    a, b, c = train(), train(), train(key=Key(1))
+    assert (a.top1, a.online_top1, a.steps) == (b.top1, b.online_top1, b.steps)
+    assert (a.top1, a.online_top1) != (c.top1, c.online_top1) or a.top1 > 0.99
+    assert a.seconds > 0 and a.peak_memory > 2**20 and a.steps == 39  # 13 passes of 3 batches
+
+
+def test_average_of_rate_zero_is_the_network_itself(train, quick):
+    result = train(protocol=quick(ema=0.0, steps=10))
+    assert result.ema_top1 == result.online_top1 == result.top1
+    slow = train(protocol=quick(ema=0.999))
+    assert slow.top1 == slow.ema_top1 < slow.online_top1  # the average has not left its start
+    assert train(protocol=quick(steps=10)).ema_top1 is None
+
+
+def test_test_labels_do_not_reach_the_training(data, device, quick):
+    """With two classes, flipped test labels give exactly the complement, even where the protocol looks every epoch."""
+    x, y = data(20, 1, classes=2, noise=250.0)
+    tx, ty = data(90, 2, classes=2, noise=250.0)
+
+    def top1(labels):
+        protocol = quick(steps=6, best_every=1)
+        return train_student(
+            STUDENT,
+            x,
+            y,
+            "hard",
+            protocol=protocol,
+            test_images=tx,
+            test_labels=labels,
+            num_classes=2,
+            key=Key(0),
+            device=device,
+        ).top1
+
+    assert top1(ty) == pytest.approx(1 - top1(1 - ty))
+
+
+def test_best_over_the_test_set_is_extra(train, quick):
+    looking = train(protocol=quick(best_every=1))
+    assert looking.best_top1 >= looking.top1 == train(protocol=quick()).top1
+    assert train(protocol=quick()).best_top1 is None
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 0.0), ("float16", 1e-3)])
+def test_stored_and_online_labels_give_the_same_student(
+    data, device, model, taught, quick, tmp_path, dtype, tolerance
+):
+    x, y = data(30, 1)
+    protocol = quick(mix="cutmix", crop=(0.5, 1.0)).resolve(STUDENT, 10)
+    policy, key = protocol.policy(8), Key(4)
+    store = write_store(tmp_path, x, y, taught, policy, key / "views", 2, 10, device, dtype=dtype)
+
+    def weights(regime):
+        batches = student_batches(x, y, regime, protocol, policy, key, device, taught, store)
+        result = fit(
+            model(2), batches, protocol_loss(protocol, regime), FitRecipe(2, 1e-3, "sgd"), device=device, key=key
+        )
+        assert result.steps == 6
+        return torch.cat([p.detach().flatten() for p in result.model.parameters()])
+
+    online, stored = weights("online"), weights("stored")
+    assert (online - stored).abs().max() <= tolerance
+    assert (online - weights("hard")).abs().max() > 1e-3
+    assert all(p.grad is None for p in taught.parameters())
+
+
+def test_accumulation_slices_soft_batches(data, device, taught, quick):
+    x, y = data(30, 1)
+    protocol = quick(accumulation=2, mix="cutmix").resolve(STUDENT, 10)
+    for regime, sizes in (("online", [5] * 6), ("hard", [10] * 3)):
+        batches = student_batches(x, y, regime, protocol, protocol.policy(8), Key(0), device, taught)
+        assert [len(b.labels) for b in batches(0)] == sizes
+
+
+def test_a_store_with_fewer_epochs_starts_again(train, data, taught, device, quick, tmp_path):
+    x, y = data(30, 1)
+    protocol = quick(steps=12)
+    store = write_store(tmp_path, x, y, taught, protocol.policy(8), Key(4), 2, 10, device)
+    assert train("stored", store=store, protocol=protocol).steps == 12
+
+
+def test_more_images_can_train_for_as_long_as_few(data, device, quick):
+    x, y = data(90, 1)
+    for protocol in (quick(), get_protocol("small", epochs=7, batch=10)):
+        results = [
+            train_student(
+                STUDENT, images, labels, "hard", protocol=protocol, test_images=x, test_labels=y, num_classes=3, key=Key(0),
+                device=device, like=30,
+            )
+            for images, labels in ((x, y), (x[:30], y[:30]))
+        ]  # fmt: skip
+        assert results[0].steps == results[1].steps
+
+
+def test_double_update_is_another_student(data, device, quick):
+    x, y = data(30, 1)
+    few = {"steps": 4, "lr": 1e-9, "weight_decay": 0.0}  # weights stand still, so only batch norms tell them apart
+    one, two = (
+        train_student(
+            "cifar_wrn16_2", x, y, "hard", protocol=quick(bn_double_update=double, **few), test_images=x, test_labels=y,
+            num_classes=3, key=Key(0), device=device,
+        )
+        for double in (False, True)
+    )  # fmt: skip
+    assert one.steps == two.steps == 3
+    assert one.top1 != two.top1
+
+
+def test_validation_rule():
+    images = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    assert validation_images(images, 64, "8/7").shape[-1] == 72
+    assert validation_images(images, 32, "none") is images
+    assert validation_images(images[..., :32, :32], 32, "8/7").shape[-1] == 32  # 32 // 7 * 8
+
+
+def test_what_is_missing_is_said(train, quick):
+    with pytest.raises(ConfigError, match="label store"):
+        train("stored")
+    with pytest.raises(ConfigError, match="teacher"):
+        train("online")
+    with pytest.raises(ConfigError, match="hard, stored, online"):
+        train("soft")
+    with pytest.raises(ConfigError, match="images"):
+        train(labels=torch.zeros(4, dtype=torch.int64))
