@@ -39,9 +39,9 @@ style: install
 
 # make bench   the figures in benchmarks/ that take minutes
 bench: install
-	$(BIN)/python benchmarks/statistics_pass.py
-	$(BIN)/python benchmarks/synthesis_step.py
-	$(BIN)/python benchmarks/observer_step.py
+	$(BIN)/python -m benchmarks.statistics_pass
+	$(BIN)/python -m benchmarks.synthesis_step
+	$(BIN)/python -m benchmarks.observer_step
 
 # make test-lower   the tests on the oldest versions that pyproject.toml allows (torch 2.11, transformers 5.17 ...)
 LOWER_PYTHON ?= 3.12

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import platform
 import statistics
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 
 from hf_condense.files import write_json
+from hf_condense.memory import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,17 +28,6 @@ def arguments(description: str, repeats: int) -> argparse.Namespace:
     torch.set_num_threads(found.threads)
     keep_freed_memory()
     return found
-
-
-def keep_freed_memory() -> None:
-    """Lets the C library reuse freed memory instead of handing it back: on Linux, fetching the pages of every large
-    activation anew takes a third of a forward pass, in all rows alike, and drowns the differences."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return  # not glibc
-    for option, value in ((-3, 32 * 2**20), (-1, 2**31 - 1), (-2, 256 * 2**20)):  # mmap and trim thresholds, top pad
-        mallopt(option, value)
 
 
 def interleaved(

@@ -1,7 +1,8 @@
-"""Peak memory of a stretch of work: of the accelerator where there is one, of the process otherwise."""
+"""Memory: the peak of a stretch of work, and how freed memory is kept."""
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from contextlib import suppress
@@ -29,3 +30,17 @@ def peak_bytes(device: torch.device) -> int:
                 return int(line.split()[1]) * 1024
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library reuse freed memory instead of handing it back to the system.
+
+    On Linux, fetching the pages of every large activation anew takes up to a third of a forward pass on the CPU. The
+    settings below are glibc's mmap threshold, trim threshold and top pad; elsewhere nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    for option, value in ((-3, 32 * 2**20), (-1, 2**31 - 1), (-2, 256 * 2**20)):
+        mallopt(option, value)

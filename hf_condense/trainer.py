@@ -30,7 +30,7 @@ from hf_condense.hub.artefact import Artefact, write_artefact
 from hf_condense.hub.provenance import describe_model, gather_content, gather_record, training_block
 from hf_condense.labels.store import LabelStore, write_store
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.memory import peak_bytes, reset_peak
+from hf_condense.memory import keep_freed_memory, peak_bytes, reset_peak
 from hf_condense.methods import method_class
 from hf_condense.methods.base import Context, Method, StatisticsRequest
 from hf_condense.models.pool import POOL_VERSION, ModelPool, squeeze
@@ -88,6 +88,7 @@ class CondensationTrainer:
         run = self.config.run
         self.folder = Path(run.output_dir)
         torch.set_num_threads(run.threads)
+        keep_freed_memory()
         self.accelerator = Accelerator(log_with=list(run.trackers) or None, project_dir=str(self.folder / "logs"))
         self.device = self.accelerator.device
         self.key = Key(run.seed)

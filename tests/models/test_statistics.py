@@ -1,15 +1,12 @@
 """The statistics pass: exact, additive, independent of batches and processes."""
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.plain import PlainClassSums, plain_statistics
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.randomness import Key

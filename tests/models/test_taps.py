@@ -1,14 +1,10 @@
 """Moments that taps read, their gradients, and which layers they find."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.plain import plain_patches, plain_statistics
 from hf_condense.errors import ModelError
 from hf_condense.models import moments as moments_module

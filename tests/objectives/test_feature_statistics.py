@@ -1,10 +1,8 @@
 """EDC's objective: the identities of its specification, what gets gradients, resume, and that it can be failed."""
 
 import copy
-import sys
 import traceback
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.plain import PlainHook, plain_targets
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.randomness import Key
