@@ -239,22 +239,26 @@ class CondensationTrainer:
             )
         return pool
 
-    def condense(self) -> Synthetic:
-        """The synthetic images; returns them with their labels and what they started from."""
-        pool = self.squeeze()
-        stages = self._stages()
-        context = self.context
-        names = self.config.squeeze.observers
+    def prepare(self) -> Context:
+        """All that synthesis needs: the observers, and the statistics of the real data in them."""
+        pool, context, names = self.squeeze(), self.context, self.config.squeeze.observers
         context.observers = pool.select(names) if names else pool
         for member in context.observers:
             member.model.to(self.device).freeze()
-        context.statistics = self._statistics(stages["statistics"], context)
+        context.statistics = self._statistics(self._stages()["statistics"], context)
+        return context
+
+    def condense(self) -> Synthetic:
+        """The synthetic images; returns them with their labels and what they started from."""
+        context = self.prepare()
         engine = Engine(
-            self.accelerator, self.folder, self.config.run.checkpoint_every,
+            self.accelerator,
+            self.folder,
+            self.config.run.checkpoint_every,
             on_log=lambda values, step: self.accelerator.log({f"synthesis/{k}": v for k, v in values.items()}, step),
             on_snapshot=report.snapshot(self.folder / "pictures", self.train.class_names),
-        )  # fmt: skip
-        with self._stage(stages["condense"]):
+        )
+        with self._stage(self._stages()["condense"]):
             return engine.run(self.method, context)
 
     def _statistics(self, stage: Stage, context: Context) -> list[RealStatistics] | None:
