@@ -76,7 +76,9 @@ class Config:
         head = f"# preset: {self.preset}\n# where values came from: " + ", ".join(
             f"{k} ({v})" for k, v in sorted(self.came_from.items()) if v != "default"
         )
-        write_text(path, head + "\n" + yaml.safe_dump(flat, sort_keys=False))
+        text = head + "\n" + yaml.safe_dump(flat, sort_keys=False)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
 
     def change(self, section: str, **values: Any) -> Config:
         """A copy with some settings of a section changed (checked like the first time)."""
@@ -205,6 +207,8 @@ def resolve(flags: dict[str, Any], facts: Callable[[DataSettings], tuple[int, in
     if preset is not None:
         # a preset of EDC also serves methods that have none of their own: its pool and students fit the dataset
         values = {k: (v, f"preset {preset.sources[k]}") for k, v in preset.values.items() if k in known}
+    if "base_model" in said:  # the preset's roles are those of its own pool
+        values = {k: v for k, v in values.items() if k not in ("observers", "teachers")}
     values.update(said)
     if first["run"].quick:
         values.update({k: (v, "quick") for k, v in QUICK.items() if k in known and k not in flags})

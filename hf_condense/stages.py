@@ -46,7 +46,7 @@ class Stage:
         if self._file.exists():
             there = read_json(self._file)
             if there["fingerprint"] == self.fingerprint:
-                return there["done"]
+                return there["done"]  # nothing is written twice, so that every life of a run gets further
             self._changed(there, overwrite)
             shutil.rmtree(self.folder)
         write_json(self._file, self._record(done=False))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 
 from hf_condense import estimate, report
 from hf_condense.config import DataSettings
@@ -43,7 +43,14 @@ from hf_condense.stages import Stage
 
 log = logging.getLogger(__name__)
 RELABEL_VERSION = 1
+POOL = "pool/models"  # beside the stage's record, because the pool's folder is replaced as a whole
 EVALUATE_VERSION = 1
+
+
+def run_folder(config: Config) -> Path:
+    """Where the run writes: what the person said, or `runs/<method>-<dataset>-ipc<N>`."""
+    run, dataset = config.run, Path(config.data.dataset).name
+    return Path(run.output_dir or f"runs/{run.method}-{dataset}-ipc{run.ipc}{'-quick' * run.quick}")
 
 
 class CondensationTrainer:
@@ -84,13 +91,15 @@ class CondensationTrainer:
         flags.update({k: v for k, v in named.items() if v is not None})
         self._opened: dict[DataSettings, Splits] = {}
         self._given = given
-        self.config = self._pin(resolve(flags, self._facts))
+        config = resolve(flags, self._facts)
+        self.folder = run_folder(config)
+        # before anything asks for a device: only an Accelerator reads what the launcher says of processes
+        self.accelerator = Accelerator(log_with=list(config.run.trackers) or None, project_dir=str(self.folder / "logs"))
+        self.device = self.accelerator.device
+        self.config = self._pin(config)
         run = self.config.run
-        self.folder = Path(run.output_dir)
         torch.set_num_threads(run.threads)
         keep_freed_memory()
-        self.accelerator = Accelerator(log_with=list(run.trackers) or None, project_dir=str(self.folder / "logs"))
-        self.device = self.accelerator.device
         self.key = Key(run.seed)
         self.method: Method = method_class(run.method)(self.config.method)
         self.splits = self._open(self.config.data)
@@ -117,15 +126,11 @@ class CondensationTrainer:
 
     def _pin(self, config: Config) -> Config:
         """Settles what depends on the machine once and for all: a second start of the run takes the first one's."""
-        dataset = Path(config.data.dataset).name
-        name = f"{config.run.method}-{dataset}-ipc{config.run.ipc}" + ("-quick" if config.run.quick else "")
-        folder = config.run.output_dir or f"runs/{name}"
-        before = read_yaml(f"{folder}/config.yaml") if Path(folder, "config.yaml").exists() else {}
+        before = read_yaml(str(self.folder / "config.yaml")) if (self.folder / "config.yaml").exists() else {}
         threads = config.run.threads or before.get("threads") or torch.get_num_threads()
-        device = PartialState().device
         precision = config.run.precision if config.run.precision != "auto" else before.get("precision", "auto")
-        precision = resolve_precision(precision, device)
-        return config.change("run", output_dir=folder, threads=threads, precision=precision)
+        precision = resolve_precision(precision, self.device)
+        return config.change("run", output_dir=str(self.folder), threads=threads, precision=precision)
 
     @property
     def train(self) -> ImageSource:
@@ -231,8 +236,8 @@ class CondensationTrainer:
                     accelerator=self.accelerator,
                 )  # fmt: skip
                 if self.accelerator.is_main_process:
-                    pool.save(stage.folder)
-        pool = ModelPool.load(stage.folder)
+                    pool.save(self.folder / POOL)
+        pool = ModelPool.load(self.folder / POOL)
         for member in pool:
             log.info(
                 "  %-32s top-1 %.1f %%  %.2f M parameters", member.name, 100 * member.top1, member.parameters / 1e6
@@ -314,7 +319,7 @@ class CondensationTrainer:
 
     def teacher(self) -> Ensemble:
         """The networks that make soft labels, frozen on the device."""
-        pool = ModelPool.load(self.folder / "pool")
+        pool = ModelPool.load(self.folder / POOL)
         names = self.config.squeeze.teachers
         members = pool.select(names) if names else pool
         models = [m.model.to(self.device).freeze() for m in members]
@@ -381,7 +386,7 @@ class CondensationTrainer:
         roles = {"observer": observers, "teacher": settings["teachers"]}
         models = [
             describe_model(member, [role for role, names in roles.items() if member.name in names])
-            for member in ModelPool.load(self.folder / "pool")
+            for member in ModelPool.load(self.folder / POOL)
         ]
         content = gather_content(
             method=self.method.info, config=c.sections(), source=self.splits.info, models=models,

@@ -38,28 +38,30 @@ def content(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory) -> dict[str, tuple[Path, float]]:
-    """Run folder and seconds of an unbroken run of each method."""
-    import hf_condense.trainer  # noqa: F401  (warm: children start at once)
-
+    """Run folder and seconds of an unbroken run of each method. It also warms this process: children start at once."""
     found = {}
     for method in list_methods():
-        root = tmp_path_factory.mktemp(method)
-        started = time.monotonic()
-        assert forked.run(lambda m=method, r=root: run(m, r / "run", r / "cache")) == 0
-        found[method] = (root / "run", time.monotonic() - started)
+        for _ in range(2):  # the second one is timed
+            root = tmp_path_factory.mktemp(method)
+            started = time.monotonic()
+            run(method, root / "run", root / "cache")
+            found[method] = (root / "run", time.monotonic() - started)
     return found
 
 
 @pytest.mark.parametrize("method", list_methods())
 def test_killed_at_every_file_replacement(method, unbroken, tmp_path):
-    """Each life of the run is killed just before the second file it writes; so every replacement is struck once."""
+    """Each life of the run is killed just before its second replacement; so each is struck once, and nothing is done twice.
+
+    Files inside a folder that is still being put together are not seen by anyone, so they do not count.
+    """
 
     def mortal():
         count = 0
 
         def fault(moment, path):
             nonlocal count
-            count += moment == "before"
+            count += moment == "before" and not any(part.endswith(".part") for part in path.parts)
             if count == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
 
