@@ -49,7 +49,7 @@ def trainer(part: str, **settings) -> CondensationTrainer:
     given = data["train"] if part in ("select", "why") else data
     name = f"{part}-crop{settings.get('crop_min', 0.5)}"
     return CondensationTrainer(
-        "edc", given, image_size=32, channels="1", max_per_class=1000, max_test=2000 if part != "final" else None,
+        "edc", given, image_size=32, channels="1", max_per_class=1000, max_test=2000 if part in ("select", "why") else None,
         ipc=10, threads=1, precision="fp32", output_dir=str(ROOT / name), base_model="convnet_d1,convnet_w32,cifar_wrn16_2",
         teachers="convnet_d1,convnet_w32", squeeze_epochs=3, squeeze_schedule="cosine", protocol="small", shard_size=100,
         patch=4, students="convnet_w32", **settings,
