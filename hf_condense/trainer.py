@@ -94,7 +94,9 @@ class CondensationTrainer:
         config = resolve(flags, self._facts)
         self.folder = run_folder(config)
         # before anything asks for a device: only an Accelerator reads what the launcher says of processes
-        self.accelerator = Accelerator(log_with=list(config.run.trackers) or None, project_dir=str(self.folder / "logs"))
+        self.accelerator = Accelerator(
+            log_with=list(config.run.trackers) or None, project_dir=str(self.folder / "logs")
+        )
         self.device = self.accelerator.device
         self.config = self._pin(config)
         run = self.config.run
@@ -152,7 +154,6 @@ class CondensationTrainer:
     def _announce(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         info, c = self.splits.info, self.config
         log.info(
             "%s on %s: %d training images, %d classes, %d x %d x %d; %d test images%s",

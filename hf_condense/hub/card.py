@@ -71,7 +71,7 @@ def header(content: dict[str, Any], files: dict[str, dict]) -> dict[str, Any]:
     hub_id = hub_dataset(source["id"])
     if hub_id:
         block["source_datasets"] = [hub_id]
-    block["configs"] = configs(files)
+    block["configs"] = configs(files, content["content_hash"])
     block["distillation"] = {
         "method": method["name"],
         "images_per_class": images["per_class"][0] if len(set(images["per_class"])) == 1 else images["per_class"],
@@ -117,14 +117,19 @@ def hub_dataset(source_id: str) -> str | None:
     return source_id if re.fullmatch(r"[\w.-]+/[\w.-]+", source_id) else None
 
 
-def configs(files: dict[str, dict]) -> list[dict[str, Any]]:
-    """The `configs` block for the files that are there, the default config first and marked."""
+def configs(files: dict[str, dict], content_hash: str) -> list[dict[str, Any]]:
+    """The `configs` block for the files that are there, the default config first and marked.
+
+    The description keeps two sets apart: `datasets` finds a local folder in its cache by the folder's own name and by
+    this block, so without it `load_dataset("b/dataset")` would give what `load_dataset("a/dataset")` has read before.
+    """
     block = []
     for name, folder in CONFIGS:
         inside = [f.removeprefix(f"{folder}/") for f in files if f.startswith(f"{folder}/") and f.endswith(".parquet")]
         if inside:
             pattern = "**/*.parquet" if any("/" in f for f in inside) else "*.parquet"
-            block.append({"config_name": name, "data_files": [{"split": "train", "path": f"{folder}/{pattern}"}]})
+            files_of = [{"split": "train", "path": f"{folder}/{pattern}"}]
+            block.append({"config_name": name, "data_files": files_of, "description": content_hash})
     block[0]["default"] = True
     return block
 

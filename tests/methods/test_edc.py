@@ -1,0 +1,116 @@
+"""EDC on digits: what synthesis promises, and each gate failing when the objective's sign is flipped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.nn import functional as F
+
+from hf_condense import CondensationTrainer, create_method
+from hf_condense.data.randomness import Key
+from hf_condense.engine import Engine
+from hf_condense.objectives.base import Term
+from hf_condense.objectives.parameterisation import to_unit
+
+SEEDS = 3
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> CondensationTrainer:
+    return CondensationTrainer(
+        "edc", "digits", output_dir=str(tmp_path_factory.mktemp("edc")), ipc=5, max_per_class=60, max_test=200,
+        base_model="convnet_d1,cifar_wrn16_2", squeeze_epochs=5, squeeze_lr=0.05, threads=1, precision="fp32",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def context(base):
+    return base.prepare()
+
+
+def synthesise(context, folder, seed=0, flip_sign=False, ipc=5, **settings):
+    method = create_method("edc", **{"iterations": 30, "shard_size": 50, "match_weight": 0.1, **settings})
+    if flip_sign:
+        objective = method.objective
+
+        def flipped(context):
+            made = objective(context)
+            terms = made.terms
+            made.terms = lambda *a: (Term(-t.loss, t.name, t.logs) for t in terms(*a))
+            return made
+
+        method.objective = flipped
+    changed = replace(context, key=context.key / seed, ipc=ipc)
+    return Engine(Accelerator(cpu=True), folder, 10**9).run(method, changed)
+
+
+@torch.no_grad()
+def cross_entropy(context, made, images) -> list[float]:
+    return [float(F.cross_entropy(m.model(to_unit(images)), made.labels)) for m in context.observers]
+
+
+def mismatch(context, made, images) -> float:
+    """Matching loss as synthesis sees images: under its crops and flips, averaged over views that it did not draw."""
+    settings = {"stat_momentum": 0.0, "flatness_weight": 0.0}
+    objective = create_method("edc", **settings).objective(context)
+    unit, key = to_unit(images), Key(0, "held-out views")
+    objective.start(None, unit, made.labels, key)
+    seen = []
+    for step in range(40):
+        (term,) = objective.terms(unit, made.labels, step, key / step)
+        seen.append(float(term.logs["matching"]))
+        objective.after(unit, step, key / step)
+    return sum(seen) / len(seen)
+
+
+@pytest.mark.parametrize(
+    ("gate", "settings"),
+    [
+        ("cross_entropy", {"match_weight": 0.01, "iterations": 60}),
+        ("mismatch", {"match_weight": 1.0, "iterations": 100}),
+    ],
+)
+def test_optimised_images_are_better_than_first_ones(context, tmp_path, gate, settings):
+    """On every observer they are easier to classify, and they match the real statistics better in unseen views."""
+
+    def passes(made) -> bool:
+        if gate == "mismatch":
+            return mismatch(context, made, made.images) < mismatch(context, made, made.initial)
+        pairs = zip(cross_entropy(context, made, made.images), cross_entropy(context, made, made.initial))
+        return all(after < before for after, before in pairs)
+
+    for seed in range(SEEDS):
+        assert passes(synthesise(context, tmp_path / f"{seed}", seed, **settings)), f"seed {seed}"
+        assert not passes(synthesise(context, tmp_path / f"{seed}-flipped", seed, flip_sign=True, **settings))
+
+
+def test_noise_ends_further_from_the_real_statistics_than_real_images(context, tmp_path):
+    for seed in range(SEEDS):
+        noise = synthesise(context, tmp_path / f"noise{seed}", seed, init="noise")
+        real = synthesise(context, tmp_path / f"real{seed}", seed)
+        assert mismatch(context, noise, noise.images) > mismatch(context, real, real.images)
+
+
+def test_equal_seeds_make_equal_images_and_other_seeds_others(context, tmp_path):
+    first, again, other = (synthesise(context, tmp_path / n, s) for n, s in (("a", 0), ("b", 0), ("c", 1)))
+    assert torch.equal(first.images, again.images) and not torch.equal(first.images, other.images)
+    assert (first.origin >= 0).all() and len(set(first.origin.tolist())) == 50
+
+
+def test_rded_first_images_and_official_variant_run(context, tmp_path):
+    made = synthesise(context, tmp_path / "rded", init="rded", rded_factor=2, rded_candidates=20, iterations=2)
+    assert made.images.shape == (50, 1, 8, 8)
+    official = {"stat_ema_zero_init": True, "stat_ema_persist": True, "flatness_official": True, "shard_size": 20}
+    chained = synthesise(context, tmp_path / "official", iterations=2, **official)
+    free = synthesise(context, tmp_path / "free", iterations=2, **{**official, "stat_ema_persist": False})
+    assert torch.equal(chained.images[:20], free.images[:20]) and not torch.equal(
+        chained.images[20:], free.images[20:]
+    )
+
+
+def test_nothing_but_pixels_gets_gradients(context, tmp_path):
+    synthesise(context, tmp_path, iterations=2)
+    assert all(p.grad is None and not p.requires_grad for m in context.observers for p in m.model.parameters())
