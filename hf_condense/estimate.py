@@ -12,6 +12,7 @@ from torch import nn
 
 from hf_condense.data.randomness import Key
 from hf_condense.labels.store import expected_bytes
+from hf_condense.memory import peak_bytes
 from hf_condense.models.loading import ImageModel, load_model
 
 if TYPE_CHECKING:
@@ -104,9 +105,9 @@ def estimate(trainer: CondensationTrainer) -> dict[str, float]:
         full = once if "full" in c.evaluation.baselines else 0.0
         evaluation += c.evaluation.student_seeds * (rows * (once * len(c.evaluation.regimes) + online) + full)
     found["evaluation"] = evaluation / share
-    found["memory"] = max((o.activations * 2 * shard for o in observers), default=0) + sum(
-        o.weights for o in costs.values()
-    )
+    trained = c.squeeze.squeeze_batch if c.squeeze.squeeze_epochs else 0
+    activations = max(o.activations for o in observers) * 2 * max(shard if steps else 0, trained)
+    found["memory"] = peak_bytes(trainer.device) + activations + sum(4 * o.weights for o in costs.values())
     raw = len(train) * train.channels * train.stored_size**2
     in_memory = raw <= c.data.decode_gb * 1e9
     found["memory"] += raw if in_memory else 0
