@@ -152,7 +152,6 @@ def why() -> dict:
     return {"rows": scored(base, rows, get_protocol("small")), "images": facts}
 
 
-@torch.no_grad()
 def unseen(base, made: list[ImageSet]) -> float:
     """Top-1 on the images of a network that took no part in making them."""
     from hf_condense.models.pool import squeeze
@@ -162,7 +161,8 @@ def unseen(base, made: list[ImageSet]) -> float:
         settings, base.train, base.splits.test, image_size=32, key=base.key / "judge", device=base.device,
         cache_folder=Path(os.environ.get("HF_CONDENSE_CACHE", "runs/cache")), progress=False,
     )[0].model  # fmt: skip
-    right = [(judge(s.images.float() / 255).argmax(1) == s.labels).float().mean() for s in made]
+    with torch.no_grad():
+        right = [(judge(s.images.float() / 255).argmax(1) == s.labels).float().mean() for s in made]
     return float(sum(right) / len(right))
 
 

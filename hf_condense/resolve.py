@@ -73,6 +73,7 @@ class Config:
     def save(self, path: Path) -> None:
         """Writes `config.yaml`; `--config` reads it back."""
         flat = {k: list(v) if isinstance(v, tuple) else v for s in self.sections().values() for k, v in s.items()}
+        del flat["overwrite"]  # said for one start, never for the next
         head = f"# preset: {self.preset}\n# where values came from: " + ", ".join(
             f"{k} ({v})" for k, v in sorted(self.came_from.items()) if v != "default"
         )

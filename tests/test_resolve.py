@@ -27,10 +27,13 @@ def test_flags_go_over_the_file_and_the_file_over_the_preset(tmp_path):
 
 
 def test_the_saved_configuration_gives_the_same_configuration(tmp_path):
-    config = resolve({"method": "edc", "dataset": "cifar10", "ipc": 1, "variant": "official"}, no_facts)
+    config = resolve(
+        {"method": "edc", "dataset": "cifar10", "ipc": 1, "variant": "official", "overwrite": True}, no_facts
+    )
     config.save(tmp_path / "config.yaml")
     again = resolve({"config": str(tmp_path / "config.yaml")}, no_facts)
-    assert again.sections() == config.sections()
+    assert not again.run.overwrite, "what is said for one start does not hold for the next"
+    assert again.change("run", overwrite=True).sections() == config.sections()
 
 
 def test_official_variant_takes_the_scripts_values():
