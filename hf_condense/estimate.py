@@ -108,10 +108,13 @@ def estimate(trainer: CondensationTrainer) -> dict[str, float]:
     trained = c.squeeze.squeeze_batch if c.squeeze.squeeze_epochs else 0
     activations = max(o.activations for o in observers) * 2 * max(shard if steps else 0, trained)
     found["memory"] = peak_bytes(trainer.device) + activations + sum(4 * o.weights for o in costs.values())
-    raw = len(train) * train.channels * train.stored_size**2
-    in_memory = raw <= c.data.decode_gb * 1e9
-    found["memory"] += raw if in_memory else 0
-    found["disk"] = 0 if in_memory else raw
+    found["disk"] = 0.0
+    whole = (
+        c.squeeze.squeeze_epochs or "full" in c.evaluation.baselines
+    )  # else training images are decoded as they pass
+    for source in [trainer.splits.test] + [train] * bool(whole):
+        raw = len(source) * source.channels * source.stored_size**2
+        found["memory" if raw <= c.data.decode_gb * 1e9 else "disk"] += raw
     if store["store"] == "full":
         found["disk"] += rows * expected_bytes(
             store["epochs"], images, train.num_classes, store["batch"], store["policy"]["mix"] != "none"
