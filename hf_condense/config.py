@@ -107,6 +107,16 @@ class SqueezeSettings:
     )
     patience_top1: float = setting(1.5, "refuse observers whose top-1 is below this multiple of chance")
 
+    @property
+    def observer_names(self) -> tuple[str, ...]:
+        """Members of the pool that synthesis looks through."""
+        return self.observers or self.base_model
+
+    @property
+    def teacher_names(self) -> tuple[str, ...]:
+        """Members of the pool that make soft labels."""
+        return self.teachers or self.base_model
+
     def __post_init__(self) -> None:
         check_choices(self)
         check(len(self.base_model) > 0, "base_model", self.base_model, "one or more model names")

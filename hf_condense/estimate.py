@@ -78,8 +78,8 @@ def estimate(trainer: CondensationTrainer) -> dict[str, float]:
 
     names = set(c.squeeze.base_model) | set(c.evaluation.students)
     costs = {name: cost(name) for name in sorted(names)}
-    observers = [costs[n] for n in c.squeeze.observers or c.squeeze.base_model]
-    teachers = [costs[n] for n in c.squeeze.teachers or c.squeeze.base_model]
+    observers = [costs[n] for n in c.squeeze.observer_names]
+    teachers = [costs[n] for n in c.squeeze.teacher_names]
     labels = sum(t.forward for t in teachers)
     images = train.num_classes * c.run.ipc
     recipe = trainer.method.recipe()

@@ -200,9 +200,14 @@ class CondensationTrainer:
             stages[name] = Stage(name, folder / place, settings, version, stages[after].fingerprint)
 
         request = self.method.statistics(self.context)
-        observers = c.squeeze.observers or c.squeeze.base_model
         wanted = {"patch": request.patch, "mode": request.mode, "policy": asdict(request.policy)} if request else {}
-        add("statistics", "statistics", {**wanted, "observers": observers}, STATISTICS_VERSION, "squeeze")
+        add(
+            "statistics",
+            "statistics",
+            {**wanted, "observers": c.squeeze.observer_names},
+            STATISTICS_VERSION,
+            "squeeze",
+        )
         own = {"method": run.method, "ipc": run.ipc, "variant": run.variant, **asdict(c.method)}
         add("condense", "shards", own, self.method.VERSION, "statistics")
         add("relabel", "labels", self.label_settings(), RELABEL_VERSION, "condense")
@@ -216,7 +221,7 @@ class CondensationTrainer:
         protocol = self._resolved_protocol()
         epochs, limit = protocol.duration(images)
         return {
-            "teachers": c.squeeze.teachers or c.squeeze.base_model,
+            "teachers": c.squeeze.teacher_names,
             "average": protocol.average,
             "teacher_bn": protocol.teacher_bn,
             "store": c.labels.store if "stored" in c.evaluation.regimes else "none",
@@ -247,8 +252,8 @@ class CondensationTrainer:
 
     def prepare(self) -> Context:
         """All that synthesis needs: the observers, and the statistics of the real data in them."""
-        pool, context, names = self.squeeze(), self.context, self.config.squeeze.observers
-        context.observers = pool.select(names) if names else pool
+        context = self.context
+        context.observers = self.squeeze().select(self.config.squeeze.observer_names)
         for member in context.observers:
             member.model.to(self.device).freeze()
         context.statistics = self._statistics(self._stages()["statistics"], context)
@@ -320,9 +325,7 @@ class CondensationTrainer:
 
     def teacher(self) -> Ensemble:
         """The networks that make soft labels, frozen on the device."""
-        pool = ModelPool.load(self.folder / POOL)
-        names = self.config.squeeze.teachers
-        members = pool.select(names) if names else pool
+        members = ModelPool.load(self.folder / POOL).select(self.config.squeeze.teacher_names)
         models = [m.model.to(self.device).freeze() for m in members]
         return Ensemble.for_protocol(models, self._resolved_protocol(), self.config.run.precision)
 
@@ -383,7 +386,7 @@ class CondensationTrainer:
     def publish(self, own: ImageSet, table: ScoreTable) -> Path:
         """Writes `dataset/`, the folder that is the Hub repository."""
         c, settings, labels = self.config, self.label_settings(), self._stages()["relabel"].folder
-        observers = (c.squeeze.observers or c.squeeze.base_model) if self.method.info.pool else ()
+        observers = c.squeeze.observer_names if self.method.info.pool else ()
         roles = {"observer": observers, "teacher": settings["teachers"]}
         models = [
             describe_model(member, [role for role, names in roles.items() if member.name in names])
