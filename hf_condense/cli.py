@@ -16,6 +16,7 @@ from hf_condense.methods import METHODS, list_methods, method_class
 STAGES = {
     "run": "all stages: squeeze, condense, relabel, evaluate, write the dataset",
     "squeeze": "train or load the pool of networks",
+    "pool": "make weak models from one base model, and keep them for later runs",
     "condense": "up to the synthetic images",
     "relabel": "up to the soft labels",
     "evaluate": "up to the scores",
@@ -34,6 +35,8 @@ def build_parser(command: str | None = None, method: str | None = None) -> argpa
         sub = commands.add_parser(name, help=help_text, allow_abbrev=False, description=help_text)
         if name == command:
             add_settings(sub, method)
+            if name == "pool":
+                sub.epilog = "--kind and --size are short for --pool_kind and --pool_size."
     inspect = commands.add_parser("inspect", help="what a distilled dataset is, where it came from, what it needs")
     inspect.add_argument("dataset", help="folder or Hub id of a distilled dataset, or a run folder")
     inspect.add_argument("--json", action="store_true", help="machine-readable")
@@ -62,6 +65,25 @@ def add_settings(parser: argparse.ArgumentParser, method: str | None) -> None:
             help=help_text.replace("%", "%%"),
             **optional_value,
         )
+
+
+def short_names(arguments: list[str]) -> list[str]:
+    """The arguments of `pool` with its settings' short names, --kind and --size, written out."""
+    full = {"--kind": "--pool_kind", "--size": "--pool_size"}
+    return [full.get(name, name) + equals + value for name, equals, value in (a.partition("=") for a in arguments)]
+
+
+def pool_run(given: dict) -> dict:
+    """What `pool` takes where nobody said it: pruned weak models, and a run folder that says so."""
+    from hf_condense.resolve import read_yaml
+
+    said = {**(read_yaml(given["config"]) if "config" in given else {}), **given}
+    kind, dataset = said.get("pool_kind", "none"), said.get("dataset", "digits")
+    kind = "post" if kind == "none" else kind
+    folder = said.get("output_dir") or os.path.join(
+        "runs", f"pool-{kind}-{os.path.basename(os.path.normpath(dataset))}"
+    )
+    return {**given, "pool_kind": kind, "output_dir": folder}
 
 
 def named_method(arguments: Sequence[str]) -> str | None:
@@ -95,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for a in (sys.argv[1:] if arguments is None else arguments)
     ]
     command = next((a for a in arguments if not a.startswith("-")), None)
+    if command == "pool":
+        arguments = short_names(arguments)
     try:
         method = (named_method(arguments) or method_in_files(arguments)) if command in STAGES else None
         given = vars(build_parser(command, method).parse_args(arguments))
@@ -124,6 +148,8 @@ def run(command: str, given: dict) -> int:
     folder = given.pop("run_folder", None)
     if folder is not None:
         given = {"config": os.path.join(folder, "config.yaml"), "output_dir": folder, **given}
+    if command == "pool":
+        given = pool_run(given)
     trainer = CondensationTrainer(**given)
     getattr(trainer, command)()
     return 0

@@ -107,16 +107,6 @@ class SqueezeSettings:
     )
     patience_top1: float = setting(1.5, "refuse observers whose top-1 is below this multiple of chance")
 
-    @property
-    def observer_names(self) -> tuple[str, ...]:
-        """Members of the pool that synthesis looks through."""
-        return self.observers or self.base_model
-
-    @property
-    def teacher_names(self) -> tuple[str, ...]:
-        """Members of the pool that make soft labels."""
-        return self.teachers or self.base_model
-
     def __post_init__(self) -> None:
         check_choices(self)
         check(len(self.base_model) > 0, "base_model", self.base_model, "one or more model names")
@@ -124,9 +114,108 @@ class SqueezeSettings:
         check(self.squeeze_epochs > 0 or self.pretrained, "squeeze_epochs", 0, "1 or more unless --pretrained")
         check(self.squeeze_batch >= 1, "squeeze_batch", self.squeeze_batch, "1 or more")
         check(self.squeeze_lr > 0, "squeeze_lr", self.squeeze_lr, "above 0")
-        for name in ("observers", "teachers"):
-            unknown = set(getattr(self, name) or ()) - set(self.base_model)
-            check(not unknown, name, sorted(unknown), f"names of the pool: {', '.join(self.base_model)}")
+
+
+@dataclass(frozen=True)
+class WeakPoolSettings:
+    """Weak models made from one base model, through which synthesis looks instead of the base itself (Teddy)."""
+
+    pool_kind: Literal["none", "prior", "post"] = setting(
+        "none", "weak models: copies from the base's training (prior), or the base pruned and tuned a little (post)"
+    )
+    pool_size: int = setting(5, "weak models beside the base")
+    prior_epochs: tuple[int, ...] | None = setting(
+        None, "epochs of the base's training after which a copy is kept; spread evenly over it where not said"
+    )
+    prune_ratios: tuple[float, ...] | None = setting(
+        None, "share of channels that each member loses, in turn; 0.2 to 0.4 spread evenly where not said"
+    )
+    importance_noise: float = setting(0.3, "spread of the noise that makes members pruned alike lose other channels")
+    finetune_epochs: int = setting(1, "epochs on real data after pruning")
+    finetune_lr: float = setting(0.01, "learning rate after pruning, cosine to zero")
+    recalibrate: bool = setting(True, "measure the BatchNorm statistics of weak models anew")
+    recalibration_images: int = setting(5000, "real images on which they are measured")
+    top1_floor: float | None = setting(
+        None, "leave out weak models below this share of the base's top-1; 0.65 (prior) or 0.6 (post) where not said"
+    )
+    top1_ceiling: float | None = setting(
+        None, "leave out weak models above this share of the base's top-1; 0.95 (prior) or none (post) where not said"
+    )
+    label_source: Literal["base", "pool", "both"] = setting(
+        "base", "who makes soft labels where there are weak models and --teachers names nobody"
+    )
+    pool_folder: str | None = setting(
+        None, "take the networks of this folder, written by `hf-condense pool`, whatever --pool_kind says"
+    )
+
+    @property
+    def weak(self) -> bool:
+        """Whether the pool has weak models."""
+        return self.pool_kind != "none" or self.pool_folder is not None
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Share of channels that the members lose, in turn."""
+        if self.prune_ratios is not None:
+            return self.prune_ratios
+        if self.pool_size == 1:
+            return (0.3,)
+        return tuple(round(0.2 + 0.2 * i / (self.pool_size - 1), 4) for i in range(self.pool_size))
+
+    @property
+    def floor(self) -> float:
+        """Smallest top-1 of a weak model as a share of the base's."""
+        return {"prior": 0.65, "post": 0.6}.get(self.pool_kind, 0.0) if self.top1_floor is None else self.top1_floor
+
+    @property
+    def ceiling(self) -> float:
+        """Largest top-1 of a weak model as a share of the base's."""
+        return (
+            (0.95 if self.pool_kind == "prior" else float("inf")) if self.top1_ceiling is None else self.top1_ceiling
+        )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check(
+            self.pool_size >= 1,
+            "pool_size",
+            self.pool_size,
+            "1 or more",
+            "--pool_kind none is a pool of the base alone",
+        )
+        epochs = self.prior_epochs
+        if epochs is not None:
+            rising = len(epochs) > 0 and epochs[0] >= 1 and list(epochs) == sorted(set(epochs))
+            check(rising, "prior_epochs", epochs, "rising epochs from 1 on")
+        ratios = self.prune_ratios
+        if ratios is not None:
+            inside = len(ratios) > 0 and all(0 < r < 1 for r in ratios)
+            check(inside, "prune_ratios", ratios, "shares of the channels above 0 and below 1", "0.2,0.3,0.4 is usual")
+        check(self.importance_noise >= 0, "importance_noise", self.importance_noise, "0 or more")
+        check(self.finetune_epochs >= 0, "finetune_epochs", self.finetune_epochs, "0 or more")
+        check(self.finetune_lr > 0, "finetune_lr", self.finetune_lr, "above 0")
+        images = self.recalibration_images
+        check(
+            images >= 2, "recalibration_images", images, "2 or more", "--recalibrate false leaves the statistics alone"
+        )
+        check(self.floor >= 0, "top1_floor", self.floor, "a share of the base's top-1, 0 or more")
+        check(self.ceiling > self.floor, "top1_ceiling", self.ceiling, f"above top1_floor, which is {self.floor}")
+
+
+def check_pool(squeeze: SqueezeSettings, weak: WeakPoolSettings) -> None:
+    """Raises ConfigError where the pool's two sections contradict each other."""
+    if weak.pool_folder is not None:  # its names are known when it is read
+        return
+    if weak.pool_kind != "none":
+        check(
+            len(squeeze.base_model) == 1, "base_model", list(squeeze.base_model),
+            f"one name with --pool_kind {weak.pool_kind}: all weak models come from one base",
+            "name one --base_model, or drop --pool_kind",
+        )  # fmt: skip
+        return
+    for name in ("observers", "teachers"):
+        unknown = set(getattr(squeeze, name) or ()) - set(squeeze.base_model)
+        check(not unknown, name, sorted(unknown), f"names of the pool: {', '.join(squeeze.base_model)}")
 
 
 @dataclass(frozen=True)
@@ -194,6 +283,7 @@ SECTIONS: dict[str, type] = {
     "run": RunSettings,
     "data": DataSettings,
     "squeeze": SqueezeSettings,
+    "weak": WeakPoolSettings,
     "labels": LabelSettings,
     "evaluation": EvaluationSettings,
 }

@@ -17,6 +17,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from hf_condense.data.augmentation import ViewPolicy
+from hf_condense.data.formation import decode_set
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.files import read_json
@@ -117,6 +118,12 @@ class DistilledDataset:
         recorded = self.content.get("training", {}).get("policy")
         return ViewPolicy(**recorded) if recorded else ViewPolicy(size=self.images.shape[-1], flip=0.0)
 
+    @property
+    def formation_factor(self) -> int:
+        """f, where each image holds f x f training images as tiles (`data.formation`); 1 where it is one."""
+        rule = self.content.get("training", {}).get("decode")
+        return rule["formation"]["factor"] if isinstance(rule, dict) else 1
+
     def to_dataset(self) -> Dataset:
         """The default config as a `datasets.Dataset`: image, label, soft_label."""
         return Dataset(self._table)
@@ -174,12 +181,19 @@ class DistilledDataset:
         """
         if soft and self.soft_labels is None:
             raise ArtefactError("soft", True, "False: this set has no soft labels", "train with class numbers")
-        return TorchDataset(self.images, self.soft_labels.float() if soft else self.labels, transform)
+        if soft and self.formation_factor > 1:
+            raise ArtefactError(
+                "soft", True, "False: soft labels are of whole images, and each holds several training images",
+                "train with class numbers",
+            )  # fmt: skip
+        images, labels = decode_set(self.images, self.labels, self.formation_factor)
+        return TorchDataset(images, self.soft_labels.float() if soft else labels, transform)
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         kept = self.__dict__.get("_placed")  # an epoch should not pay for the copy again
         if kept is None or kept[0] != device:
-            kept = self.__dict__["_placed"] = (device, self.images.to(device), self.labels.to(device))
+            images, labels = decode_set(self.images, self.labels, self.formation_factor)
+            kept = self.__dict__["_placed"] = (device, images.to(device), labels.to(device))
         return kept[1:]
 
     def __len__(self) -> int:
@@ -187,7 +201,7 @@ class DistilledDataset:
 
 
 class TorchDataset(torch.utils.data.Dataset):
-    """Images as unit pixels with their labels, in the words of transformers."""
+    """Training images as unit pixels with their labels, in the words of transformers."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Callable[[Tensor], Tensor] | None) -> None:
         self.images, self.labels, self.transform = images, labels, transform
@@ -196,7 +210,7 @@ class TorchDataset(torch.utils.data.Dataset):
         return len(self.images)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        pixels = self.images[i].float() / 255
+        pixels = self.images[i].float() / 255 if self.images.dtype == torch.uint8 else self.images[i]
         return {"pixel_values": self.transform(pixels) if self.transform else pixels, "labels": self.labels[i]}
 
 

@@ -49,6 +49,7 @@ def portable(value: Any) -> Any:
 
 def describe_model(member: PoolMember, roles: Iterable[str]) -> dict[str, Any]:
     """A pool member by what others can check: id, revision, sha256 of its weights. Roles: observer, teacher ..."""
+    weak = {"kind": member.kind, "epoch": member.epoch, "ratio": member.ratio} if member.is_weak else {}
     return portable(
         {
             "name": member.name,
@@ -58,21 +59,29 @@ def describe_model(member: PoolMember, roles: Iterable[str]) -> dict[str, Any]:
             "top1": member.top1,
             "epochs": member.epochs,
             "parameters": member.parameters,
+            **weak,
         }
     )
 
 
 def training_block(
-    protocol: str, policy: ViewPolicy | None, batch_size: int, epochs: int, **more: Any
+    protocol: str,
+    policy: ViewPolicy | None,
+    batch_size: int,
+    epochs: int,
+    formation_factor: int = 1,
+    **more: Any,
 ) -> dict[str, Any]:
     """What a student needs to train as it was scored, in full: a reader needs no table of protocols.
 
     Args:
         policy: the views of `hard` and `online` training (stored labels bring their own); None trains on whole images.
-        more: learned rates, PDD stage order, decode rule where it is not the plain one ...
+        formation_factor: f, where each image holds f x f training images (`data.formation`).
+        more: learned rates, PDD stage order ...
     """
     views = asdict(policy) if policy is not None else None
-    decode = "unit pixels: byte / 255"
+    plain = formation_factor == 1
+    decode = "unit pixels: byte / 255" if plain else {"formation": {"factor": formation_factor}}
     return {
         "protocol": protocol,
         "policy": views,

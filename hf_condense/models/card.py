@@ -19,6 +19,7 @@ class ModelCardFacts:
         top1: share of test images it gets right (0 to 1).
         epochs: of the training on that dataset; 0 for published weights taken as they are.
         source: {"id", "revision", "pretrained"} of the weights it started from.
+        kind, epoch, ratio, macs: see `PoolMember`.
         license: of the weights; that of the dataset where they were trained from scratch, None where not known.
     """
 
@@ -35,6 +36,10 @@ class ModelCardFacts:
     source: dict
     sha256: str
     license: str | None = None
+    kind: str = "base"
+    epoch: int | None = None
+    ratio: float | None = None
+    macs: int | None = None
 
 
 def render(facts: ModelCardFacts, template: str = "base_model") -> str:

@@ -22,7 +22,8 @@ def write_checkpoint(model: ImageModel, folder: Path, image_size: int) -> None:
 
     timm networks load anywhere with `timm.create_model("local-dir:FOLDER", pretrained=True)`; for those that this
     library registers, import `hf_condense.models.convnet` or `hf_condense.models.cifar_nets` before. transformers
-    networks load with `AutoModelForImageClassification.from_pretrained(FOLDER)`.
+    networks load with `AutoModelForImageClassification.from_pretrained(FOLDER)`. Pruned ones come back with
+    `read_checkpoint` only: their shapes stand beside the weights, for no library has an architecture for them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
@@ -30,10 +31,11 @@ def write_checkpoint(model: ImageModel, folder: Path, image_size: int) -> None:
         _write_transformers(model, folder, mean, std)
     else:
         _write_timm(model, folder, image_size, mean, std)
+    build = model.build | (shape_manifest(model.backbone) if "shapes" in model.build else {})
     facts = {
         "name": model.name, "num_classes": model.num_classes, "channels": model.channels, "in_chans": model.in_chans,
         "input_size": model.input_size, "mean": mean, "std": std, "class_names": model.class_names,
-        "source": model.source, "needs_squeeze": model.needs_squeeze, "build": model.build, "sha256": model.sha256(),
+        "source": model.source, "needs_squeeze": model.needs_squeeze, "build": build, "sha256": model.sha256(),
     }  # fmt: skip
     write_json(folder / FACTS, facts)
 
@@ -109,5 +111,52 @@ def _read_backbone(folder: Path, facts: dict) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn and at once replaced
         create = registered_timm().create_model
         backbone = create(build["architecture"], num_classes=facts["num_classes"], **build["model_args"])
+    if "shapes" in build:
+        reshape(backbone, build["shapes"], build["groups"])
     backbone.load_state_dict(load_file(folder / "model.safetensors"))
     return backbone
+
+
+def shape_manifest(backbone: nn.Module) -> dict[str, Any]:
+    """What a pruned network is beside its architecture: "shapes" of all tensors, "groups" of layers that have some."""
+    groups = {
+        name: getattr(module, "groups", None) or module.num_groups
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.GroupNorm) or (isinstance(module, nn.Conv2d) and module.groups > 1)
+    }
+    return {"shapes": {k: list(v.shape) for k, v in backbone.state_dict().items()}, "groups": groups}
+
+
+def reshape(backbone: nn.Module, shapes: dict[str, list[int]], groups: dict[str, int]) -> None:
+    """Gives every layer of the unpruned architecture the sizes of the pruned one; the weights are then still to load.
+
+    Raises:
+        KeyError: the architecture has no such tensor.
+    """
+    there = backbone.state_dict(keep_vars=True)
+    for name, shape in shapes.items():
+        if list(there[name].shape) == shape:
+            continue
+        place, _, leaf = name.rpartition(".")
+        new = torch.empty(shape, dtype=there[name].dtype)
+        is_weight = isinstance(there[name], nn.Parameter)
+        setattr(backbone.get_submodule(place), leaf, nn.Parameter(new) if is_weight else new)
+    for name, module in backbone.named_modules():
+        _note_sizes(module, groups.get(name, 1))
+
+
+def _note_sizes(module: nn.Module, groups: int) -> None:
+    """Writes the sizes of a layer's tensors into the attributes that its forward pass reads."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, nn.Conv2d):
+        module.groups, module.out_channels, module.in_channels = groups, len(weight), weight.shape[1] * groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif weight is None:
+        return
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module.num_features = len(weight)
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels, module.num_groups = len(weight), groups
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = tuple(weight.shape)

@@ -1,4 +1,4 @@
-"""ConvNet, the small network of this field: blocks of 3x3 convolution, instance norm, ReLU and 2x2 average pooling."""
+"""ConvNet, the small network of this field: blocks of 3x3 convolution, norm, ReLU and 2x2 average pooling."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from hf_condense.errors import ModelError
 class ConvNet(nn.Module):
     """`depth` blocks that each halve the side, and one linear layer on what is left (Gidaris & Komodakis, CVPR 2018).
 
+    Grey images of 28 px (MNIST, Fashion-MNIST) are padded to 32 px by the first convolution, as in the papers of
+    this field: all of depth 3 then have 4 x 4 places left, and 128 * 4 * 4 = 2048 features.
+
     Args:
         img_size: side of the images in pixels; 2 ** depth or more.
+        norm: "instance" as in gradient matching, or "batch" as in RDED, where statistics of batch norms are needed.
 
     Raises:
         ModelError: the images are too small for that many poolings.
@@ -26,10 +30,12 @@ class ConvNet(nn.Module):
         img_size: int | tuple[int, int] = 32,
         width: int = 128,
         depth: int = 3,
+        norm: str = "instance",
     ) -> None:
         super().__init__()
         side = img_size if isinstance(img_size, int) else img_size[-1]
-        left = side >> depth
+        padding = 3 if in_chans == 1 and side == 28 else 1
+        left = (side + 2 * padding - 2) >> depth
         if left < 1:
             raise ModelError(
                 "base_model",
@@ -40,9 +46,9 @@ class ConvNet(nn.Module):
         self.num_classes, self.num_features = num_classes, width * left * left
         blocks: list[nn.Module] = []
         for i in range(depth):
-            blocks.append(nn.Conv2d(in_chans if i == 0 else width, width, 3, padding=1))
+            blocks.append(nn.Conv2d(in_chans if i == 0 else width, width, 3, padding=padding if i == 0 else 1))
             # one group a channel: instance norm, but with statistics that need no running average
-            blocks.append(nn.GroupNorm(width, width))
+            blocks.append(nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(width, width))
             blocks.append(nn.ReLU())
             blocks.append(nn.AvgPool2d(2))
         self.features = nn.Sequential(*blocks)
@@ -72,7 +78,10 @@ default_cfgs = generate_default_cfgs(
             "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bilinear", "crop_pct": 1.0,
             "first_conv": "features.0", "classifier": "classifier",
         }
-        for name in ("convnet_d1", "convnet_d2", "convnet_w32", "convnet_w64", "convnet_w128")
+        for name in (
+            "convnet_d1", "convnet_d2", "convnet_d4", "convnet_w32", "convnet_w64", "convnet_w128", "convnet_bn_w32",
+            "convnet_bn_w128",
+        )
     }
 )  # fmt: skip
 
@@ -94,6 +103,12 @@ def convnet_d2(pretrained: bool = False, **kwargs) -> ConvNet:
 
 
 @register_model
+def convnet_d4(pretrained: bool = False, **kwargs) -> ConvNet:
+    """Depth 4, width 128: the ConvNet for Tiny-ImageNet's 64 px."""
+    return _convnet("convnet_d4", pretrained, **dict({"width": 128, "depth": 4}, **kwargs))
+
+
+@register_model
 def convnet_w32(pretrained: bool = False, **kwargs) -> ConvNet:
     """Depth 3, width 32: the smallest, for studies on small machines."""
     return _convnet("convnet_w32", pretrained, **dict({"width": 32, "depth": 3}, **kwargs))
@@ -109,3 +124,15 @@ def convnet_w64(pretrained: bool = False, **kwargs) -> ConvNet:
 def convnet_w128(pretrained: bool = False, **kwargs) -> ConvNet:
     """Depth 3, width 128: "ConvNet" in most papers on dataset condensation."""
     return _convnet("convnet_w128", pretrained, **dict({"width": 128, "depth": 3}, **kwargs))
+
+
+@register_model
+def convnet_bn_w32(pretrained: bool = False, **kwargs) -> ConvNet:
+    """Depth 3, width 32, batch norm: the smallest one that remembers statistics of the data."""
+    return _convnet("convnet_bn_w32", pretrained, **dict({"width": 32, "depth": 3, "norm": "batch"}, **kwargs))
+
+
+@register_model
+def convnet_bn_w128(pretrained: bool = False, **kwargs) -> ConvNet:
+    """Depth 3, width 128, batch norm: RDED's Conv3."""
+    return _convnet("convnet_bn_w128", pretrained, **dict({"width": 128, "depth": 3, "norm": "batch"}, **kwargs))

@@ -27,7 +27,8 @@ class ImageModel(nn.Module):
         class_names: what the logits stand for, or None where that is not known.
         source: {"id", "revision", "pretrained"}: where the weights come from.
         needs_squeeze: whether weights or head are new, so that the logits mean nothing yet.
-        build: how to make the backbone again: {"library", "architecture", "model_args"}.
+        build: how to make the backbone again: {"library", "architecture", "model_args"}; for a pruned one also
+            "shapes" and "groups", as in `checkpoints.shape_manifest`.
     """
 
     def __init__(
@@ -145,7 +146,8 @@ def load_model(
         class_names=class_names,
         source={"id": made.id, "revision": made.revision, "pretrained": made.pretrained},
         needs_squeeze=rows is None,
-        build={"library": made.library, "architecture": made.architecture, "model_args": made.model_args},
+        build={"library": made.library, "architecture": made.architecture, "model_args": made.model_args}
+        | made.manifest,
     )
     return _fit_input(model, image_size, made.input_size, num_classes)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from hf_condense.config import nearest
 from hf_condense.errors import ModelError
@@ -13,6 +16,10 @@ from hf_condense.files import atomic_path, read_json, write_json, write_text
 from hf_condense.models.card import ModelCardFacts, render
 from hf_condense.models.checkpoints import read_checkpoint, write_checkpoint
 from hf_condense.models.loading import ImageModel
+from hf_condense.models.training import evaluate_top1
+
+if TYPE_CHECKING:
+    from hf_condense.data.source import ImageSource
 
 POOL_VERSION = 1  # raised when the same settings no longer give the same networks
 
@@ -27,6 +34,10 @@ class PoolMember:
         source: {"id", "revision", "pretrained"} of the weights it started from.
         epochs: of the squeeze; 0 for published weights taken as they are.
         image_size, license, dataset: for its card.
+        kind: "base", or of a weak model: "prior" (a copy from the base's training), "post" (pruned and tuned).
+        epoch: of that training after which the copy was taken.
+        ratio: share of channels that were pruned.
+        macs: multiply-adds of one image.
     """
 
     name: str
@@ -39,6 +50,32 @@ class PoolMember:
     image_size: int
     license: str | None = None
     dataset: str = ""
+    kind: str = "base"
+    epoch: int | None = None
+    ratio: float | None = None
+    macs: int | None = None
+
+    @property
+    def is_weak(self) -> bool:
+        return self.kind != "base"
+
+    @property
+    def cut(self) -> str:
+        """What made it weak, in a word or two."""
+        if self.epoch is not None:
+            return f"epoch {self.epoch}"
+        return f"{100 * self.ratio:g} % pruned" if self.ratio is not None else ""
+
+    @classmethod
+    def measured(
+        cls, name: str, model: ImageModel, test: ImageSource, device: torch.device, image_size: int, **facts: Any
+    ) -> PoolMember:
+        """A member with its top-1 on `test`, hash, size and cost; `facts` are the other fields."""
+        top1 = evaluate_top1(model, test.decoded(), torch.from_numpy(test.labels), device, size=image_size)
+        return cls(
+            name, model, top1, model.sha256(), model.source, parameters=model.parameter_count, image_size=image_size,
+            macs=count_macs(model, image_size), **facts,
+        )  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Writes checkpoint, facts and card into `folder` (not atomic; see `ModelPool.save`)."""
@@ -50,7 +87,8 @@ class PoolMember:
             name=self.name, library=model.build["library"], architecture=model.build["architecture"],
             dataset=self.dataset, class_names=model.class_names or (), image_size=self.image_size,
             channels=model.channels, parameters=self.parameters, top1=self.top1, epochs=self.epochs,
-            source=self.source, sha256=self.sha256, license=self.license,
+            source=self.source, sha256=self.sha256, license=self.license, kind=self.kind, epoch=self.epoch,
+            ratio=self.ratio, macs=self.macs,
         )  # fmt: skip
         write_text(folder / "README.md", render(card))
 
@@ -61,8 +99,18 @@ class PoolMember:
         return cls(model=model, **read_json(folder / "member.json"))
 
 
+@torch.no_grad()
+def count_macs(model: ImageModel, image_size: int) -> int:
+    """Multiply-adds of one image of `image_size` pixels in convolutions and matrix products."""
+    was_training, device = model.training, model.mean.device
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, model.channels, image_size, image_size, device=device))
+    model.train(was_training)
+    return counter.get_total_flops() // 2
+
+
 class ModelPool(Sequence):
-    """The members of a pool, in the order in which they were named."""
+    """The members of a pool: in the order in which they were named, or a base model and then its weak models."""
 
     def __init__(self, members: Sequence[PoolMember]) -> None:
         self.members = list(members)
@@ -95,6 +143,39 @@ class ModelPool(Sequence):
             if name not in by_name:
                 raise ModelError("model", name, f"one of the pool: {', '.join(by_name)}", nearest(name, self.names))
         return ModelPool([by_name[n] for n in names])
+
+    @property
+    def weak(self) -> list[str]:
+        """Names of the weak models."""
+        return [m.name for m in self.members if m.is_weak]
+
+    def observers(self, names: Sequence[str] | None = None) -> ModelPool:
+        """Those that synthesis looks through: by name, else the weak models, else all. Raises as `select`."""
+        return self.select(names or self.weak or self.names)
+
+    def teachers(self, names: Sequence[str] | None = None, source: str = "both") -> ModelPool:
+        """Those that make soft labels: by name, else what `source` says where there are weak models, else all.
+
+        Args:
+            source: "base", "pool" (the weak models) or "both".
+
+        Raises:
+            ModelError: as `select`.
+        """
+        base = [m.name for m in self.members if not m.is_weak]
+        named = {"base": base, "pool": self.weak, "both": self.names}[source] if self.weak else self.names
+        return self.select(names or named)
+
+    def table(self) -> str:
+        """One line a network: name, kind, what made it weak, top-1, multiply-adds, parameters."""
+        width = max(len("name"), *map(len, self.names))
+        lines = [f"{'name':<{width}}  kind   {'':<12} {'top-1':>7} {'M mult-adds':>11} {'M parameters':>12}"]
+        for m in self.members:
+            cost = "" if m.macs is None else f"{m.macs / 1e6:.2f}"
+            lines.append(
+                f"{m.name:<{width}}  {m.kind:<5}  {m.cut:<12} {100 * m.top1:>5.1f} % {cost:>11} {m.parameters / 1e6:>12.3f}"
+            )
+        return "\n".join(lines)
 
     def save(self, folder: Path) -> None:
         """Writes the pool atomically: one folder a member, and `manifest.json` with their order."""

@@ -35,6 +35,7 @@ class Network:
     class_names: list[tuple[str, ...]] | None = None
     revision: str | None = None
     pretrained: bool = False
+    manifest: dict[str, Any] = field(default_factory=dict)  # of a pruned network, as in `checkpoints`
 
 
 def build(name: str, num_classes: int, image_size: int, channels: int, pretrained: bool) -> Network:
@@ -202,6 +203,8 @@ def _torchvision(name: str, model: str, num_classes: int, pretrained: bool) -> N
 
 
 def _folder(name: str, folder: Path) -> Network:
+    if (folder / "image_model.json").is_file():
+        return _own_checkpoint(name, folder)
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(
@@ -215,6 +218,23 @@ def _folder(name: str, folder: Path) -> Network:
     if "architecture" in facts:
         return _timm_checkpoint(name, f"local-dir:{folder}", str(folder))
     return _transformers(name, str(folder))
+
+
+def _own_checkpoint(name: str, folder: Path) -> Network:
+    """A folder that this library wrote: also of pruned networks, and checked by its sha256."""
+    from hf_condense.models.checkpoints import read_checkpoint
+
+    with _fetching(name, str(folder)):
+        model = read_checkpoint(folder)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    seen = config.get("pretrained_cfg", {}).get("input_size")
+    build = dict(model.build)
+    library, architecture, args = (build.pop(k) for k in ("library", "architecture", "model_args"))
+    return Network(
+        model.backbone, library, architecture, str(folder), model.num_classes, model.in_chans, args,
+        model.input_size or (seen[-1] if seen else None), model.mean.flatten().tolist(), model.std.flatten().tolist(),
+        None if model.class_names is None else [(n,) for n in model.class_names], pretrained=True, manifest=build,
+    )  # fmt: skip
 
 
 def _transformers(name: str, id: str) -> Network:

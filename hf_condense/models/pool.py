@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,10 @@ from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy, apply_views,
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
 from hf_condense.files import atomic_path, fingerprint, sha256_file
+from hf_condense.models.checkpoints import write_checkpoint
 from hf_condense.models.loading import ImageModel, load_model
-from hf_condense.models.members import POOL_VERSION, ModelPool, PoolMember
-from hf_condense.models.training import Batch, FitRecipe, evaluate_top1, fit, unit_pixels
+from hf_condense.models.members import POOL_VERSION, ModelPool, PoolMember, count_macs
+from hf_condense.models.training import Batch, FitRecipe, fit, unit_pixels
 from hf_condense.progress import Progress
 
 if TYPE_CHECKING:
@@ -76,11 +77,11 @@ def squeeze(
     for member in members:
         if show:
             tqdm.write(f"squeeze: {member.name} top-1 {100 * member.top1:.1f} % on {len(test)} test images")
-        _refuse_chance(member, settings.patience_top1, train.num_classes)
+        refuse_chance(member, settings.patience_top1, train.num_classes)
     return ModelPool(members)
 
 
-def _refuse_chance(member: PoolMember, patience: float, num_classes: int) -> None:
+def refuse_chance(member: PoolMember, patience: float, num_classes: int) -> None:
     """Networks that do not know the classes make labels of noise, and the damage shows only at the very end."""
     chance = 1 / num_classes
     if member.top1 < patience * chance:
@@ -106,23 +107,39 @@ def train_member(
     accelerator=None,
     progress: bool = True,
     dataset: str = "",
+    copies: Sequence[int] = (),
 ) -> PoolMember:
     """One member of the pool, frozen on `device`: from the cache when it is there, else trained, measured and kept.
+
+    Args:
+        copies: numbers of finished epochs after which the network is kept as well, in `copy_place`.
 
     Raises:
         ModelError: see `squeeze`.
     """
     policy = training_policy(settings, image_size, train.stored_size, flip)
-    place = Path(cache_folder) / "models" / _identity(name, settings, train, test, policy, key)
-    if not place.exists():
+    place = member_place(name, settings, train, test, policy, key, cache_folder)
+    kept = {epoch: copy_place(place, epoch) for epoch in copies}
+    if not (place.exists() and all(folder.exists() for folder in kept.values())):
         model = load_model(
             name, num_classes=train.num_classes, image_size=image_size, channels=train.channels, mean=train.mean,
             std=train.std, pretrained=settings.pretrained, class_names=train.class_names, key=key / "initial" / name,
         )  # fmt: skip
-        state = place.with_name(place.name + ".fit")
+
+        def keep(epoch: int, model: ImageModel, *_) -> None:
+            if (folder := kept.get(epoch + 1)) and not folder.exists():
+                model.needs_squeeze = False
+                with atomic_path(folder) as temporary:
+                    write_checkpoint(model, temporary, image_size)
+
+        # named by its copies: an unfinished training that kept others has passed the epochs of these
+        state = place.with_name(f"{place.name}{'-' + fingerprint(sorted(kept)) if kept else ''}.fit")
         if settings.squeeze_epochs:
             with Progress(f"squeeze {name}", settings.squeeze_epochs, show=progress) as bar:
-                _train(model, settings, train, policy, key / "fit" / name, device, accelerator, bar, state)
+                train_on(
+                    model, squeeze_recipe(settings), settings.squeeze_batch, train, policy, key / "fit" / name, device,
+                    accelerator, bar, state, keep,
+                )  # fmt: skip
         elif model.needs_squeeze:
             raise ModelError(
                 "squeeze_epochs", 0, f"1 or more for {name}: its classes do not map to the dataset's by name",
@@ -130,17 +147,19 @@ def train_member(
                 "its config.json",
             )  # fmt: skip
         model.needs_squeeze = False
-        top1 = evaluate_top1(model, test.decoded(), torch.from_numpy(test.labels), device, size=image_size)
-        member = PoolMember(
-            name, model, top1, model.sha256(), model.source, settings.squeeze_epochs, model.parameter_count, image_size,
-            None if model.source["pretrained"] else train.license, dataset,
-        )  # fmt: skip
-        with atomic_path(place) as temporary:
-            member.save(temporary)
+        if not place.exists():
+            license = None if model.source["pretrained"] else train.license
+            member = PoolMember.measured(
+                name, model, test, device, image_size, epochs=settings.squeeze_epochs, license=license, dataset=dataset
+            )
+            with atomic_path(place) as temporary:
+                member.save(temporary)
         shutil.rmtree(state, ignore_errors=True)
     # read back even what was just made, so that a first and a repeated run go on from the very same bytes
     member = PoolMember.load(place)
     member.model.to(device)
+    if member.macs is None:  # kept before they were counted
+        member.macs = count_macs(member.model, image_size)
     return member
 
 
@@ -153,22 +172,54 @@ def training_policy(settings: SqueezeSettings, image_size: int, stored_size: int
     return ViewPolicy(size=image_size, crop=(0.08 if least is None else least, 1.0), flip=0.5 * flip)
 
 
-def _identity(
-    name: str, settings: SqueezeSettings, train: ImageSource, test: ImageSource, policy: ViewPolicy, key: Key
-) -> str:
-    """Hash of everything that the trained network depends on; the other members of the pool are not among it."""
-    own = {k: v for k, v in asdict(settings).items() if k.startswith("squeeze_") or k == "pretrained"}
-    folder = Path(name.removeprefix("local-dir:").removeprefix("transformers:")).expanduser()
-    files = {}
-    if folder.is_dir():  # the same path can hold other weights tomorrow
-        files = {p.name: sha256_file(p) for p in sorted(folder.iterdir()) if p.is_file()}
-    versions = [POOL_VERSION, VIEW_VERSION]
-    return fingerprint([versions, name, files, own, policy, train.fingerprint, test.fingerprint, train.mean, str(key)])
-
-
-def _train(
-    model: ImageModel,
+def member_place(
+    name: str,
     settings: SqueezeSettings,
+    train: ImageSource,
+    test: ImageSource,
+    policy: ViewPolicy,
+    key: Key,
+    cache_folder: Path,
+) -> Path:
+    """Where a member is kept, by the hash of all that it depends on; other members of the pool are not among it."""
+    own = {k: v for k, v in asdict(settings).items() if k.startswith("squeeze_") or k == "pretrained"}
+    versions = [POOL_VERSION, VIEW_VERSION]
+    parts = [
+        versions,
+        name,
+        checkpoint_files(name),
+        own,
+        policy,
+        train.fingerprint,
+        test.fingerprint,
+        train.mean,
+        str(key),
+    ]
+    return Path(cache_folder) / "models" / fingerprint(parts)
+
+
+def checkpoint_files(name: str) -> dict[str, str]:
+    """File name -> sha256 where `name` is a folder: the same path can hold other weights tomorrow. Else nothing."""
+    folder = Path(name.removeprefix("local-dir:").removeprefix("transformers:")).expanduser()
+    return {p.name: sha256_file(p) for p in sorted(folder.iterdir()) if p.is_file()} if folder.is_dir() else {}
+
+
+def copy_place(place: Path, epoch: int) -> Path:
+    """Where the network of `place` is kept as it was after `epoch` epochs: its checkpoint, not measured."""
+    return place.with_name(f"{place.name}-epoch{epoch:04d}")
+
+
+def squeeze_recipe(settings: SqueezeSettings) -> FitRecipe:
+    return FitRecipe(
+        epochs=settings.squeeze_epochs, lr=settings.squeeze_lr, momentum=settings.squeeze_momentum,
+        weight_decay=settings.squeeze_weight_decay, schedule=settings.squeeze_schedule,
+    )  # fmt: skip
+
+
+def train_on(
+    model: ImageModel,
+    recipe: FitRecipe,
+    batch_size: int,
     train: ImageSource,
     policy: ViewPolicy,
     key: Key,
@@ -176,11 +227,9 @@ def _train(
     accelerator,
     bar: Progress,
     state: Path,
+    on_epoch: Callable[..., None] | None = None,
 ) -> None:
-    recipe = FitRecipe(
-        epochs=settings.squeeze_epochs, lr=settings.squeeze_lr, momentum=settings.squeeze_momentum,
-        weight_decay=settings.squeeze_weight_decay, schedule=settings.squeeze_schedule,
-    )  # fmt: skip
+    """Trains on hard labels of the real images, each in a view of its own. `state` keeps the unfinished training."""
     images, labels = train.decoded(), torch.from_numpy(train.labels).to(device)
     if device.type == "cuda" and images.numel() < 0.3 * torch.cuda.mem_get_info(device)[0]:
         images = images.to(device)
@@ -188,7 +237,7 @@ def _train(
 
     def batches(epoch: int) -> Iterator[Batch]:
         order = torch.from_numpy((key / "order" / epoch).permutation(len(labels)))
-        for step, rows in enumerate(order.split(settings.squeeze_batch)):
+        for step, rows in enumerate(order.split(batch_size)):
             if step and len(rows) == 1:  # batch norm cannot train on a single image
                 return
             views = draw_views(policy, key / "views" / epoch / step, len(rows), side, side)
@@ -199,6 +248,6 @@ def _train(
         return F.cross_entropy(logits, batch.labels)
 
     fit(
-        model, batches, loss, recipe, device=device, key=key / "layers", accelerator=accelerator, progress=bar,
-        state_folder=state,
+        model, batches, loss, recipe, device=device, key=key / "layers", accelerator=accelerator, on_epoch=on_epoch,
+        progress=bar, state_folder=state,
     )  # fmt: skip

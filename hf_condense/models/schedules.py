@@ -42,8 +42,11 @@ def linear_compat(epoch: int, epochs: int, zeta: float = 2.0) -> float:
 
 
 def multistep(epoch: int, epochs: int, milestones: Sequence[float] = (0.5, 0.75), factor: float = 0.1) -> float:
-    """Times `factor` at each milestone: an epoch where it is 1 or more, a share of the training where it is below 1."""
-    passed = sum(epoch >= (m if m >= 1 else m * epochs) for m in milestones)
+    """Times `factor` at each milestone: an epoch where it is 1 or more, a share of the training where it is below 1.
+
+    The epoch at a share is rounded down.
+    """
+    passed = sum(epoch >= (m if m >= 1 else int(m * epochs)) for m in milestones)
     return factor**passed
 
 

@@ -57,6 +57,11 @@ class RealStatistics:
         """Mean and variance [D] over all images."""
         return self.official or self._mixture(self.counts / self.counts.sum())
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Layers that they are of, as `Taps` names them."""
+        return ("conv", "norm") if any(s.is_conv for s in self.layout.segments) else ("norm",)
+
     def class_targets(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance [D] that a batch with these labels (int64 [B]) has if it looks like the real data.
 
@@ -115,6 +120,7 @@ def collect_statistics(
     *,
     batch_size: int = 128,
     mode: str = "exact",
+    kinds: Sequence[str] = ("conv", "norm"),
     block_size: int = 1024,
     rank: int = 0,
     world: int = 1,
@@ -136,6 +142,7 @@ def collect_statistics(
         mode: "exact", or "official": averages of batch statistics over shuffled batches of 64 and of single images'
             variances, running statistics of BatchNorms for all data, class patch mean and variance swapped, as in the
             authors' script (for comparison; slow, one process).
+        kinds: layers that are read, as in `Taps`.
         block_size: classes are dealt to processes in packs of at least this many images.
         rank, world: this process and their number.
         progress: called with the number of images done.
@@ -152,7 +159,7 @@ def collect_statistics(
         batches = class_batches(source.labels, source.num_classes, batch_size, block_size, rank, world)
     metadata = {"patch": patch, "mode": mode, "version": STATISTICS_VERSION, "images": len(source.labels)}
     with ExitStack() as stack, torch.no_grad():
-        taps = [stack.enter_context(Taps(model, patch)) for model in models]
+        taps = [stack.enter_context(Taps(model, patch, kinds)) for model in models]
         adders = [(_OfficialSum if mode == "official" else _ClassSum)(t, source.num_classes) for t in taps]
         for model in models:
             model.eval()
@@ -162,6 +169,30 @@ def collect_statistics(
             if progress:
                 progress(len(rows))
         return [adder.result(metadata) for adder in adders]
+
+
+@torch.no_grad()
+def running_statistics(model: nn.Module, images: Tensor, num_classes: int) -> RealStatistics | None:
+    """What a network's BatchNorms remember of the data they were trained on; no class statistics.
+
+    Args:
+        images: any unit pixels [n, C, H, W] that the network takes; they only show in which order its layers run.
+
+    Returns:
+        None where the network has no BatchNorm with running statistics: then they have to be collected.
+    """
+    if not any(isinstance(m, nn.BatchNorm2d) and m.running_mean is not None for m in model.modules()):
+        return None
+    with Taps(model.eval(), patch=1, kinds=("norm",)) as taps:
+        model(images)
+        taps.collect()
+        mean, var = taps.running_statistics()
+    none = torch.zeros(num_classes, len(mean), dtype=torch.float64)
+    found = (mean, var)
+    if mean.isnan().any():  # a norm without memory beside others that have one
+        return None
+    metadata = {"mode": "running", "version": STATISTICS_VERSION}
+    return RealStatistics(none[:, 0].clone(), none, none.clone(), taps.layout, found, metadata)
 
 
 def merge_statistics(parts: Sequence[RealStatistics]) -> RealStatistics:

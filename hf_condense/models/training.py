@@ -47,6 +47,7 @@ class FitRecipe:
 
     Weight decay acts on tensors with more than one axis only, unless `decay_all`. `ema` is the rate of the averaged
     weights (None: no average). `accumulation` batches make one optimiser step, weighted as one large batch.
+    `restart` begins with a new optimiser, without momentum, in every epoch whose rate is not that of the one before.
     """
 
     epochs: int
@@ -65,6 +66,7 @@ class FitRecipe:
     accumulation: int = 1
     precision: str = "fp32"
     grad_clip: float | None = None
+    restart: bool = False
 
     def __post_init__(self) -> None:
         check(self.epochs >= 0, "epochs", self.epochs, "0 or more")
@@ -74,6 +76,8 @@ class FitRecipe:
         check(self.precision in ("fp32", "bf16"), "precision", self.precision, "fp32, bf16")
         check(self.ema is None or 0 <= self.ema < 1, "ema", self.ema, "a rate in [0, 1)")
         check(self.accumulation >= 1, "accumulation", self.accumulation, "1 or more")
+        steps = self.schedule in ("constant", "multistep", "step") and not self.warmup_epochs
+        check(not self.restart or steps, "restart", self.schedule, "multistep or step, without warm-up")
 
     def rate(self, epoch: int) -> float:
         """The learning rate that holds in `epoch`."""
@@ -196,6 +200,8 @@ def _run_epoch(model, batches, loss, recipe, epoch, optimizer, average, device) 
     """(mean loss an image, optimiser steps). Reads nothing back from the device before the epoch's end."""
     for group in optimizer.param_groups:
         group["lr"] = recipe.rate(epoch)
+    if recipe.restart and epoch > 0 and recipe.rate(epoch) != recipe.rate(epoch - 1):
+        optimizer.state.clear()
     total, count, steps = torch.zeros((), device=device), 0, 0
     for group in _groups(batches, recipe.accumulation):
         size = sum(len(b.labels) for b in group)

@@ -22,6 +22,7 @@ class Member:
     epochs: int = 3
     parameters: int = 12_345
     source: dict = None
+    is_weak: bool = False
 
 
 def draw(channels: int = 3, ipc: int = 4, side: int = 8, classes: int = 3):

@@ -52,6 +52,21 @@ def test_convnet_refuses_more_poolings_than_pixels():
         timm.create_model("convnet_w32", img_size=7)
 
 
+def test_grey_images_of_28_px_become_32_px():
+    """The ConvNet of gradient matching on Fashion-MNIST: 317,706 parameters and 2048 features at 10 classes."""
+    model = timm.create_model("convnet_w128", num_classes=10, in_chans=1, img_size=28).eval()
+    assert sum(p.numel() for p in model.parameters()) == 317_706
+    assert model.num_features == 2048 and model.features[0].padding == (3, 3)
+    image = torch.rand(2, 1, 28, 28)
+    assert model.forward_features(image).shape == (2, 128, 4, 4) and model(image).shape == (2, 10)
+    for channels, side in ((3, 28), (1, 32)):  # all others are padded by 1
+        model = timm.create_model("convnet_w128", num_classes=10, in_chans=channels, img_size=side).eval()
+        assert model.features[0].padding == (1, 1) and model(torch.rand(1, channels, side, side)).shape == (1, 10)
+        assert model.num_features == 128 * (side // 8) ** 2
+    deep = timm.create_model("convnet_d4", num_classes=200, img_size=64).eval()
+    assert deep.num_features == 2048 and deep.forward_features(torch.rand(1, 3, 64, 64)).shape == (1, 128, 4, 4)
+
+
 def test_convnet_normalises_each_image_alone():
     model = timm.create_model("convnet_w32", num_classes=4).eval()
     images = torch.rand(3, 3, 32, 32)

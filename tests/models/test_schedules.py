@@ -20,6 +20,8 @@ from hf_condense.models.schedules import multiplier
         ("multistep", 799, 1000, {"milestones": (800, 900, 950), "factor": 0.5}, 1.0),
         ("multistep", 950, 1000, {"milestones": (800, 900, 950), "factor": 0.5}, 0.125),
         ("multistep", 50, 100, {"milestones": (0.5,), "factor": 0.1}, 0.1),
+        ("multistep", 665, 1000, {"milestones": (2 / 3,), "factor": 0.2}, 1.0),
+        ("multistep", 666, 1000, {"milestones": (2 / 3,), "factor": 0.2}, 0.2),  # rounded down
         ("step", 60, 90, {"every": 30, "factor": 0.1}, 0.01),
     ],
 )

@@ -76,8 +76,13 @@ def test_same_key_same_weights_whatever_the_global_state():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine"}, {"momentum": 0.0}]
-)
+    "changes",
+    [
+        {}, {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine"}, {"momentum": 0.0},
+        {"restart": True, "schedule": "multistep", "schedule_params": {"milestones": (3,)}},
+        {"restart": True, "schedule": "multistep", "schedule_params": {"milestones": (2, 4)}},
+    ],
+)  # fmt: skip
 def test_interrupted_fit_ends_with_the_same_weights(tmp_path, changes):
     whole = train(5, ema=0.9, **changes)
 
@@ -128,11 +133,6 @@ def test_average_alone():
 
 
 def test_accumulated_batches_equal_one_large_batch_even_when_uneven():
-    def plain() -> nn.Module:
-        with torch.random.fork_rng():
-            torch.manual_seed(5)
-            return nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
-
     large = train(3, plain(), data=lambda e: batches(e, 24))
     small = train(3, plain(), data=lambda e: batches(e, 10), accumulation=3)  # 10 + 10 + 4
     assert small.steps == large.steps == 3
@@ -162,6 +162,33 @@ def test_rate_is_set_each_epoch():
         warmup_factor=0.1,
     )
     assert [row["lr"] for row in result.history] == pytest.approx([0.005, 0.05, 0.05, 0.025])
+
+
+def plain() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_restart_is_a_new_optimiser_where_the_rate_drops(kind):
+    """Against torch's own optimisers, made anew by hand; without `restart` the weights are others."""
+    changes = {"optimizer": kind, "schedule": "multistep", "schedule_params": {"milestones": (2, 3), "factor": 0.3}}
+    by_hand = plain()
+    make = {
+        "sgd": lambda rate: torch.optim.SGD(by_hand.parameters(), lr=rate, momentum=0.9),
+        "adam": lambda rate: torch.optim.Adam(by_hand.parameters(), lr=rate),
+    }[kind]
+    for epoch, rate in enumerate((0.05, 0.05, 0.015, 0.0045)):
+        if epoch != 1:
+            optimizer = make(rate)
+        for batch in batches(epoch):
+            optimizer.zero_grad()
+            cross_entropy(by_hand(batch.images), batch).backward()
+            optimizer.step()
+    found, kept = (weights(train(4, plain(), restart=restart, **changes).model) for restart in (True, False))
+    torch.testing.assert_close(found, weights(by_hand), rtol=1e-6, atol=1e-8)
+    assert (kept - found).abs().max() > 1e-3
 
 
 def test_frozen_parts_stay_and_clipping_bounds_the_step():
@@ -201,8 +228,9 @@ def test_predict_crops_the_centre_and_keeps_the_mode():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"lr": 0.0}, {"optimizer": "lbfgs"}, {"schedule": "cosin"}, {"precision": "fp16"}, {"ema": 1.0}]
-)
+    "wrong", [{"lr": 0.0}, {"optimizer": "lbfgs"}, {"schedule": "cosin"}, {"precision": "fp16"}, {"ema": 1.0},
+     {"restart": True, "schedule": "cosine"}],
+)  # fmt: skip
 def test_wrong_recipe(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         FitRecipe(**{"epochs": 1, "lr": 0.1, **wrong})

@@ -1,0 +1,29 @@
+"""What a network makes of an image just before its last layer: the features in which selections measure distance."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hf_condense.models.heads import find
+from hf_condense.models.loading import ImageModel
+
+
+def embed(model: ImageModel, images: Tensor) -> Tensor:
+    """Features [n, d] of float unit pixels [n, channels, H, W]; gradients flow through them.
+
+    They are what enters the layer that makes the logits, so they mean the same for networks of every library: the
+    flattened last pooling of a ConvNet, the pooled map or token of timm's networks. A head that is a convolution over
+    a map sees it averaged over its pixels.
+
+    Raises:
+        ModelError: no layer of the network makes its logits.
+    """
+    entered: list[Tensor] = []
+    head = find(model.backbone, model.num_classes, model.name)[0]
+    handle = head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+    try:
+        model(images)
+    finally:
+        handle.remove()
+    features = entered[0]
+    return features.mean((2, 3)) if features.ndim == 4 and features.shape[-1] > 1 else features.flatten(1)

@@ -1,0 +1,67 @@
+"""Untrained networks, one for each key, for methods that draw a new one every so often."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from hf_condense.data.randomness import Key, keyed
+from hf_condense.models.loading import ImageModel, load_model
+
+
+class FreshNetworks:
+    """Gives a network with new initial weights for each key: equal keys, equal weights.
+
+    Building a network costs more than drawing its weights, so one network is kept and drawn anew wherever that gives
+    what building it would have given. What it gave before is then gone.
+
+    Args:
+        name: of the network, as for `load_model`; never its published weights.
+        num_classes, image_size, channels, mean, std: of the dataset.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        num_classes: int,
+        image_size: int,
+        channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+    ) -> None:
+        self.name, self.device = name, device
+        self.facts = {
+            "num_classes": num_classes, "image_size": image_size, "channels": channels, "mean": mean, "std": std,
+        }  # fmt: skip
+        self._kept: ImageModel | None = None
+        self._redraws: bool | None = None  # not known before the second network
+
+    def __call__(self, key: Key) -> ImageModel:
+        """The network of this key, in training mode, with weight gradients, on the device."""
+        if self._kept is None or self._redraws is False:
+            self._kept = self._build(key)
+            return self._kept
+        self._draw(key)
+        if self._redraws is None:
+            built = self._build(key)
+            pairs = zip(self._kept.state_dict().values(), built.state_dict().values(), strict=True)
+            self._redraws = all(torch.equal(a, b) for a, b in pairs)
+            self._kept = built
+        return self._kept.train().requires_grad_(True)
+
+    def _build(self, key: Key) -> ImageModel:
+        model = load_model(self.name, pretrained=False, key=key, **self.facts)
+        return model.to(self.device).train().requires_grad_(True)
+
+    def _draw(self, key: Key) -> None:
+        with keyed(key), torch.no_grad():
+            for module in self._kept.modules():
+                if hasattr(module, "reset_parameters") and not isinstance(module, nn.ModuleList):
+                    # drawn on the CPU, as when it was built: devices have other generators
+                    place = next((p.device for p in module.parameters(recurse=False)), self.device)
+                    module.cpu().reset_parameters()
+                    module.to(place)

@@ -1,0 +1,128 @@
+"""Structured pruning: a smaller network from a trained one, a different one for each key."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from hf_condense.config import check
+from hf_condense.data.randomness import Key
+from hf_condense.errors import ModelError
+from hf_condense.models import heads
+from hf_condense.models.checkpoints import shape_manifest
+from hf_condense.models.loading import ImageModel
+
+ROUND_TO = 8  # channel counts that accelerators like
+
+
+class ChannelNorm(nn.InstanceNorm2d):
+    """A GroupNorm of one channel a group, as the walk over the graph understands it: it keeps groups whole."""
+
+
+class NoisyMagnitude(tp.importance.GroupMagnitudeImportance):
+    """Mean squared weights of all that falls with a channel, times exp(noise * N(0, 1)).
+
+    Without noise, members pruned by the same ratio would be the same network.
+    """
+
+    def __init__(self, noise: float, key: Key) -> None:
+        super().__init__(p=2)
+        self.noise, self.key, self.groups = noise, key, 0
+
+    def __call__(self, group) -> Tensor | None:
+        scores = super().__call__(group)
+        if scores is None:
+            return None
+        draw = torch.from_numpy((self.key / self.groups).numpy().standard_normal(len(scores)))
+        self.groups += 1  # groups come in the order in which the network runs
+        return scores * torch.exp(self.noise * draw).to(scores)
+
+
+def prune(model: ImageModel, ratio: float, key: Key, noise: float = 0.3, image_size: int | None = None) -> ImageModel:
+    """A copy of `model` whose layers have each lost `ratio` of their channels, the least important ones (DepGraph,
+    arXiv:2301.12900). The logits stay; nothing is tuned yet.
+
+    Counts are rounded down to a multiple of 8, or of less where a layer is so narrow that this would cost much.
+
+    Args:
+        ratio: share of the channels of each layer, between 0 and 1.
+        key: names the noise.
+        noise: spread of the noise on the channels' importance.
+        image_size: side in pixels of the images it is for; `model.input_size` where not said.
+
+    Raises:
+        ConfigError: a ratio that leaves nothing or takes nothing.
+        ModelError: the network's layers depend on each other in a way that cannot be pruned.
+    """
+    check(0 < ratio < 1, "prune_ratios", ratio, "shares of the channels above 0 and below 1", "0.2 to 0.4 is usual")
+    if (model.build or {}).get("library") == "transformers":
+        raise _unprunable(model, "networks of transformers are saved without their changed shapes")
+    pruned = copy.deepcopy(model).cpu().eval().requires_grad_(True)
+    size = pruned.input_size or image_size
+    example = torch.from_numpy((key / "example").uniform(1, pruned.in_chans, size, size)).float()
+    example = (example - pruned.mean) / pruned.std
+    before = pruned.parameter_count
+    try:
+        _prune(pruned, ratio, NoisyMagnitude(noise, key / "importance"), example)
+        with torch.no_grad():
+            shape = tuple(pruned.backbone(example).shape)
+    except ModelError:
+        raise
+    except Exception as error:  # torch-pruning raises whatever its walk over the graph runs into
+        raise _unprunable(model, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
+    if shape != (1, model.num_classes):
+        raise _unprunable(model, f"afterwards it gives {shape}")
+    if pruned.parameter_count == before:
+        raise _unprunable(model, f"a ratio of {ratio} takes no channel of it")
+    pruned.build = {**(model.build or {}), **shape_manifest(pruned.backbone)}
+    return pruned
+
+
+def _prune(model: ImageModel, ratio: float, importance: NoisyMagnitude, example: Tensor) -> None:
+    head = heads.find(model.backbone, model.num_classes, model.name)
+    layers = [m for m in model.backbone.modules() if isinstance(m, nn.Conv2d | nn.Linear) and m not in head]
+    narrowest = min((m.weight.shape[0] for m in layers), default=0)
+    round_to = ROUND_TO
+    while round_to > 1 and 8 * round_to > narrowest:  # rounding may cost an eighth of the narrowest layer, not more
+        round_to //= 2
+    _swap(model.backbone, nn.GroupNorm, _as_channel_norm)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # parameters outside layers; the forward pass after it is the test
+        pruner = tp.pruner.BasePruner(
+            model.backbone, example, importance, pruning_ratio=ratio, round_to=round_to, ignored_layers=head
+        )
+        pruner.step()
+    _swap(model.backbone, ChannelNorm, _as_group_norm)
+
+
+def _swap(network: nn.Module, kind: type[nn.Module], other) -> None:
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, kind):
+                setattr(parent, name, other(child))
+
+
+def _as_channel_norm(norm: nn.GroupNorm) -> nn.Module:
+    if norm.num_groups != norm.num_channels:
+        return norm
+    return _with_weights(ChannelNorm(norm.num_channels, norm.eps, affine=norm.affine), norm)
+
+
+def _as_group_norm(norm: ChannelNorm) -> nn.Module:
+    return _with_weights(nn.GroupNorm(norm.num_features, norm.num_features, norm.eps, norm.affine), norm)
+
+
+def _with_weights(new: nn.Module, old: nn.Module) -> nn.Module:
+    new.weight, new.bias = old.weight, old.bias
+    return new.train(old.training)
+
+
+def _unprunable(model: ImageModel, reason: str) -> ModelError:
+    return ModelError(
+        "base_model", model.name, f"a network that can be pruned ({reason})",
+        "take a convolutional one such as resnet18 or convnet_w128, or weak models by --pool_kind prior",
+    )  # fmt: skip

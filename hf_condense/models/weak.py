@@ -1,0 +1,315 @@
+"""Weak models: one base model, and copies from its training or pruned copies of it that are good but not converged."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from hf_condense.config import SqueezeSettings, WeakPoolSettings, check, check_pool
+from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy
+from hf_condense.data.randomness import Key
+from hf_condense.errors import ModelError
+from hf_condense.files import atomic_path, fingerprint, read_json
+from hf_condense.models.checkpoints import read_checkpoint
+from hf_condense.models.loading import ImageModel
+from hf_condense.models.members import ModelPool, PoolMember
+from hf_condense.models.pool import copy_place, member_place, refuse_chance, train_member, train_on, training_policy
+from hf_condense.models.recalibration import recalibrate
+from hf_condense.models.training import FitRecipe
+from hf_condense.progress import Progress
+
+if TYPE_CHECKING:
+    from hf_condense.data.source import ImageSource
+
+WEAK_VERSION = 1  # raised when the same settings no longer give the same weak models
+log = logging.getLogger(__name__)
+
+
+def weak_pool(
+    squeeze: SqueezeSettings,
+    weak: WeakPoolSettings,
+    train: ImageSource,
+    test: ImageSource,
+    *,
+    policy: ViewPolicy | None,
+    image_size: int,
+    key: Key,
+    device: torch.device,
+    cache_folder: Path,
+    flip: bool = True,
+    accelerator=None,
+    progress: bool = True,
+    dataset: str = "",
+) -> ModelPool:
+    """The base model and its weak models (Yu et al., ECCV 2024, arXiv:2410.07579; the numbers are ours).
+
+    "prior": copies from the training of the base; where the base has published weights, its architecture is trained
+    from scratch for the copies. "post": the base with channels pruned, then tuned for a little while. All weak models
+    get the statistics of their BatchNorms measured anew under `policy`; the base stays as it is.
+
+    Every member is kept in the cache by the hash of what made it, as in `squeeze`, whose arguments are the same; with
+    several processes each is made whole on one of them.
+
+    Args:
+        policy: augmentation of the synthesis; that of the squeeze where None.
+
+    Raises:
+        ConfigError: more than one base model, or epochs that the training does not have.
+        ModelError: as `squeeze`; the base cannot be pruned or trained from scratch; or no weak model is within floor
+            and ceiling.
+    """
+    check_pool(squeeze, weak)
+    own = training_policy(squeeze, image_size, train.stored_size, flip)
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    show = progress and rank == 0
+    maker = _Maker(
+        squeeze, weak, train, test, own, policy or own, key, device, Path(cache_folder), image_size, flip, accelerator,
+        show, dataset,
+    )  # fmt: skip
+    if world > 1:
+        if rank == 0:
+            maker.sources()
+        accelerator.wait_for_everyone()
+    base, candidates = maker.sources()
+    refuse_chance(base, squeeze.patience_top1, train.num_classes)
+    if world > 1:
+        for candidate in candidates[rank::world]:
+            maker.member(candidate, base)
+        accelerator.wait_for_everyone()
+    members = [maker.member(candidate, base) for candidate in candidates]
+    return ModelPool([base, *_within(members, base, weak, show)])
+
+
+def find_pool(folder: str | Path) -> tuple[Path, dict[str, str]]:
+    """(the pool in a folder that `hf-condense pool` wrote, sha256 of each of its networks).
+
+    Raises:
+        ModelError: there is none.
+    """
+    given = Path(folder).expanduser()
+    for place in (given, given / "pool" / "models"):
+        if (place / "manifest.json").is_file():
+            return place, read_json(place / "manifest.json")["sha256"]
+    raise ModelError("pool_folder", str(folder), "a folder that `hf-condense pool` wrote", "run that first")
+
+
+def read_pool(folder: str | Path, train: ImageSource) -> ModelPool:
+    """The pool of a folder, for the dataset that it was made for.
+
+    Raises:
+        ModelError: there is none, or it is of networks for other images or classes.
+        ArtefactError: it is damaged.
+    """
+    pool = ModelPool.load(find_pool(folder)[0])
+    for member in pool:
+        there = (member.image_size, member.model.channels, member.model.class_names)
+        wanted = (train.image_size, train.channels, tuple(train.class_names))
+        for what, found, needed in zip(("pixels", "channels", "class names"), there, wanted):
+            if found != needed:
+                raise ModelError(
+                    "pool_folder", f"{member.name} for {what} {found}", f"{what} {needed}, which the dataset has",
+                    "make a pool of this dataset with `hf-condense pool`",
+                )  # fmt: skip
+    return pool
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A weak model before it is made.
+
+    Args:
+        origin: checkpoint that it starts from: the copy of an epoch, or the base.
+        draw: number among the candidates with the same ratio, which names the noise of its pruning.
+    """
+
+    name: str
+    origin: Path
+    epoch: int | None = None
+    ratio: float | None = None
+    draw: int = 0
+
+
+@dataclass
+class _Maker:
+    """All that members are made from, said once."""
+
+    squeeze: SqueezeSettings
+    weak: WeakPoolSettings
+    train: ImageSource
+    test: ImageSource
+    training: ViewPolicy
+    policy: ViewPolicy
+    key: Key
+    device: torch.device
+    cache: Path
+    image_size: int
+    flip: bool
+    accelerator: object
+    show: bool
+    dataset: str
+    options: dict = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.options = {
+            "image_size": self.image_size, "key": self.key, "device": self.device, "cache_folder": self.cache,
+            "flip": self.flip, "accelerator": self.accelerator, "progress": self.show, "dataset": self.dataset,
+        }  # fmt: skip
+
+    def sources(self) -> tuple[PoolMember, list[_Candidate]]:
+        """The base, trained where it has to be, and the weak models that can be made."""
+        name, weak = self.squeeze.base_model[0], self.weak
+        if weak.pool_kind == "post":
+            base = self._trained(name, self.squeeze)
+            place, ratios = self._place(name, self.squeeze), weak.ratios
+            found, drawn = [], {}
+            for ratio in (ratios[i % len(ratios)] for i in range(weak.pool_size)):
+                draw = drawn[ratio] = drawn.get(ratio, -1) + 1
+                found.append(_Candidate(f"{name}@pruned{ratio:g}-{draw}", place, ratio=ratio, draw=draw))
+            return base, found
+        if _from_scratch(name, self.squeeze):
+            origin, run = name, self.squeeze
+            epochs = self._epochs(run.squeeze_epochs - 1)  # after the last epoch it is the base
+            base = self._trained(name, run, epochs)
+        else:
+            base = self._trained(name, self.squeeze)
+            length = self.squeeze.squeeze_epochs or max(weak.prior_epochs or (0,))  # published weights bring none
+            epochs, origin = self._epochs(length), _architecture(base.model)
+            run = replace(self.squeeze, pretrained=False, squeeze_epochs=length)
+            self._trained(origin, run, epochs)
+        place = self._place(origin, run)
+        return base, [_Candidate(f"{name}@epoch{e}", copy_place(place, e), epoch=e) for e in epochs]
+
+    def _trained(self, name: str, settings: SqueezeSettings, copies: Sequence[int] = ()) -> PoolMember:
+        return train_member(name, settings, self.train, self.test, copies=copies, **self.options)
+
+    def _place(self, name: str, settings: SqueezeSettings) -> Path:
+        return member_place(name, settings, self.train, self.test, self.training, self.key, self.cache)
+
+    def _epochs(self, last: int) -> tuple[int, ...]:
+        """Epochs of the copies. Where nobody said them there are twice as many as members, for some will be left out."""
+        said, epochs = self.weak.prior_epochs, self.squeeze.squeeze_epochs
+        check(
+            last >= 1, "squeeze_epochs", epochs, "2 or more with --pool_kind prior, or --prior_epochs said", "raise it"
+        )
+        check(
+            said is None or said[-1] <= last,
+            "prior_epochs",
+            said,
+            f"1 to {last}",
+            "raise --squeeze_epochs, or drop it",
+        )
+        return said or _spread(range(1, last + 1), 2 * self.weak.pool_size)
+
+    def member(self, candidate: _Candidate, base: PoolMember) -> PoolMember:
+        """A weak model, frozen on the device: from the cache when it is there."""
+        place = self.cache / "models" / self._identity(candidate)
+        if not place.exists():
+            state, key = place.with_name(place.name + ".fit"), self.key / "weak" / candidate.name
+            model = read_checkpoint(candidate.origin)
+            if candidate.ratio is not None:
+                model = self._pruned(model, candidate, key, state)
+            if self.weak.recalibrate:
+                images = self.weak.recalibration_images
+                recalibrate(model, self.train, self.policy, key / "recalibration", self.device, images)
+            model.name = candidate.name
+            weak = PoolMember.measured(
+                candidate.name, model.to(self.device).eval(), self.test, self.device, self.image_size,
+                epochs=base.epochs if candidate.epoch is None else candidate.epoch, license=base.license,
+                dataset=self.dataset, kind=self.weak.pool_kind, epoch=candidate.epoch, ratio=candidate.ratio,
+            )  # fmt: skip
+            with atomic_path(place) as temporary:
+                weak.save(temporary)
+            shutil.rmtree(state, ignore_errors=True)
+        weak = PoolMember.load(place)
+        weak.model.to(self.device)
+        return weak
+
+    def _pruned(self, model: ImageModel, candidate: _Candidate, key: Key, state: Path) -> ImageModel:
+        from hf_condense.models.pruning import prune  # slow to import, and seldom needed
+
+        s, w = self.squeeze, self.weak
+        model = prune(model, candidate.ratio, key / "pruning", w.importance_noise, self.image_size)
+        if w.finetune_epochs:
+            recipe = FitRecipe(
+                epochs=w.finetune_epochs, lr=w.finetune_lr, momentum=s.squeeze_momentum,
+                weight_decay=s.squeeze_weight_decay, schedule="cosine",
+            )  # fmt: skip
+            with Progress(f"tune {candidate.name}", w.finetune_epochs, show=self.show) as bar:
+                train_on(
+                    model, recipe, s.squeeze_batch, self.train, self.training, key / "fit", self.device,
+                    self.accelerator, bar, state,
+                )  # fmt: skip
+        return model
+
+    def _identity(self, candidate: _Candidate) -> str:
+        """Hash of all that a weak model depends on; the origin's name is a hash of all that made that."""
+        names = ["recalibrate", "recalibration_images"]
+        if candidate.ratio is not None:
+            names += ["importance_noise", "finetune_epochs", "finetune_lr"]
+        own = {k: v for k, v in asdict(self.weak).items() if k in names}
+        made = {"name": candidate.name, "ratio": candidate.ratio, "origin": candidate.origin.name}
+        return fingerprint([WEAK_VERSION, VIEW_VERSION, made, own, self.policy, str(self.key)])
+
+
+def _from_scratch(name: str, settings: SqueezeSettings) -> bool:
+    """Whether the name means an architecture; Hub ids and folders mean their weights always."""
+    weights = name.partition(":")[0] in ("transformers", "hf-hub", "hf_hub", "local-dir")
+    return not (settings.pretrained or weights or Path(name).is_dir() or name.startswith(("/", "./", "../", "~")))
+
+
+def _architecture(model: ImageModel) -> str:
+    """The name under which a trained network's architecture is made from scratch."""
+    build = model.build
+    if build["library"] == "transformers":
+        raise ModelError(
+            "base_model", model.name, "a network of timm or torchvision, which can be trained from scratch",
+            "choose one, or weak models by --pool_kind post",
+        )  # fmt: skip
+    if build["architecture"] == "small_stem_resnet":
+        return build["model_args"]["base"]
+    if build["architecture"] == "torchvision_net":
+        return f"torchvision/{build['model_args']['arch']}"
+    return build["architecture"]
+
+
+def _spread(values: Sequence, count: int) -> tuple:
+    """`count` of the values, evenly spread from the first to the last; all where there are fewer, the middle for one."""
+    if count >= len(values):
+        return tuple(values)
+    if count == 1:
+        return (values[len(values) // 2],)
+    return tuple(values[round(i * (len(values) - 1) / (count - 1))] for i in range(count))
+
+
+def _within(members: list[PoolMember], base: PoolMember, weak: WeakPoolSettings, show: bool) -> tuple[PoolMember, ...]:
+    """The members whose top-1 is right: weak, but not so weak that they know nothing."""
+    kept = []
+    for member in members:
+        share = member.top1 / max(base.top1, 1e-9)
+        if weak.floor <= share <= weak.ceiling:
+            kept.append(member)
+        elif show:
+            log.warning(
+                "left out: %s with top-1 %.1f %%, %.0f %% of the base's %.1f %%; allowed is %s", member.name,
+                100 * member.top1, 100 * share, 100 * base.top1, _allowed(weak),
+            )  # fmt: skip
+    if not kept:
+        found = ", ".join(f"{m.name} {100 * m.top1:.1f} %" for m in members)
+        raise ModelError(
+            "pool_kind", weak.pool_kind,
+            f"a weak model with {_allowed(weak)} of the base's top-1 of {100 * base.top1:.1f} % (found: {found})",
+            "change --top1_floor or --top1_ceiling, or "
+            + ("other --prior_epochs" if weak.pool_kind == "prior" else "prune less or tune longer (--finetune_epochs)"),
+        )  # fmt: skip
+    return _spread(kept, weak.pool_size)
+
+
+def _allowed(weak: WeakPoolSettings) -> str:
+    most = "" if weak.ceiling == float("inf") else f" to {100 * weak.ceiling:.0f} %"
+    return f"{100 * weak.floor:.0f} %{most}" + ("" if most else " or more")
