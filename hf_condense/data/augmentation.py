@@ -28,11 +28,13 @@ class ViewPolicy:
         flip: probability of a horizontal flip.
         pad: pixels of padding of a pad-and-crop (the crop has the size of the input).
         fill: value of the padding in unit pixels, one for each channel; black where not said.
-        roll: largest cyclic shift in pixels; drawn from 0..roll for rows and for columns (G-VBSM).
+        roll: largest cyclic shift in pixels; drawn from -roll_back..roll for rows and for columns (SRe2L, G-VBSM).
+        roll_back: largest cyclic shift the other way.
         shuffle: strips into which columns, then rows are cut and shuffled (RDED); 1 leaves the image as it is.
         rand_augment: (operations an image, magnitude 0..30), or None.
         mix: "none", "cutmix" or "mixup"; one partner order, weight and box for the batch.
         mix_alpha: of the Beta distribution of the mixing weight.
+        mix_probability: share of batches that are mixed.
         per: "image" draws for every image, "batch" draws once and treats all images alike.
 
     Raises:
@@ -46,10 +48,12 @@ class ViewPolicy:
     pad: int = 0
     fill: tuple[float, ...] | None = None
     roll: int = 0
+    roll_back: int = 0
     shuffle: int = 1
     rand_augment: tuple[int, int] | None = None
     mix: str = "none"
     mix_alpha: float = 1.0
+    mix_probability: float = 1.0
     per: str = "image"
 
     def __post_init__(self) -> None:
@@ -62,7 +66,7 @@ class ViewPolicy:
         ratio = len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]
         check(ratio, "ratio", self.ratio, "(smallest, largest) width / height, above 0")
         check(0 <= self.flip <= 1, "flip", self.flip, "a probability")
-        for name, least in (("pad", 0), ("roll", 0), ("shuffle", 1)):
+        for name, least in (("pad", 0), ("roll", 0), ("roll_back", 0), ("shuffle", 1)):
             check(getattr(self, name) >= least, name, getattr(self, name), f"{least} or more")
         rand = self.rand_augment is None or (
             len(self.rand_augment) == 2 and self.rand_augment[0] >= 1 and 0 <= self.rand_augment[1] <= 30
@@ -70,6 +74,7 @@ class ViewPolicy:
         check(rand, "rand_augment", self.rand_augment, "(operations, magnitude): 1 or more, and 0 to 30")
         check(self.mix in ("none", "cutmix", "mixup"), "mix", self.mix, "none, cutmix, mixup")
         check(self.mix_alpha > 0, "mix_alpha", self.mix_alpha, "above 0")
+        check(0 <= self.mix_probability <= 1, "mix_probability", self.mix_probability, "a probability")
         check(self.per in ("image", "batch"), "per", self.per, "image, batch")
 
 
@@ -138,8 +143,9 @@ def draw_views(policy: ViewPolicy, key: Key, n: int, height: int, width: int) ->
     drawn: dict[str, np.ndarray] = {"boxes": boxes, "flips": (key / "flip").uniform(m) < policy.flip}
     if policy.pad:
         drawn["offsets"] = (key / "pad").numpy().integers(0, 2 * policy.pad + 1, (m, 2), dtype=np.int32)
-    if policy.roll:
-        drawn["rolls"] = (key / "roll").numpy().integers(0, policy.roll + 1, (m, 2), dtype=np.int32)
+    if policy.roll or policy.roll_back:
+        low, high = -policy.roll_back, policy.roll + 1
+        drawn["rolls"] = (key / "roll").numpy().integers(low, high, (m, 2), dtype=np.int32)
     if policy.shuffle > 1:
         drawn["strips"] = (key / "shuffle").uniform(m, 2, policy.shuffle).argsort(-1).astype(np.int32)
     if policy.rand_augment is not None:
@@ -152,6 +158,9 @@ def draw_mix(policy: ViewPolicy, key: Key, n: int) -> dict:
     """Partners, weight and box of one batch, as keyword arguments of `Views`."""
     if policy.mix == "none" or n == 0:
         return {}
+    if policy.mix_probability < 1 and (key / "whether").uniform() >= policy.mix_probability:
+        # every image is its own partner, so that all batches of a store have the same columns
+        return {"partner": torch.arange(n)} | ({"mix_box": (0, 0, 0, 0)} if policy.mix == "cutmix" else {})
     stream = key.numpy()
     lam, centre = float(stream.beta(policy.mix_alpha, policy.mix_alpha)), stream.random(2)
     partner = torch.from_numpy(stream.permutation(n))

@@ -16,6 +16,7 @@ from hf_condense.errors import ConfigError
 
 if TYPE_CHECKING:
     from hf_condense.data.augmentation import ViewPolicy
+    from hf_condense.data.siamese import SiamesePolicy
     from hf_condense.models.training import FitRecipe
 
 
@@ -55,7 +56,12 @@ class Protocol:
         loss: against soft labels; against hard labels it is always cross-entropy, weighted by area where mixed.
         temperature, temperature_squared: of "kl" and "soft_ce".
         gamma: weight of the cross-entropy to hard, un-mixed labels in "mse_gt".
-        crop, ratio, pad, flip, shuffle, rand_augment, mix, mix_alpha: as in `ViewPolicy`.
+        restart: as in `FitRecipe`.
+        crop, ratio, pad, flip, shuffle, rand_augment, mix, mix_alpha, mix_probability: as in `ViewPolicy`.
+        siamese: families of `SiamesePolicy` that training batches go through, on normalised pixels, before mixing; the
+            family is drawn for each batch, its numbers for each image. Labels cannot be stored for them.
+        siamese_mode: "single" or "combined" families.
+        siamese_params: other values of `SiamesePolicy`, where they are not the usual ones.
         val_resize: "8/7" resizes test images to side S//7*8 and crops the centre (256 to 224); "none" takes them whole.
         best_every, best_from: the extra column "best over the test set" looks every so many epochs (0: never), after
             this share of the training.
@@ -81,6 +87,7 @@ class Protocol:
     schedule_params: dict[str, Any] = field(default_factory=dict)
     warmup_epochs: int = 0
     warmup_factor: float = 0.01
+    restart: bool = False
     ema: float | None = None
     regime: Literal["hard", "stored", "online"] = "stored"
     average: Literal["logits", "probabilities", "normalised"] = "logits"
@@ -97,6 +104,10 @@ class Protocol:
     rand_augment: tuple[int, int] | None = None
     mix: Literal["none", "cutmix", "mixup"] = "cutmix"
     mix_alpha: float = 1.0
+    mix_probability: float = 1.0
+    siamese: tuple[str, ...] = ()
+    siamese_mode: Literal["single", "combined"] = "single"
+    siamese_params: dict[str, Any] = field(default_factory=dict)
     val_resize: Literal["none", "8/7"] = "none"
     best_every: int = 10
     best_from: float = 0.0
@@ -162,7 +173,7 @@ class Protocol:
             epochs=p.duration(images)[0], optimizer=p.optimizer, lr=p.lr, momentum=p.momentum, betas=tuple(p.betas),
             weight_decay=p.weight_decay, decay_all=p.decay_all, schedule=p.schedule,
             schedule_params=dict(p.schedule_params), warmup_epochs=p.warmup_epochs, warmup_factor=p.warmup_factor,
-            ema=p.ema, accumulation=p.accumulation, precision=precision,
+            restart=p.restart, ema=p.ema, accumulation=p.accumulation, precision=precision,
         )  # fmt: skip
 
     def policy(self, image_size: int, flip: bool = True) -> ViewPolicy:
@@ -172,6 +183,25 @@ class Protocol:
         return ViewPolicy(
             size=image_size, crop=self.crop, ratio=self.ratio, flip=self.flip if flip else 0.0, pad=self.pad,
             shuffle=self.shuffle, rand_augment=self.rand_augment, mix=self.mix, mix_alpha=self.mix_alpha,
+            mix_probability=self.mix_probability,
+        )  # fmt: skip
+
+    def siamese_policy(self, flip: bool = True) -> SiamesePolicy | None:
+        """The families that training batches go through, or None. `flip=False` leaves mirroring out."""
+        from hf_condense.data.siamese import SiamesePolicy
+
+        families = tuple(f for f in self.siamese if flip or f != "flip")
+        if not families:
+            return None
+        return SiamesePolicy(families, self.siamese_mode, **{"family_per": "call"} | self.siamese_params)
+
+    def check_regime(self, regime: str) -> None:
+        """Raises ConfigError for labels that this protocol cannot train with."""
+        check(regime in ("hard", "stored", "online"), "regimes", regime, "hard, stored, online")
+        check(
+            regime != "stored" or not self.siamese, "regimes", regime,
+            f"hard or online: protocol {self.name} augments batches in a way that a label store does not record",
+            "--regimes hard",
         )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.config import check
+from hf_condense.data.formation import decode_set
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
 from hf_condense.evaluation.protocols import Protocol
@@ -31,12 +32,13 @@ class ImageSet:
     """One row of the table: images that students are trained on.
 
     Args:
-        images: uint8 [N, C, S, S]; `labels` int64 [N].
+        images: uint8, or float unit pixels, [N, C, S, S], as published; `labels` int64 [N].
+        formation_factor: f, where each image holds f x f training images (`data.formation`): students see those.
         store: labels of its views, for the regime "stored"; made in the scores folder where there is none.
         regimes: those it is scored in; None: all that are asked for.
         like: train as long as on a set of this many images; None: as long as its own size says.
         bytes: of the images as published; of the raw pixels where not said.
-        digest: stands for images and labels in fingerprints; computed where not said (give it for large sets).
+        digest: stands for what students see in fingerprints; computed where not said (give it for large sets).
         note: shown under the table.
     """
 
@@ -48,11 +50,13 @@ class ImageSet:
     bytes: int | None = None
     digest: str | None = None
     note: str = ""
+    formation_factor: int = 1
 
     def __post_init__(self) -> None:
         self.labels = torch.as_tensor(self.labels)
         if self.digest is None:
-            self.digest = fingerprint([image_digest(self.images), image_digest(self.labels)])
+            tiles = [self.formation_factor] if self.formation_factor > 1 else []
+            self.digest = fingerprint([image_digest(self.images), image_digest(self.labels), *tiles])
         if self.bytes is None:
             self.bytes = self.images.numel() * self.images.element_size()
 
@@ -98,7 +102,7 @@ def score(
             so that the interval covers the draw). The row "full" is the real training set: hard labels only, and as
             many student steps as the others.
         seeds: how many, or which.
-        ipc: images per class of the sets.
+        ipc: training images per class of the sets.
         test_images, test_labels: uint8 [M, C, S, S] and int64 [M]; read only to score finished students.
         scores_folder: gets `scores.json`, `scores.md`, `cells/` (a file a student), `stores/` and unfinished `states/`.
         teacher: makes the labels of the regimes "stored" and "online"; its accuracy is reported.
@@ -109,11 +113,11 @@ def score(
         student_settings: of `train_student`: image_size, mean, std, flip, precision.
 
     Raises:
-        ConfigError: no rows, an unknown regime, or a regime without its teacher.
+        ConfigError: no rows, a regime that is unknown or not for this protocol, or one without its teacher.
     """
     check(len(rows) > 0, "rows", [], "one or more sets")
     for regime in regimes:
-        check(regime in ("hard", "stored", "online"), "regimes", regime, "hard, stored, online")
+        protocol.check_regime(regime)
     sets = {name: [row] if isinstance(row, ImageSet) else list(row) for name, row in rows.items()}
     if "full" in sets:
         sets["full"] = [_full(found, ipc * num_classes) for found in sets["full"]]
@@ -187,7 +191,7 @@ class _Grid:
                 raise ConfigError(
                     "regimes", "stored", "a teacher, or a store for each row", "give one, or drop stored"
                 )
-            images = len(found.images)
+            images = len(found.images) * found.formation_factor**2
             # a store cannot follow each student: batch and views are those of the first
             protocol = self.protocol.resolve(stored[0].student, max(1, images // self.num_classes))
             epochs, limit = protocol.duration(images)
@@ -197,7 +201,7 @@ class _Grid:
             found.store = write_store(
                 self.folder / "stores" / f"{row}-{name}", found.images, found.labels, self.teacher, policy,
                 self.key / "labels", label_epochs or epochs, protocol.batch_size(images), self.device, limit=limit,
-                accelerator=self.accelerator,
+                accelerator=self.accelerator, formation_factor=found.formation_factor,
             )  # fmt: skip
 
     def path(self, cell: Cell) -> Path:
@@ -221,8 +225,9 @@ class _Grid:
     def _train(self, cell: Cell) -> None:
         found, path = self.sets[cell.row][cell.set], self.path(cell)
         state = self.folder / "states" / path.stem
+        images, labels = decode_set(found.images, found.labels, found.formation_factor)
         result = train_student(
-            cell.student, found.images, found.labels, cell.regime, protocol=self.protocol,
+            cell.student, images, labels, cell.regime, protocol=self.protocol,
             test_images=self.test_images, test_labels=self.test_labels, num_classes=self.num_classes,
             key=self.key / "student" / cell.student / cell.seed, device=self.device, teacher=self.teacher,
             store=found.store, like=found.like, accelerator=self.accelerator, state_folder=state, **self.settings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hf_condense.config import check
+from hf_condense.data.augmentation import ViewPolicy, Views, draw_mix, mix_images, mixed_targets
 from hf_condense.data.randomness import Key
+from hf_condense.data.siamese import siamese_pixels
 from hf_condense.errors import ConfigError
 from hf_condense.evaluation.losses import protocol_loss
 from hf_condense.evaluation.protocols import Protocol
@@ -83,12 +85,13 @@ def train_student(
         like: train with the batch, epochs and steps that the protocol has for a set of this many images; a larger
             set then gives every epoch another part of itself.
         image_size: side that the student sees; that of `images` where not said.
-        mean, std: of the dataset in unit pixels.
+        mean, std: of the dataset in unit pixels, one for each channel or one for all.
         flip: whether the protocol's horizontal flips make sense for these classes.
         state_folder: where an unfinished training is kept, to go on from.
 
     Raises:
-        ConfigError: the regime's teacher or store is missing, or the protocol has no value for this student.
+        ConfigError: the regime's teacher or store is missing, or the protocol has no value for this student or labels
+            that the protocol cannot train with.
     """
     check(len(images) == len(labels), "images", len(images), f"as many as labels ({len(labels)})")
     size = image_size or images.shape[-1]
@@ -102,7 +105,9 @@ def train_student(
         name, num_classes=num_classes, image_size=size, channels=images.shape[1], mean=mean, std=std, key=key / "init"
     ).to(device)
     policy = protocol.policy(size, flip)
-    batches = student_batches(images, labels, regime, protocol, policy, key, device, teacher, store, like)
+    batches = student_batches(
+        images, labels, regime, protocol, policy, key, device, teacher, store, like, mean=mean, std=std, flip=flip
+    )
     if protocol.bn_double_update:
         batches = _seen_twice(batches, model)
     shown = validation_images(test_images, size, protocol.val_resize)
@@ -133,19 +138,24 @@ def student_batches(
     labels: Tensor,
     regime: str,
     protocol: Protocol,
-    policy,
+    policy: ViewPolicy,
     key: Key,
     device: torch.device,
     teacher: Ensemble | None = None,
     store: LabelStore | None = None,
     like: int | None = None,
+    *,
+    mean: Sequence[float] = (0.5,),
+    std: Sequence[float] = (0.25,),
+    flip: bool = True,
 ) -> Callable[[int], Iterator[Batch]]:
     """Epoch number -> its batches, for `fit`; labels by regime. `protocol` is a resolved one.
 
     A store with fewer epochs than the training is gone through again from its first. Batches are cut for gradient
-    accumulation only where they carry soft labels: a part of a mixed batch has lost its partners' classes.
+    accumulation only where they carry soft labels: a part of a mixed batch has lost its partners' classes. A teacher
+    sees what the student sees, siamese augmentation included; `mean`, `std` and `flip` are for that alone.
     """
-    check(regime in ("hard", "stored", "online"), "regime", regime, "hard, stored, online")
+    protocol.check_regime(regime)
     like = like or len(images)
     size, limit = protocol.batch_size(like), protocol.duration(like)[1]
     if limit is None and like < len(images):
@@ -161,10 +171,16 @@ def student_batches(
             raise ConfigError("regime", "online", "a teacher", "give one, or choose the regime hard")
         teacher.to(device)
 
+    siamese = protocol.siamese_policy(flip)
+    drawn = policy if siamese is None else replace(policy, mix="none")
+
     def batches(epoch: int) -> Iterator[Batch]:
-        for _, _, batch in view_batches(
-            images, labels, policy, key / "views", epoch, size, device=device, limit=limit
-        ):
+        found = view_batches(images, labels, drawn, key / "views", epoch, size, device=device, limit=limit)
+        for number, (_, views, batch) in enumerate(found):
+            if siamese is not None:
+                name = key / "siamese" / epoch / number
+                batch.images = siamese_pixels(batch.images, siamese, name, mean, std)
+                batch = _mixed(batch, views, policy, name / "mix")
             if regime == "online":
                 batch.soft = teacher.logits(batch.images)
                 yield from slices(batch, part)
@@ -172,6 +188,15 @@ def student_batches(
                 yield batch
 
     return batches
+
+
+def _mixed(batch: Batch, views: Views, policy: ViewPolicy, key: Key) -> Batch:
+    """The batch, mixed as `policy` says: by itself, because siamese augmentation comes before mixing."""
+    views = replace(views, **draw_mix(policy, key, views.count))
+    if views.partner is None:
+        return batch
+    partner, lam = mixed_targets(views)
+    return replace(batch, images=mix_images(batch.images, views), partner=partner.to(batch.images.device), lam=lam)
 
 
 def _seen_twice(batches: Callable[[int], Iterator[Batch]], model: nn.Module) -> Callable[[int], Iterator[Batch]]:

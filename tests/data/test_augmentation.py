@@ -243,6 +243,20 @@ def test_cutmix_weight_is_the_share_of_own_pixels():
     assert max(weights) > 0.95
 
 
+@pytest.mark.parametrize("mix", ["cutmix", "mixup"])
+def test_a_share_of_batches_is_mixed(mix):
+    always = ViewPolicy(size=32, mix=mix)
+    half, images = replace(always, mix_probability=0.5), torch.rand(3, 1, 32, 32)
+    drawn = [(draw_views(half, Key(i), 3, 32, 32), draw_views(always, Key(i), 3, 32, 32)) for i in range(400)]
+    mixed = [(a, b) for a, b in drawn if a.lam < 1]
+    assert 160 < len(mixed) < 230
+    assert all(a.lam == b.lam and torch.equal(a.partner, b.partner) for a, b in mixed)
+    plain = next(a for a, _ in drawn if a.lam == 1)
+    assert plain.to_tensors().keys() == mixed[0][0].to_tensors().keys()  # stores have the same columns for both
+    unmixed = apply_views(images, replace(plain, partner=None), half)
+    assert torch.equal(apply_views(images, plain, half), unmixed)
+
+
 def test_mixup_weight_has_its_distribution():
     policy = ViewPolicy(size=4, mix="mixup", mix_alpha=0.8)
     lams = np.array([mixed_targets(draw_views(policy, Key(i), 2, 4, 4))[1] for i in range(2000)])
@@ -284,7 +298,7 @@ def test_no_images_no_views():
     [
         ("size", 0), ("crop", (0.0, 1.0)), ("crop", (0.5, 1.5)), ("crop", (0.9, 0.5)), ("ratio", (2.0, 1.0)),
         ("flip", 1.5), ("pad", -1), ("roll", -1), ("shuffle", 0), ("rand_augment", (2, 31)), ("rand_augment", (0, 9)),
-        ("mix", "cut"), ("mix_alpha", 0.0), ("per", "row"),
+        ("mix", "cut"), ("mix_alpha", 0.0), ("mix_probability", 1.5), ("per", "row"),
     ],
 )  # fmt: skip
 def test_bad_policies_name_the_field(name, value):

@@ -1,0 +1,46 @@
+"""Protocols of the matching family (gradients, distributions): hard labels, plain SGD, ConvNet, long training.
+
+Scores of two of them never stand in one column: longer training and augmentation alone are worth several points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hf_condense.evaluation.protocols import Protocol
+
+_DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")
+
+
+def _drop_after_half(epochs: int) -> dict:
+    """One epoch more than the paper says, as its script has it; the rate drops after epoch `epochs` // 2 + 1 from 0."""
+    share = (epochs // 2 + 2.5) / (epochs + 1)  # in the middle of the epoch, so that no rounding moves it
+    return {"epochs": epochs + 1, "schedule_params": {"milestones": (share,), "factor": 0.1}}
+
+
+_DC = Protocol(
+    "dc", "https://arxiv.org/abs/2006.05929", batch=256, optimizer="sgd", lr=0.01, weight_decay=5e-4, decay_all=True,
+    schedule="multistep", restart=True, regime="hard", loss="soft_ce", temperature=1.0, crop=None, flip=0.0,
+    mix="none", best_every=0, **_drop_after_half(300),
+    note="without augmentation; for all sets but MNIST, and for the coresets in the tables of DC and DSA",
+)  # fmt: skip
+
+CLASSIC = (
+    _DC,
+    replace(
+        _DC, name="dc-mnist", siamese=("crop", "scale", "rotate"), **_drop_after_half(1000),
+        siamese_params={"family_per": "group", "shift": 4 / 28, "scale": (1 / 1.2, 1 / 0.8), "angle": 45.0},
+        note="a family an image. The script fills with the mean of the batch (here: of the dataset), draws the size "
+        "instead of the step between pixels, and resizes to the nearest pixel",
+    ),
+    replace(
+        _DC, name="dsa", citation="https://arxiv.org/abs/2102.08259", siamese=_DSA, **_drop_after_half(1000),
+        note="of DSA and DM. At one batch an epoch, a family an epoch",
+    ),
+    replace(
+        _DC, name="idc", citation="https://arxiv.org/abs/2205.14959", epochs=1000, batch=64, restart=False,
+        schedule_params={"milestones": (2 / 3, 5 / 6), "factor": 0.2}, mix="cutmix", mix_probability=0.5,
+        siamese=("color", "crop", "flip", "scale", "rotate"), siamese_mode="combined", best_every=250,
+        note="of IDC and DREAM on decoded images; its papers print the best of four looks at the test set",
+    ),
+)  # fmt: skip
