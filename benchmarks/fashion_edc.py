@@ -16,18 +16,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from datasets import load_dataset
 
+from benchmarks import fashion
+from benchmarks.fashion import SEEDS, pool, random_sets, scored
 from benchmarks.record import write
 from hf_condense import CondensationTrainer, create_method
-from hf_condense.engine import Engine, Synthetic
+from hf_condense.engine import Synthetic
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.evaluation.run import ImageSet, score
+from hf_condense.evaluation.run import ImageSet
 from hf_condense.methods.base import Context
-from hf_condense.selection.real import random_real
 
-ROOT = Path("runs/fashion")
-SEEDS = 3
 GRID = [(25, 0.1), (75, 0.01), (75, 0.1), (75, 1.0), (200, 0.1), (500, 0.01), (500, 0.1)]
 CHOSEN = {"iterations": 75, "match_weight": 0.01}  # what `select` found
 # every row changes one thing in the row above it: method settings, then protocol settings
@@ -44,48 +42,24 @@ LADDER = {
 
 
 def trainer(part: str, **settings) -> CondensationTrainer:
-    """The pool of 1,000 training images a class. `select` sees the training images only and scores on a fifth of them."""
-    data = load_dataset(os.path.join(os.environ["HF_CONDENSE_DATA"], "fashion_mnist"))
-    given = data["train"] if part in ("select", "why") else data
-    name = f"{part}-crop{settings.get('crop_min', 0.5)}"
-    return CondensationTrainer(
-        "edc", given, image_size=32, channels="1", max_per_class=1000, max_test=2000 if part in ("select", "why") else None,
-        ipc=10, threads=1, precision="fp32", output_dir=str(ROOT / name), base_model="convnet_d1,convnet_w32,cifar_wrn16_2",
-        teachers="convnet_d1,convnet_w32", squeeze_epochs=3, squeeze_schedule="cosine", protocol="small", shard_size=100,
-        patch=4, students="convnet_w32", **settings,
+    """`select` and `why` see the training images only."""
+    return fashion.trainer(
+        "edc", f"{part}-crop{settings.get('crop_min', 0.5)}", held_out=part in ("select", "why"), ipc=10,
+        base_model="convnet_d1,convnet_w32,cifar_wrn16_2", teachers="convnet_d1,convnet_w32", squeeze_epochs=3,
+        squeeze_schedule="cosine", protocol="small", shard_size=100, patch=4, students="convnet_w32", **settings,
     )  # fmt: skip
 
 
 def synthesise(base: CondensationTrainer, context: Context, seed: int, **settings) -> Synthetic:
-    """One condensed set, made with the settings of `base` and these; kept in a folder of its own."""
-    changed = {**asdict(base.config.method), **settings}
+    """One condensed set, made with the settings of `base` and these."""
     name = "-".join(f"{k}={v}" for k, v in sorted(settings.items())) or "base"
-    engine = Engine(base.accelerator, base.folder / "sets" / f"{name}-seed{seed}", 10**9)
-    return engine.run(create_method("edc", **changed), replace(context, key=base.key / "set" / seed))
+    method = create_method("edc", **{**asdict(base.config.method), **settings})
+    return fashion.synthesise(base, context, seed, name, method)
 
 
 def sets(base, context, **settings) -> list[ImageSet]:
     made = [synthesise(base, context, seed, **settings) for seed in range(SEEDS)]
     return [ImageSet(m.images, m.labels) for m in made]
-
-
-def random_sets(base) -> list[ImageSet]:
-    labels = [c for c in range(base.train.num_classes) for _ in range(10)]
-    draws = (random_real(base.train, tuple(labels), 32, base.key / "random" / i)[0] for i in range(SEEDS))
-    return [ImageSet(images, torch.tensor(labels)) for images in draws]
-
-
-def scored(base, rows, protocol, students=("convnet_w32",), regimes=("hard", "stored"), seeds=SEEDS) -> list[dict]:
-    """The summary rows of the score table, printed as they come."""
-    test = base.splits.test
-    table = score(
-        rows, protocol=protocol, students=students, regimes=regimes, seeds=seeds, ipc=10, teacher=base.teacher(),
-        test_images=test.decoded(), test_labels=torch.from_numpy(test.labels), test_digest=test.fingerprint,
-        num_classes=10, image_size=32, flip=True, mean=base.train.mean, std=base.train.std, key=base.key / "students",
-        device=base.device, scores_folder=ROOT / "scores" / base.folder.name / protocol.name.replace("/", "_")[:60],
-    )  # fmt: skip
-    print(table.text(), flush=True)
-    return table.summary()
 
 
 def select() -> dict:
@@ -99,10 +73,6 @@ def select() -> dict:
         rows[f"T={steps} r={weight}"] = made
         seconds[f"T={steps} r={weight}"] = (time.perf_counter() - started) / SEEDS
     return {"rows": scored(base, rows, get_protocol("small")), "seconds_per_set": seconds, "pool": pool(base)}
-
-
-def pool(base) -> dict:
-    return {member.name: member.top1 for member in base.squeeze()}
 
 
 def ladder() -> dict:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from hf_condense.errors import ArtefactError
 from hf_condense.files import load_tensors, remove_leftovers, save_tensors
-from hf_condense.methods.base import Context, Method, Plan, Shard
+from hf_condense.methods.base import Context, Method, Plan, Recipe, Shard
 from hf_condense.models.schedules import multiplier
 from hf_condense.objectives.base import Objective
 from hf_condense.objectives.parameterisation import NormalisedPixels, to_uint8, to_unit
@@ -32,12 +32,14 @@ class Synthetic:
         initial: uint8 [N, C, S, S], the same rows before any optimisation.
         labels: int64 [N].
         origin: row in the source of each first image, -1 where there is none.
+        pixels: float32 [N, C, S, S] unit pixels of methods whose images leave [0, 1], else None.
     """
 
     images: torch.Tensor
     initial: torch.Tensor
     labels: torch.Tensor
     origin: np.ndarray
+    pixels: torch.Tensor | None = None
 
 
 class Engine:
@@ -74,9 +76,13 @@ class Engine:
             remove_leftovers(self.folder / "checkpoints")
         self.accelerator.wait_for_everyone()
         for number, group in enumerate(plan.groups):
-            mine = [] if plan.chained and rank else group if plan.chained else group[rank::world]
+            together = plan.joint and group[0].kind == "optimise"
+            mine = (
+                group if together else [] if plan.chained and rank else group if plan.chained else group[rank::world]
+            )
             todo = [shard for shard in mine if not self._path(shard).exists()]
-            steps = method.recipe().steps if method.recipe() and group[0].kind == "optimise" else 1
+            recipe = method.recipe_for(context.num_classes, context.ipc, context.image_size)
+            steps = recipe.steps if recipe and group[0].kind == "optimise" else 1
             title = f"synthesis {number + 1}/{len(plan.groups)} ({group[0].kind})"
             with Progress(title, total=len(mine) * steps, show=rank == 0) as progress:
                 progress.advance((len(mine) - len(todo)) * steps)
@@ -119,49 +125,70 @@ class Engine:
     def _optimise(
         self, method: Method, context: Context, plan: Plan, shard: Shard, objective: Objective, progress: Progress
     ) -> None:
-        recipe, key, device = method.recipe(), context.key / shard.id, context.device
-        pixels = NormalisedPixels(context.train.mean, context.train.std, device)
+        recipe = method.recipe_for(context.num_classes, context.ipc, context.image_size)
+        key, device = context.key / shard.id, context.device
+        pixels = NormalisedPixels.of(recipe.space, context.train.mean, context.train.std, device)
         labels = torch.tensor(shard.labels, device=device)
         first = self._first_images(plan, shard).to(device)
         z = pixels.encode(first).contiguous().requires_grad_(True)
+        main = not plan.joint or self.accelerator.is_main_process
+        if plan.joint:
+            objective.share = (self.accelerator.process_index, self.accelerator.num_processes)
         objective.start(shard, first, labels, key)
-        optimiser = torch.optim.Adam([z, *objective.learnables().values()], recipe.lr, betas=recipe.betas)
+        optimiser = make_optimiser([z, *objective.learnables().values()], recipe)
         checkpoint = self.folder / "checkpoints" / f"{shard.id}.safetensors"
         begin = self._resume(checkpoint, z, objective, optimiser)
         progress.advance(begin)
-        pictured = shard == plan.groups[-1][0]
+        if plan.joint:
+            self.accelerator.wait_for_everyone()  # nobody writes a checkpoint before all have read it
+        pictured = main and shard == plan.groups[-1][0]
         for step in range(begin, recipe.steps):
             for group in optimiser.param_groups:
                 group["lr"] = recipe.lr * multiplier(recipe.schedule, step, recipe.steps)
             optimiser.zero_grad(set_to_none=True)
             images = pixels.decode(z.detach()).requires_grad_(True)
-            logs: dict[str, torch.Tensor] = {}
+            logs: dict[str, list[torch.Tensor]] = {}
             for term in objective.terms(images, labels, step, key / "step" / step):
                 term.loss.backward()  # one term at a time: memory of one term
-                logs.update(term.logs)
+                for name, value in term.logs.items():
+                    logs.setdefault(name, []).append(value)
+            if plan.joint:
+                self._sum_gradients([images, *objective.learnables().values()])
             z.grad = images.grad * pixels.std  # the chain through `decode`
             optimiser.step()
-            if recipe.clamp == "step":
+            if recipe.clamp_every and (step + 1) % recipe.clamp_every == 0:
                 pixels.clamp_(z.data)
             objective.after(images, step, key / "step" / step)
             progress.advance(1)
             done = step + 1
             if done % progress.log_every == 0 or done == recipe.steps:  # the only place that waits for the device
-                values = {name: float(value) for name, value in logs.items()}
+                values = {name: float(torch.stack(parts).mean()) for name, parts in logs.items()}
                 progress.say(values)
                 self.on_log(values, done)
             if pictured and done * SNAPSHOTS // recipe.steps > step * SNAPSHOTS // recipe.steps:
                 self.on_snapshot(shard, done, to_uint8(pixels.decode(z)))
-            if done % self.checkpoint_every == 0 and done < recipe.steps:
+            if main and done % self.checkpoint_every == 0 and done < recipe.steps:
                 self._checkpoint(checkpoint, z, objective, optimiser, done)
-        state = {f"objective.{k}": v for k, v in objective.state_dict().items()} if plan.chained else {}
-        save_tensors(self._path(shard), {"images": to_uint8(pixels.decode(z)), **state})
+        if not main:
+            return
+        found = {"images": to_uint8(pixels.decode(z))}
+        if not recipe.clamp_every:
+            found["pixels"] = pixels.decode(z).detach().float().cpu()
+        if plan.chained:
+            found.update({f"objective.{k}": v for k, v in objective.state_dict().items()})
+        save_tensors(self._path(shard), found)
         checkpoint.unlink(missing_ok=True)
+
+    def _sum_gradients(self, tensors: list[torch.Tensor]) -> None:
+        """Every process has the terms of its own classes; rows of other classes get zeros, so sums are exact."""
+        for tensor in tensors:
+            grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            tensor.grad = self.accelerator.reduce(grad, "sum")
 
     def _checkpoint(self, path: Path, z: torch.Tensor, objective: Objective, optimiser, step: int) -> None:
         tensors = {"pixels": z.detach(), **{f"objective.{k}": v for k, v in objective.state_dict().items()}}
         for i, state in optimiser.state_dict()["state"].items():
-            tensors.update({f"optimiser.{i}.{k}": v for k, v in state.items()})
+            tensors.update({f"optimiser.{i}.{k}": v for k, v in state.items() if v is not None})
         for name, value in objective.learnables().items():
             tensors[f"learnable.{name}"] = value.detach()
         save_tensors(path, {k: v.cpu() for k, v in tensors.items()}, {"step": step})
@@ -190,12 +217,15 @@ class Engine:
     def _gather(self, plan: Plan) -> Synthetic:
         images: dict[int, torch.Tensor] = {}
         initial: dict[int, torch.Tensor] = {}
+        pixels: dict[int, torch.Tensor] = {}
         origin = np.full(len(plan.labels), -1, dtype=np.int64)
         for group in plan.groups:
             for shard in group:
                 tensors = load_tensors(self._path(shard))[0]
                 made = to_uint8(tensors["images"]) if tensors["images"].is_floating_point() else tensors["images"]
                 images.update(dict(zip(shard.rows, made)))
+                if "pixels" in tensors:
+                    pixels.update(dict(zip(shard.rows, tensors["pixels"])))
                 if shard.kind == "start":
                     initial.update(dict(zip(shard.rows, made)))
                     origin[list(shard.rows)] = tensors["origin"].numpy()
@@ -205,7 +235,15 @@ class Engine:
             torch.stack([initial[r] for r in rows]),
             torch.tensor(plan.labels),
             origin,
+            torch.stack([pixels[r] for r in rows]) if pixels else None,
         )
+
+
+def make_optimiser(learned: list[torch.Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over the images and whatever is learned beside them."""
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(learned, recipe.lr, momentum=recipe.momentum)
+    return torch.optim.Adam(learned, recipe.lr, betas=recipe.betas)
 
 
 def objective_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -76,20 +76,29 @@ def estimate(trainer: CondensationTrainer) -> dict[str, float]:
         )  # fmt: skip
         return measure(model, shape, trainer.device)
 
+    needed = trainer.labelled or trainer.method.info.pool  # else no network is trained on the real data
     names = set(c.squeeze.base_model) | set(c.evaluation.students)
     costs = {name: cost(name) for name in sorted(names)}
-    observers = [costs[n] for n in c.squeeze.observer_names]
-    teachers = [costs[n] for n in c.squeeze.teacher_names]
+    base, weak = c.squeeze.base_model, c.weak
+    if weak.weak:  # weak models cost about as much as their base, which made them
+        observers = [costs[base[0]]] * len(c.squeeze.observers or range(weak.pool_size))
+        sizes = {"base": 1, "pool": weak.pool_size, "both": 1 + weak.pool_size}
+        teachers = [costs[base[0]]] * len(c.squeeze.teachers or range(sizes[weak.label_source]))
+    else:
+        observers = [costs[n] for n in c.squeeze.observers or base]
+        teachers = [costs[n] for n in c.squeeze.teachers or base]
+    tuned = weak.pool_size * weak.finetune_epochs if weak.pool_kind == "post" and not weak.pool_folder else 0
+    training = 0.0 if weak.pool_folder or not needed else sum(costs[n].backward * 1.5 for n in base)
     labels = sum(t.forward for t in teachers)
     images = train.num_classes * c.run.ipc
-    recipe = trainer.method.recipe()
+    recipe = trainer.method.recipe_for(train.num_classes, c.run.ipc, train.image_size)
     steps = recipe.steps if recipe else 0
     shard = min(getattr(c.method, "shard_size", None) or images, images)
     rows = 1 + sum(b in c.evaluation.baselines for b in ("random", "initial"))
     share = trainer.accelerator.num_processes
     found = {
-        "squeeze": len(train) * c.squeeze.squeeze_epochs * sum(costs[n].backward * 1.5 for n in c.squeeze.base_model),
-        "statistics": len(train) * sum(o.forward for o in observers) if steps else 0.0,
+        "squeeze": len(train) * (c.squeeze.squeeze_epochs + tuned) * training,
+        "statistics": len(train) * sum(o.forward for o in observers) if trainer.method.info.pool and steps else 0.0,
         "synthesis": images * steps * sum(o.backward for o in observers) / len(observers) / share,
     }
     store = trainer.label_settings()

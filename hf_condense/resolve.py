@@ -17,7 +17,9 @@ from hf_condense.config import (
     LabelSettings,
     RunSettings,
     SqueezeSettings,
+    WeakPoolSettings,
     check,
+    check_pool,
     nearest,
     setting_fields,
 )
@@ -28,7 +30,8 @@ from hf_condense.methods import method_class
 SOURCES = ("published", "official script", "third party", "ours")
 QUICK = {  # the whole path in about a minute, to see it work
     "squeeze_epochs": 2, "iterations": 20, "max_per_class": 60, "max_test": 400, "student_seeds": 2,
-    "protocol": "small", "student_epochs": 10, "label_epochs": 10, "rded_candidates": 20,
+    "protocol": "small", "student_epochs": 10, "label_epochs": 10, "rded_candidates": 20, "dynamics_epochs": 3,
+    "pool_size": 2, "recalibration_images": 500, "top1_floor": 0.0, "top1_ceiling": 10.0,  # after an epoch or two
 }  # fmt: skip
 
 
@@ -59,15 +62,19 @@ class Config:
     run: RunSettings
     data: DataSettings
     squeeze: SqueezeSettings
+    weak: WeakPoolSettings
     labels: LabelSettings
     evaluation: EvaluationSettings
     method: Any
     preset: str | None
     came_from: dict[str, str]
 
+    def __post_init__(self) -> None:
+        check_pool(self.squeeze, self.weak)
+
     def sections(self) -> dict[str, dict[str, Any]]:
         """Section -> setting -> value, as plain data."""
-        names = ("run", "data", "squeeze", "labels", "evaluation", "method")
+        names = ("run", "data", "squeeze", "weak", "labels", "evaluation", "method")
         return {name: asdict(getattr(self, name)) for name in names}
 
     def save(self, path: Path) -> None:
@@ -95,6 +102,8 @@ def preset_names(method: str) -> list[str]:
 def load_preset(method: str, dataset: str, ipc: int, variant: str) -> Preset:
     """Reads a preset; `<dataset>-ipcN.yaml` goes over `<dataset>.yaml`, `official` values over the paper's.
 
+    `extends: <method>/<dataset>` in a file takes data, pool, label and student settings from that preset.
+
     Raises:
         ConfigError: there is no such preset, or one of its values does not say where it comes from.
     """
@@ -108,6 +117,14 @@ def load_preset(method: str, dataset: str, ipc: int, variant: str) -> Preset:
     for file in files:
         content = yaml.safe_load((folder / file).read_text(encoding="utf-8"))
         head = {**content, **head}
+        if "extends" in content:  # the data, pool, labels and students of another method's preset, not its method
+            other = load_preset(*content["extends"].split("/", 1), ipc, variant)
+            shared = set(setting_fields(SECTIONS))
+            if "base_model" in content["settings"]:  # roles of the other pool mean nothing in this one
+                shared -= {"observers", "teachers"}
+            values.update({k: v for k, v in other.values.items() if k in shared})
+            sources.update({k: v for k, v in other.sources.items() if k in shared})
+            head = {"classes": other.classes, "image_size": other.image_size, **head}
         for name, entry in content["settings"].items():
             source = entry.get("source")
             check(source in SOURCES, f"{file}:{name}", source, ", ".join(SOURCES), "say where the value comes from")
@@ -207,7 +224,9 @@ def resolve(flags: dict[str, Any], facts: Callable[[DataSettings], tuple[int, in
     values = {}
     if preset is not None:
         # a preset of EDC also serves methods that have none of their own: its pool and students fit the dataset
-        values = {k: (v, f"preset {preset.sources[k]}") for k, v in preset.values.items() if k in known}
+        own = preset.name.startswith(f"{method}/")
+        fits = {k for k in preset.values if k in known and (own or known[k][0] != "method")}
+        values = {k: (v, f"preset {preset.sources[k]}") for k, v in preset.values.items() if k in fits}
     if "base_model" in said:  # the preset's roles are those of its own pool
         values = {k: v for k, v in values.items() if k not in ("observers", "teachers")}
     values.update(said)

@@ -32,9 +32,12 @@ from hf_condense.labels.store import LabelStore, write_store
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.memory import keep_freed_memory, peak_bytes, reset_peak
 from hf_condense.methods import method_class
-from hf_condense.methods.base import Context, Method, StatisticsRequest
+from hf_condense.methods.base import Context, Method
+from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.pool import POOL_VERSION, ModelPool, squeeze
-from hf_condense.models.statistics import STATISTICS_VERSION, RealStatistics, collect_statistics, merge_statistics
+from hf_condense.models.statistics import STATISTICS_VERSION, RealStatistics
+from hf_condense.models.statistics_files import write_statistics
+from hf_condense.models.weak import WEAK_VERSION, find_pool, read_pool, weak_pool
 from hf_condense.precision import resolve_precision
 from hf_condense.progress import Progress
 from hf_condense.resolve import Config, read_yaml, resolve
@@ -105,10 +108,13 @@ class CondensationTrainer:
         self.key = Key(run.seed)
         self.method: Method = method_class(run.method)(self.config.method)
         self.splits = self._open(self.config.data)
+        self.method.plan(self.train.num_classes, run.ipc)  # an IPC that the method cannot make is refused at once
         self.protocol: Protocol = get_protocol(
             self.config.evaluation.protocol or self.method.protocol(self.config.data.dataset),
             **({"epochs": e, "steps": None} if (e := self.config.evaluation.student_epochs) else {}),
         )
+        for regime in self.config.evaluation.regimes:
+            self.protocol.check_regime(regime)
         if run.trackers:
             self.accelerator.init_trackers(
                 "hf-condense", {k: str(v) for s in self.config.sections().values() for k, v in s.items()}
@@ -145,10 +151,24 @@ class CondensationTrainer:
         return known.flip if self.config.data.flip is None and known else self.config.data.flip is not False
 
     @property
+    def _shown_ipc(self) -> int:
+        """Training images of a class: published ones may hold several."""
+        return self.config.run.ipc * self.method.formation_factor**2
+
+    @property
+    def labelled(self) -> bool:
+        """Whether a regime needs a teacher; without one a method that needs no pool trains no network."""
+        return any(regime != "hard" for regime in self.config.evaluation.regimes)
+
+    @property
     def context(self) -> Context:
-        run = self.config.run
+        run, train = self.config.run, self.train
+        fresh = FreshNetworks(
+            self.config.squeeze.base_model[0], num_classes=train.num_classes, image_size=train.image_size,
+            channels=train.channels, mean=train.mean, std=train.std, device=self.device,
+        )  # fmt: skip
         return Context(
-            self.train, self.train.image_size, run.ipc, self.key / "condense", self.device, run.precision, self.flip
+            train, train.image_size, run.ipc, self.key / "condense", self.device, run.precision, self.flip, fresh=fresh
         )
 
     def _announce(self) -> None:
@@ -191,37 +211,59 @@ class CondensationTrainer:
         run, data = c.run, asdict(c.data)
         base = {"seed": run.seed, "precision": run.precision, "threads": run.threads}
         pool = {k: v for k, v in asdict(c.squeeze).items() if k not in ("observers", "teachers")}
+        pool |= self._weak_settings()
         sources = fingerprint([self.train.fingerprint, self.splits.test.fingerprint])
         for free in ("decode_gb", "streaming"):  # where pixels are kept does not change them
             data.pop(free)
         stages = {"squeeze": Stage("squeeze", folder / "pool", {**base, **data, **pool}, POOL_VERSION, sources)}
 
-        def add(name: str, place: str, settings: dict, version: int, after: str) -> None:
-            stages[name] = Stage(name, folder / place, settings, version, stages[after].fingerprint)
+        def add(name: str, place: str, settings: dict, version: int, *after: str) -> None:
+            before = sources if not after else fingerprint([stages[other].fingerprint for other in after])
+            stages[name] = Stage(name, folder / place, settings, version, before)
 
         request = self.method.statistics(self.context)
-        wanted = {"patch": request.patch, "mode": request.mode, "policy": asdict(request.policy)} if request else {}
+        wanted = asdict(request) if request else {}
         add(
             "statistics",
             "statistics",
-            {**wanted, "observers": c.squeeze.observer_names},
+            {**wanted, "observers": c.squeeze.observers or ("weak",) * c.weak.weak or c.squeeze.base_model},
             STATISTICS_VERSION,
             "squeeze",
         )
         own = {"method": run.method, "ipc": run.ipc, "variant": run.variant, **asdict(c.method)}
-        add("condense", "shards", own, self.method.VERSION, "statistics")
-        add("relabel", "labels", self.label_settings(), RELABEL_VERSION, "condense")
+        if self.method.info.pool:
+            add("condense", "shards", own, self.method.VERSION, "statistics")
+        else:  # what the pool is made of changes nothing, but which network is drawn anew
+            network = {"network": c.squeeze.base_model[0]}
+            add("condense", "shards", {**base, **data, **network, **own}, self.method.VERSION)
+        teachers = ("squeeze",) * self.labelled
+        add("relabel", "labels", self.label_settings(), RELABEL_VERSION, "condense", *teachers)
         scoring = {**asdict(c.evaluation), "protocol": asdict(self.protocol)}
         add("evaluate", "scores", scoring, EVALUATE_VERSION, "relabel")
         return stages
 
+    def _weak_settings(self) -> dict[str, Any]:
+        """What the weak models of the pool depend on; nothing where there are none."""
+        weak, policy = self.config.weak, self._synthesis_policy()
+        if weak.pool_folder is not None:
+            return {"pool": find_pool(weak.pool_folder)[1]}
+        if not weak.weak:
+            return {}
+        own = {k: v for k, v in asdict(weak).items() if k != "label_source"}
+        return {**own, "weak_version": WEAK_VERSION, "synthesis_policy": asdict(policy) if policy else None}
+
+    def _synthesis_policy(self) -> ViewPolicy | None:
+        """Augmentation under which the statistics of the networks are matched; None where the method matches none."""
+        request = self.method.statistics(self.context)
+        return request.policy if request else None
+
     def label_settings(self) -> dict[str, Any]:
         c = self.config
-        images = self.train.num_classes * c.run.ipc
+        images = self.train.num_classes * self._shown_ipc
         protocol = self._resolved_protocol()
         epochs, limit = protocol.duration(images)
         return {
-            "teachers": c.squeeze.teacher_names,
+            "teachers": c.squeeze.teachers or ((c.weak.label_source,) if c.weak.weak else c.squeeze.base_model),
             "average": protocol.average,
             "teacher_bn": protocol.teacher_bn,
             "store": c.labels.store if "stored" in c.evaluation.regimes else "none",
@@ -236,24 +278,39 @@ class CondensationTrainer:
         stage = self._stages()["squeeze"]
         with self._stage(stage) as work:
             if work:
-                pool = squeeze(
-                    self.config.squeeze, self.train, self.splits.test, image_size=self.train.image_size,
-                    key=self.key / "squeeze", device=self.device, cache_folder=cache_folder(), flip=self.flip,
-                    accelerator=self.accelerator,
-                )  # fmt: skip
+                pool = self._make_pool()
                 if self.accelerator.is_main_process:
                     pool.save(self.folder / POOL)
         pool = ModelPool.load(self.folder / POOL)
-        for member in pool:
-            log.info(
-                "  %-32s top-1 %.1f %%  %.2f M parameters", member.name, 100 * member.top1, member.parameters / 1e6
-            )
+        for line in pool.table().splitlines():
+            log.info("  %s", line)
         return pool
 
+    def pool(self) -> ModelPool:
+        """`squeeze`, and says where the pool is."""
+        pool = self.squeeze()
+        log.info("pool in %s: give it as --pool_folder, or one of its folders as --base_model", self.folder / POOL)
+        return pool
+
+    def _make_pool(self) -> ModelPool:
+        weak = self.config.weak
+        if weak.pool_folder is not None:
+            return read_pool(weak.pool_folder, self.train)
+        shared = {
+            "image_size": self.train.image_size, "key": self.key / "squeeze", "device": self.device,
+            "cache_folder": cache_folder(), "flip": self.flip, "accelerator": self.accelerator,
+        }  # fmt: skip
+        sources = (self.train, self.splits.test)
+        if weak.weak:
+            return weak_pool(self.config.squeeze, weak, *sources, policy=self._synthesis_policy(), **shared)
+        return squeeze(self.config.squeeze, *sources, **shared)
+
     def prepare(self) -> Context:
-        """All that synthesis needs: the observers, and the statistics of the real data in them."""
+        """All that synthesis needs: the observers and the statistics of the real data in them, where it has any."""
         context = self.context
-        context.observers = self.squeeze().select(self.config.squeeze.observer_names)
+        if not self.method.info.pool:
+            return context
+        context.observers = self.squeeze().observers(self.config.squeeze.observers)
         for member in context.observers:
             member.model.to(self.device).freeze()
         context.statistics = self._statistics(self._stages()["statistics"], context)
@@ -279,33 +336,20 @@ class CondensationTrainer:
         paths = [stage.folder / f"{i:02d}.safetensors" for i in range(len(context.observers))]
         with self._stage(stage) as work:
             if work:
-                self._collect(request, context, paths)
+                write_statistics(
+                    paths, context.observers.models, self.train, request.policy, request.patch, self.key / "statistics",
+                    self.device, mode=request.mode, kinds=request.kinds, accelerator=self.accelerator,
+                )  # fmt: skip
         return [RealStatistics.load(path) for path in paths]
-
-    def _collect(self, request: StatisticsRequest, context: Context, paths: list[Path]) -> None:
-        """One pass over the real images; each process takes whole classes, so that sums are those of one process."""
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        with Progress("statistics", len(self.train), show=rank == 0) as progress:
-            found = collect_statistics(
-                [m.model for m in context.observers], self.train, request.policy, request.patch,
-                self.key / "statistics", self.device, mode=request.mode, rank=rank, world=world,
-                progress=lambda images: progress.advance(images * world),
-            )  # fmt: skip
-        if world > 1:
-            for statistics, path in zip(found, paths):
-                statistics.save(path.with_suffix(f".{rank}"))
-            self.accelerator.wait_for_everyone()
-            parts = [[path.with_suffix(f".{r}") for r in range(world)] for path in paths]
-            found = [merge_statistics([RealStatistics.load(p) for p in part]) for part in parts] if rank == 0 else []
-        if rank == 0:
-            for statistics, path in zip(found, paths):
-                statistics.save(path)
-                for part in path.parent.glob(f"{path.stem}.[0-9]*"):
-                    part.unlink()
 
     def relabel(self) -> ImageSet:
         """Soft labels for the condensed images: one each, and those of every view where they are stored."""
-        synthetic = self.condense()
+        self._synthetic = synthetic = self.condense()
+        own = ImageSet(synthetic.images, synthetic.labels, formation_factor=self.method.formation_factor)
+        if not self.labelled:
+            return own
+        if not self.method.info.pool:
+            self.squeeze()
         stage, settings, teacher = self._stages()["relabel"], self.label_settings(), self.teacher()
         views = stage.folder / "views"
         with self._stage(stage) as work:
@@ -318,16 +362,20 @@ class CondensationTrainer:
                         views, synthetic.images, synthetic.labels, teacher, self._policy(),
                         self.key / "students" / "labels", settings["epochs"], settings["batch"], self.device,
                         limit=settings["limit"], accelerator=self.accelerator, progress=progress,
+                        formation_factor=own.formation_factor,
                     )  # fmt: skip
-        store = LabelStore.open(views, synthetic.images) if settings["store"] == "full" else None
-        self._synthetic = synthetic
-        return ImageSet(synthetic.images, synthetic.labels, store)
+        own.store = LabelStore.open(views, synthetic.images) if settings["store"] == "full" else None
+        return own
 
-    def teacher(self) -> Ensemble:
-        """The networks that make soft labels, frozen on the device."""
-        members = ModelPool.load(self.folder / POOL).select(self.config.squeeze.teacher_names)
-        models = [m.model.to(self.device).freeze() for m in members]
+    def teacher(self) -> Ensemble | None:
+        """The networks that make soft labels, frozen on the device; None where no regime needs them."""
+        if not self.labelled:
+            return None
+        models = [m.model.to(self.device).freeze() for m in self._teachers(ModelPool.load(self.folder / POOL))]
         return Ensemble.for_protocol(models, self._resolved_protocol(), self.config.run.precision)
+
+    def _teachers(self, pool: ModelPool) -> ModelPool:
+        return pool.teachers(self.config.squeeze.teachers, self.config.weak.label_source)
 
     def _resolved_protocol(self) -> Protocol:
         return self.protocol.resolve(self.config.evaluation.students[0], self.config.run.ipc)
@@ -350,8 +398,15 @@ class CondensationTrainer:
             )
             rows["random"] = [ImageSet(images, synthetic.labels) for images in draws]
         if "initial" in baselines and not torch.equal(synthetic.initial, synthetic.images):
-            rows["initial"] = ImageSet(synthetic.initial, synthetic.labels)
+            rows["initial"] = ImageSet(
+                synthetic.initial, synthetic.labels, formation_factor=self.method.formation_factor
+            )
         rows[c.run.method] = own
+        if synthetic.pixels is not None:  # what 8 bits and [0, 1] cost
+            free = tuple(r for r in c.evaluation.regimes if r != "stored")
+            rows[f"{c.run.method} (float)"] = ImageSet(
+                synthetic.pixels, synthetic.labels, regimes=free, formation_factor=self.method.formation_factor
+            )
         return rows
 
     def evaluate(self) -> ScoreTable:
@@ -363,7 +418,7 @@ class CondensationTrainer:
         with self._stage(stage):
             return score(
                 self._rows(own), protocol=self.protocol, students=evaluation.students, regimes=evaluation.regimes,
-                seeds=evaluation.student_seeds, ipc=self.config.run.ipc, teacher=self.teacher(),
+                seeds=evaluation.student_seeds, ipc=self._shown_ipc, teacher=self.teacher(),
                 test_images=test.decoded(), test_labels=torch.from_numpy(test.labels), test_digest=test.fingerprint,
                 num_classes=self.train.num_classes, image_size=self.train.image_size, flip=self.flip,
                 mean=self.train.mean, std=self.train.std, key=self.key / "students", device=self.device,
@@ -386,16 +441,20 @@ class CondensationTrainer:
     def publish(self, own: ImageSet, table: ScoreTable) -> Path:
         """Writes `dataset/`, the folder that is the Hub repository."""
         c, settings, labels = self.config, self.label_settings(), self._stages()["relabel"].folder
-        observers = c.squeeze.observer_names if self.method.info.pool else ()
-        roles = {"observer": observers, "teacher": settings["teachers"]}
-        models = [
-            describe_model(member, [role for role, names in roles.items() if member.name in names])
-            for member in ModelPool.load(self.folder / POOL)
-        ]
+        pool = ModelPool.load(self.folder / POOL) if self.labelled or self.method.info.pool else ModelPool([])
+        observers = pool.observers(c.squeeze.observers).names if self.method.info.pool else ()
+        roles = {"observer": observers, "teacher": self._teachers(pool).names if self.labelled else ()}
+        models = [describe_model(m, [role for role, names in roles.items() if m.name in names]) for m in pool]
+        siamese = self._resolved_protocol().siamese_policy(self.flip)
         content = gather_content(
             method=self.method.info, config=c.sections(), source=self.splits.info, models=models,
-            regimes=("hard", "stored", "online"), scores=table.without_cost(), store=own.store and own.store.settings,
-            training=training_block(self.protocol.name, self._policy(), settings["batch"], settings["epochs"]),
+            regimes=["hard", *["stored"] * bool(own.store), *["online"] * self.labelled],
+            scores=table.without_cost(), store=own.store and own.store.settings,
+            training=training_block(
+                self.protocol.name, self._policy(), settings["batch"], settings["epochs"],
+                formation_factor=self.method.formation_factor,
+                **({"siamese": asdict(siamese)} if siamese else {}),
+            ),
         )  # fmt: skip
         record = gather_record(
             self.stage_facts(), self.device, processes=self.accelerator.num_processes, scores_table=table.markdown(),
@@ -403,10 +462,13 @@ class CondensationTrainer:
         )  # fmt: skip
         artefact = Artefact(
             own.images, own.labels, list(self.train.class_names), content, record,
-            soft_labels=load_tensors(labels / "soft_labels.safetensors")[0]["soft_labels"],
-            soft_label_kind={"kind": "probabilities", "temperature": 1.0, "ensemble": settings["average"]},
-            store_folder=labels / "views" if own.store else None,
+            float_images=self._synthetic.pixels, store_folder=labels / "views" if own.store else None,
         )  # fmt: skip
+        if self.labelled:
+            artefact.soft_labels = load_tensors(labels / "soft_labels.safetensors")[0]["soft_labels"]
+            artefact.soft_label_kind = {
+                "kind": "probabilities", "temperature": 1.0, "ensemble": settings["average"],
+            }  # fmt: skip
         write_artefact(self.folder / "dataset", artefact)
         return self.folder / "dataset"
 

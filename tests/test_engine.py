@@ -21,8 +21,6 @@ from hf_condense.objectives.parameterisation import NormalisedPixels, to_uint8
 class Towards:
     """Pulls images to a grey level that drifts with the steps seen, under keyed noise; learns a weight as well."""
 
-    update = "step"
-
     def start(self, shard, images, labels, key):
         self.seen = getattr(self, "seen", 0)
         self.weight = torch.ones(1, requires_grad=True)

@@ -79,7 +79,34 @@ def test_bad_settings_are_named(flags, message):
 
 
 def test_methods_by_name():
-    assert list_methods() == ["edc", "random"]
+    assert list_methods() == sorted(list_methods()) and {"edc", "random", "sre2l", "teddy"} <= set(list_methods())
+    for name in list_methods():
+        method = create_method(name)
+        assert method.name == name and method.info.summary
+        assert method.plan(3, 2).labels == (0, 0, 1, 1, 2, 2)
     assert create_method("edc", iterations=5).settings.iterations == 5
     with pytest.raises(ConfigError, match="did you mean iterations"):
         create_method("edc", iteration=5)
+
+
+def test_a_preset_extends_data_pool_and_students_of_another_but_not_its_method():
+    from hf_condense.resolve import load_preset
+
+    edc, other = load_preset("edc", "digits", 10, "paper"), load_preset("sre2l", "digits", 10, "paper")
+    assert other.values["students"] == edc.values["students"] and other.image_size == edc.image_size
+    assert "patch" in edc.values and "patch" not in other.values
+
+
+def test_every_preset_of_every_method_resolves_in_both_variants():
+    from hf_condense.resolve import preset_names
+
+    for method in list_methods():
+        for name in (n for n in preset_names(method) if "-ipc" not in n):
+            for variant in ("paper", "official"):
+                config = resolve({"method": method, "dataset": name, "variant": variant, "ipc": 10}, no_facts)
+                assert config.preset.startswith(f"{method}/{name}")
+
+
+def test_a_method_without_presets_takes_nothing_of_the_method_of_another():
+    config = resolve({"method": "random", "dataset": "digits"}, no_facts)
+    assert config.preset == "edc/digits" and config.squeeze.base_model != ("convnet_w32",)

@@ -17,45 +17,89 @@ from hf_condense.methods import list_methods
 from tests import forked
 
 TINY = {
-    "dataset": "digits", "ipc": 2, "max_per_class": 12, "max_test": 40, "base_model": "convnet_d1,convnet_w32",
+    "dataset": "digits", "classes": "0,1,2,3", "ipc": 2, "max_per_class": 12, "max_test": 40, "base_model": "convnet_d1,convnet_w32",
     "squeeze_epochs": 2, "protocol": "small", "student_epochs": 2, "student_seeds": 1, "students": "convnet_d1",
     "patience_top1": 0.0, "threads": 1, "precision": "fp32", "checkpoint_every": 2,
 }  # fmt: skip
-OWN = {"edc": {"iterations": 5, "shard_size": 10}}
+WEAK = {"pool_size": 2, "finetune_epochs": 1, "recalibration_images": 20, "top1_floor": 0.0}
+OWN = {
+    "cda": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32"},
+    "coreset": {"selection": "forgetting", "dynamics_epochs": 3},
+    "dc": {"iterations": 2, "outer_loop": 3, "inner_loop": 2, "real_batch": 8, "regimes": "hard"},
+    "dm": {"iterations": 5, "real_batch": 8, "classes_per_shard": 4, "regimes": "hard"},
+    "dsa": {"iterations": 2, "outer_loop": 3, "inner_loop": 2, "real_batch": 8, "regimes": "hard"},
+    "edc": {"iterations": 5, "shard_size": 10},
+    "gvbsm": {"iterations": 5, "shard_size": 4, "id_chunks": 2},
+    "sre2l": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32"},
+    "sre2lpp": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32", "rded_candidates": 6},
+    "teddy": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32", **WEAK},
+}
+
+
+WHOLE = ("edc", "random")  # the stages before and after synthesis are the same code for every method: once is enough
+PREPARED = ("pool", "statistics", "config.yaml")  # what a run has before its synthesis
+
+
+def trainer(method: str, folder: Path, cache: Path):
+    from hf_condense.trainer import CondensationTrainer
+
+    os.environ["HF_CONDENSE_CACHE"] = str(cache)
+    return CondensationTrainer(method, output_dir=str(folder), **{**TINY, **OWN.get(method, {})})
 
 
 def run(method: str, folder: Path, cache: Path) -> None:
     """The whole path, with a cache of its own: nothing is left over from another run."""
-    from hf_condense.trainer import CondensationTrainer
-
-    os.environ["HF_CONDENSE_CACHE"] = str(cache)
-    CondensationTrainer(method, output_dir=str(folder), **TINY, **OWN.get(method, {})).run()
+    trainer(method, folder, cache).run()
 
 
 def content(folder: Path) -> str:
     return json.dumps(json.loads((folder / "dataset" / "condensation.json").read_text())["content"], sort_keys=True)
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory) -> dict[str, tuple[Path, float]]:
-    """Run folder and seconds of an unbroken run of each method. It also warms this process: children start at once."""
-    found = {}
-    for method in list_methods():
-        for _ in range(2):  # the second one is timed
-            root = tmp_path_factory.mktemp(method)
+def images(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted((folder / "shards").glob("*.safetensors"))}
+
+
+class Unbroken(dict):
+    """Method -> root and seconds of an unbroken run, made when asked for. It also warms this process for its children."""
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self.folders = folders
+
+    def __missing__(self, method: str) -> tuple[Path, float]:
+        for _ in range(2 if method in WHOLE else 1):  # the second one is timed
+            root = self.folders.mktemp(method)
             started = time.monotonic()
-            run(method, root / "run", root / "cache")
-            found[method] = (root / "run", time.monotonic() - started)
-    return found
+            if method in WHOLE:
+                run(method, root / "run", root / "cache")
+            else:
+                trainer(method, root / "run", root / "cache").condense()
+            self[method] = (root, time.monotonic() - started)
+        return self[method]
 
 
-@pytest.mark.parametrize("method", list_methods())
-def test_killed_at_every_file_replacement(method, unbroken, tmp_path):
-    """Each life of the run is killed just before a replacement that struck no earlier life, until none is left.
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Unbroken:
+    return Unbroken(tmp_path_factory)
+
+
+def prepared(method: str, unbroken, folder: Path) -> Path:
+    """A run folder of the method as it is just before its synthesis, and the cache of its networks."""
+    root = unbroken[method][0]
+    folder.mkdir()
+    for name in PREPARED:
+        if (root / "run" / name).is_dir():
+            shutil.copytree(root / "run" / name, folder / name)
+        elif (root / "run" / name).exists():
+            shutil.copy(root / "run" / name, folder / name)
+    return root / "cache"
+
+
+def lives_until_done(work, struck: Path) -> int:
+    """Runs `work` again and again, each time killed just before a file replacement that struck no earlier life.
 
     Files inside a folder that is still being put together are not seen by anyone, so they do not count.
     """
-    struck = tmp_path / "struck"
     struck.write_text("")
 
     def mortal():
@@ -69,19 +113,34 @@ def test_killed_at_every_file_replacement(method, unbroken, tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         files.on_replace = fault
-        run(method, tmp_path / "run", tmp_path / "cache")
+        work()
 
     lives = 0
     while (code := forked.run(mortal)) == -signal.SIGKILL:
         lives += 1
         assert lives < 200, "the run does not get on"
-    assert code == 0 and lives >= 30
-    assert content(tmp_path / "run") == content(unbroken[method][0])
+    assert code == 0
+    return lives
 
 
-@pytest.mark.parametrize("method", list_methods())
+@pytest.mark.parametrize("method", WHOLE)
+def test_killed_at_every_file_replacement(method, unbroken, tmp_path):
+    lives = lives_until_done(lambda: run(method, tmp_path / "run", tmp_path / "cache"), tmp_path / "struck")
+    assert lives >= 25
+    assert content(tmp_path / "run") == content(unbroken[method][0] / "run")
+
+
+@pytest.mark.parametrize("method", [m for m in list_methods() if m not in WHOLE])
+def test_killed_at_every_file_replacement_of_the_synthesis(method, unbroken, tmp_path):
+    cache = prepared(method, unbroken, tmp_path / "run")
+    lives = lives_until_done(lambda: trainer(method, tmp_path / "run", cache).condense(), tmp_path / "struck")
+    assert lives >= 5
+    assert images(tmp_path / "run") == images(unbroken[method][0] / "run")
+
+
+@pytest.mark.parametrize("method", WHOLE)
 def test_killed_at_twenty_random_moments(method, unbroken, tmp_path):
-    folder, seconds = unbroken[method]
+    root, seconds = unbroken[method]
     kills, life = 0, 0
     while kills < 20:
         pid = forked.fork(lambda: run(method, tmp_path / "run", tmp_path / "cache"))
@@ -94,15 +153,15 @@ def test_killed_at_twenty_random_moments(method, unbroken, tmp_path):
             kills += 1
         if ended:
             assert os.waitstatus_to_exitcode(status) == 0
-            assert content(tmp_path / "run") == content(folder)
+            assert content(tmp_path / "run") == content(root / "run")
             shutil.rmtree(tmp_path / "run")
             shutil.rmtree(tmp_path / "cache")
         assert life < 120
     assert forked.run(lambda: run(method, tmp_path / "run", tmp_path / "cache")) == 0
-    assert content(tmp_path / "run") == content(folder)
+    assert content(tmp_path / "run") == content(root / "run")
 
 
-@pytest.mark.parametrize("method", list_methods())
+@pytest.mark.parametrize("method", WHOLE)
 def test_two_processes_make_what_one_makes(method, unbroken, tmp_path):
     def together():
         run(method, tmp_path / "run", tmp_path / "cache")
@@ -111,14 +170,21 @@ def test_two_processes_make_what_one_makes(method, unbroken, tmp_path):
         assert PartialState().num_processes == 2
 
     assert forked.run_together(together, 2) == [0, 0]
-    assert content(tmp_path / "run") == content(unbroken[method][0])
+    assert content(tmp_path / "run") == content(unbroken[method][0] / "run")
+
+
+@pytest.mark.parametrize("method", [m for m in list_methods() if m not in WHOLE])
+def test_two_processes_make_the_images_that_one_makes(method, unbroken, tmp_path):
+    cache = prepared(method, unbroken, tmp_path / "run")
+    assert forked.run_together(lambda: trainer(method, tmp_path / "run", cache).condense(), 2) == [0, 0]
+    assert images(tmp_path / "run") == images(unbroken[method][0] / "run")
 
 
 def test_running_again_does_nothing_and_a_changed_setting_is_named(unbroken):
     from hf_condense.errors import ConfigError
     from hf_condense.trainer import CondensationTrainer
 
-    folder, _ = unbroken["edc"]
+    folder = unbroken["edc"][0] / "run"
     before = {p: p.stat().st_mtime_ns for p in (folder / "shards").iterdir()}
     again = {**TINY, **OWN["edc"], "output_dir": str(folder)}
     CondensationTrainer("edc", **again).condense()

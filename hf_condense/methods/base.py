@@ -15,6 +15,7 @@ from hf_condense.methods import METHODS, MethodInfo
 if TYPE_CHECKING:
     from hf_condense.data.augmentation import ViewPolicy
     from hf_condense.data.source import ImageSource
+    from hf_condense.models.fresh import FreshNetworks
     from hf_condense.models.pool import ModelPool
     from hf_condense.models.statistics import RealStatistics
     from hf_condense.objectives.base import Objective
@@ -42,12 +43,14 @@ class Plan:
     """Ordered groups of independent shards; a group begins when the one before it is whole.
 
     Every row is made by at least one start shard. `chained` groups run in order on one process, because state
-    crosses from shard to shard (some `official` variants).
+    crosses from shard to shard (some `official` variants). On the shards of a `joint` plan all processes work
+    together, each on its share of the classes.
     """
 
     labels: tuple[int, ...]
     groups: tuple[tuple[Shard, ...], ...]
     chained: bool = False
+    joint: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,31 +59,49 @@ class Recipe:
 
     Args:
         steps: optimiser steps for each shard.
-        lr: Adam's learning rate in the space of the parameterisation.
-        betas: Adam's.
+        lr: learning rate, in units of `space`.
+        optimizer, betas, momentum: Adam with its betas, or SGD with its momentum.
         schedule: name for `models.schedules.multiplier`.
-        clamp: whether pixels are put back into [0, 1] after every step or only when published.
+        space: what is learned: pixels in units of the dataset's standard deviation, or in [0, 1].
+        clamp_every: steps after which pixels are put back into [0, 1]; 0 leaves them free, and they are published as
+            float images too.
     """
 
     steps: int
     lr: float
+    optimizer: Literal["adam", "sgd"] = "adam"
     betas: tuple[float, float] = (0.5, 0.9)
+    momentum: float = 0.0
     schedule: str = "cosine"
-    clamp: Literal["step", "export"] = "step"
+    space: Literal["normalised", "unit"] = "normalised"
+    clamp_every: int = 1
 
 
 @dataclass(frozen=True)
 class StatisticsRequest:
-    """Which statistics of the real data a method needs from its observers."""
+    """Which statistics of the real data a method needs from its observers.
+
+    Args:
+        patch: side in pixels of the cells of patch moments.
+        policy: augmentation of the synthesis, under which the real images are seen.
+        mode: "exact" or "official" in one pass over the real images; "running" takes what BatchNorms remember, and
+            makes an exact pass only for networks without any.
+        kinds: layers that are read, as in `Taps`.
+    """
 
     patch: int
     policy: ViewPolicy | None
-    mode: Literal["exact", "official"]
+    mode: Literal["exact", "official", "running"]
+    kinds: tuple[str, ...] = ("conv", "norm")
 
 
 @dataclass
 class Context:
-    """What a method may use. The engine and the trainer fill it; a method only reads it."""
+    """What a method may use. The engine and the trainer fill it; a method only reads it.
+
+    `observers` and their `statistics` are there for methods that need a pool; `fresh(key)` gives an untrained network
+    of the first base model to those that draw new ones as they go.
+    """
 
     train: ImageSource
     image_size: int
@@ -91,6 +112,7 @@ class Context:
     flip: bool = True
     observers: ModelPool | None = None
     statistics: list[RealStatistics] | None = None
+    fresh: FreshNetworks | None = None
 
     @property
     def num_classes(self) -> int:
@@ -149,9 +171,18 @@ class Method(ABC):
         """How pixels are optimised, or None for methods that only select."""
         return None
 
+    def recipe_for(self, num_classes: int, ipc: int, image_size: int) -> Recipe | None:
+        """`recipe` for a set of this size, for methods whose steps or rate depend on it. Pure, as `plan`."""
+        return self.recipe()
+
     def objective(self, context: Context) -> Objective:
         """What pixels are optimised for; made anew for each shard, once for a chained group."""
         raise AssertionError(f"{self.name} has a recipe but no objective")
+
+    @property
+    def formation_factor(self) -> int:
+        """f, where each published image holds f x f training images as tiles (`data.formation`); 1 where it is one."""
+        return 1
 
     def protocol(self, dataset: str) -> str:
         """Name of the student protocol that fits this method on `dataset`."""
@@ -164,3 +195,23 @@ def blocks(labels: tuple[int, ...], size: int, prefix: str) -> tuple[Shard, ...]
         Shard(f"{prefix}-{i:05d}", "optimise", tuple(range(a, min(a + size, len(labels)))), labels[a : a + size])
         for i, a in enumerate(range(0, len(labels), size))
     )
+
+
+def mixed_blocks(num_classes: int, ipc: int, size: int, prefix: str) -> tuple[Shard, ...]:
+    """Optimise-shards that mix classes: up to `size` classes with one image each, or several where classes are few.
+
+    Image k of a class is made in the same way whatever `ipc` is, as long as shards are whole: fewer images are the
+    first of more.
+    """
+    classes, ids = min(size, num_classes), max(1, size // num_classes)
+    shards = []
+    for number, first in enumerate(range(0, ipc, ids)):
+        for part, begin in enumerate(range(0, num_classes, classes)):
+            cells = [
+                (c, k)
+                for k in range(first, min(first + ids, ipc))
+                for c in range(begin, min(begin + classes, num_classes))
+            ]
+            rows, labels = tuple(c * ipc + k for c, k in cells), tuple(c for c, _ in cells)
+            shards.append(Shard(f"{prefix}-{number:05d}-{part:03d}", "optimise", rows, labels))
+    return tuple(shards)

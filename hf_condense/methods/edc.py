@@ -13,6 +13,7 @@ from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.methods.base import Context, Method, Plan, Recipe, Shard, Start, StatisticsRequest, blocks
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.settings import MatchingSettings
+from hf_condense.selection.noise import gaussian_images
 from hf_condense.selection.real import random_real
 from hf_condense.selection.realism import realistic_crops
 
@@ -47,6 +48,7 @@ class EDC(Method):
 
     name = "edc"
     Settings = EDCSettings
+    VERSION = 2
 
     def plan(self, num_classes: int, ipc: int) -> Plan:
         starts = super().plan(num_classes, ipc)
@@ -66,10 +68,8 @@ class EDC(Method):
     def start(self, shard: Shard, context: Context) -> Start:
         key, size = context.key / shard.id, context.image_size
         if self.settings.init == "noise":
-            shape = (len(shard.labels), context.train.channels, size, size)
-            normal = torch.from_numpy(key.numpy().standard_normal(shape)).float()
-            mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (context.train.mean, context.train.std))
-            return Start((normal * std + mean).clamp(0, 1), np.full(len(shard.labels), -1))
+            count = len(shard.labels)
+            return Start(gaussian_images(context.train, count, size, key), np.full(count, -1))
         if self.settings.init == "real":
             images, rows = random_real(context.train, shard.labels, size, key)
             flips = torch.from_numpy(key.uniform(len(images)) < 0.5) & bool(context.flip)

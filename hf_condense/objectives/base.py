@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -32,11 +32,11 @@ class Term:
 class Objective(Protocol):
     """State of one shard; owns no optimiser and no outer loop.
 
-    `update` says when the optimiser moves: once a "step", after all terms, or after each "term".
+    `share` is (this process, processes): where all of them work on one shard, each yields the terms of its own classes.
     Images are unit pixels, float [n, C, H, W]; labels int64 [n]; a step's key already names the step.
     """
 
-    update: Literal["step", "term"] = "step"
+    share: tuple[int, int] = (0, 1)
 
     def start(self, shard: Shard, images: Tensor, labels: Tensor, key: Key) -> None:
         """Called before the first step of a shard (or before `load_state_dict`, when it is resumed)."""

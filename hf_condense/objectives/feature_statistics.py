@@ -1,14 +1,16 @@
-"""EDC's objective: class, layer statistics and a flat neighbourhood, seen by one frozen observer a step."""
+"""The objective of the decoupled family: class, layer statistics and a flat neighbourhood, in frozen observers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hf_condense.config import check
 from hf_condense.data.augmentation import ViewPolicy, apply_views, draw_views
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError
@@ -18,35 +20,47 @@ from hf_condense.models.taps import Taps
 from hf_condense.objectives.base import Term
 from hf_condense.objectives.matching import Matching
 from hf_condense.objectives.settings import MatchingSettings
+from hf_condense.objectives.turns import whose_turn
 
 
 class FeatureStatistics:
-    """Loss = CE + r * matching + lambda * flatness of one observer a step, in turn (Shao et al., NeurIPS 2024, Eq. 5-7).
+    """Loss = CE + r * matching + lambda * flatness + further parts, of the observers whose turn it is.
+
+    With BatchNorm statistics only it is SRe2L's (arXiv:2306.13092) and, over a weak pool, Teddy's (arXiv:2410.07579);
+    with convolutions and running averages G-VBSM's (arXiv:2311.17950); with all of it EDC's (arXiv:2404.13733, Eq. 5-7).
 
     Args:
         observers: networks that take unit pixels [n, C, H, W] and give logits; they are frozen here.
-        statistics: of the real data, one for each observer.
+        statistics: of the real data, one for each observer; they say which layers are read.
         settings: weights and variants.
-        policy: augmentation (weak in EDC: one crop and one flip for the batch), drawn once a step for the whole batch; None for none.
+        policy: augmentation, drawn once a step; None for none; a function of the step for a curriculum.
         precision: "fp32" or "bf16" of the observers; statistics and losses are float32 always.
+        turns: observers "in_order", or in a "shuffled" cycle in which each has its turn once.
+        per_step: observers a step; the loss is the mean over them, each back-propagated by itself.
+        extra: further parts of the loss, on what the observers see: (views [n, C, H, W], labels) -> name -> scalar.
 
     Raises:
         ArtefactError: on `start`, when statistics and observer do not belong together.
     """
-
-    update = "step"
 
     def __init__(
         self,
         observers: Sequence[nn.Module],
         statistics: Sequence[RealStatistics],
         settings: MatchingSettings,
-        policy: ViewPolicy | None = None,
+        policy: ViewPolicy | Callable[[int], ViewPolicy] | None = None,
         precision: str = "fp32",
+        turns: Literal["in_order", "shuffled"] = "in_order",
+        per_step: int = 1,
+        extra: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
     ) -> None:
         if len(observers) != len(statistics):
             raise ValueError(f"{len(observers)} observers but {len(statistics)} statistics")
+        check(
+            per_step <= len(observers), "models_per_step", per_step, f"at most {len(observers)}, the size of the pool"
+        )
         self.settings, self.policy, self.precision = settings, policy, precision
+        self.turns, self.per_step, self.extra = turns, per_step, extra
         self.observers = [freeze(model, precision) for model in observers]
         self.statistics = list(statistics)
         self.taps: list[Taps] = []
@@ -57,11 +71,14 @@ class FeatureStatistics:
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
         """Sets targets for the labels, forgets running statistics (unless they persist) and the averaged images."""
+        self._key = key
         if not self.matching:
-            patch = self.settings.patch_side(self.policy.size if self.policy else images.shape[-1])
-            self.taps = [Taps(model, patch) for model in self.observers]
+            policy = self._policy(0)
+            size = policy.size if policy else images.shape[-1]
+            patch = self.settings.patch_side(size)
+            self.taps = [Taps(model, patch, s.kinds) for model, s in zip(self.observers, self.statistics)]
             self.matching = [Matching(s, self.settings, images.device) for s in self.statistics]
-            self._check_layouts(images)
+            self._check_layouts(images, size)
             self.load_state_dict(self._waiting)
         if not self.settings.stat_ema_persist:
             self.counter = 0
@@ -78,19 +95,32 @@ class FeatureStatistics:
         return {}
 
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
-        """One term. `images`: unit pixels [n, C, H, W]; `labels`: int64 [n], those of `start`."""
-        k = self.counter % len(self.observers)
-        model, taps, matching = self.observers[k], self.taps[k], self.matching[k]
-        views = draw_views(self.policy, key / "view", len(images), *images.shape[-2:]) if self.policy else None
+        """One term for each observer of the step. `images`: unit pixels [n, C, H, W]; `labels`: int64 [n], of `start`."""
+        policy = self._policy(step)
+        views = draw_views(policy, key / "view", len(images), *images.shape[-2:]) if policy else None
 
         def seen(batch: Tensor) -> Tensor:
-            batch = apply_views(batch, views, self.policy) if self.policy else batch
+            batch = apply_views(batch, views, policy) if policy else batch
             return batch if self._order is None else batch[self._order]
 
-        with taps if self.settings.match_weight else nullcontext():
-            logits = forward(model, seen(images), self.precision)
-            moments = taps.collect() if self.settings.match_weight else None
         labels = labels if self._order is None else labels[self._order]
+        for turn, k in enumerate(self.whose_turn()):
+            loss, logs = self._loss(k, seen, images, labels, key, with_extra=not turn)
+            yield Term(loss / self.per_step, "feature_statistics", logs)
+
+    def whose_turn(self) -> list[int]:
+        """The observers of this step."""
+        shuffled = self._key if self.turns == "shuffled" else None
+        return whose_turn(self.counter, len(self.observers), self.per_step, shuffled)
+
+    def _loss(
+        self, k: int, seen: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, key: Key, with_extra: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        model, taps, matching = self.observers[k], self.taps[k], self.matching[k]
+        shown = seen(images)
+        with taps if self.settings.match_weight else nullcontext():
+            logits = forward(model, shown, self.precision)
+            moments = taps.collect() if self.settings.match_weight else None
         ce = F.cross_entropy(logits, labels)
         loss, logs = ce, {"ce": ce.detach()}
         if moments:
@@ -101,7 +131,10 @@ class FeatureStatistics:
                 anchor = forward(model, seen(self.flat_images), self.precision)
             flatness = flatness_term(logits, anchor, self.settings)
             loss, logs["flatness"] = loss + self.settings.flatness_weight * flatness, flatness.detach()
-        yield Term(loss, "feature_statistics", logs)
+        if self.extra and with_extra:  # it does not depend on the observer: once a step, not divided among observers
+            for name, part in self.extra(shown, labels).items():
+                loss, logs[name] = loss + self.per_step * part, part.detach()
+        return loss, logs
 
     @torch.no_grad()
     def after(self, images: Tensor, step: int, key: Key) -> None:
@@ -131,15 +164,17 @@ class FeatureStatistics:
             matching.average = state[f"average.{k}"].to(matching.device, copy=True)
             matching.visited = state[f"visited.{k}"].to(matching.device, copy=True)
 
+    def _policy(self, step: int) -> ViewPolicy | None:
+        return self.policy(step) if callable(self.policy) else self.policy
+
     def _keep(self, matching: Matching, key: Key) -> Tensor | None:
         if not self.settings.drop_rate:
             return None
         return matching.keep(torch.from_numpy((key / "drop").uniform(len(matching.layers))))
 
     @torch.no_grad()
-    def _check_layouts(self, images: Tensor) -> None:
-        size = self.policy.size if self.policy else None
-        one = images[:1] if size is None else F.interpolate(images[:1], (size, size))
+    def _check_layouts(self, images: Tensor, size: int) -> None:
+        one = F.interpolate(images[:1], (size, size))
         for number, (model, taps, matching) in enumerate(zip(self.observers, self.taps, self.matching)):
             with taps:
                 forward(model, one, self.precision)

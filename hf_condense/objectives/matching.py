@@ -44,13 +44,15 @@ class Matching:
         per_class = self.settings.class_matching == "per_class"
         classes, counts = labels.cpu().unique(return_counts=True)
         aims = [torch.stack(self.statistics.global_moments())]
-        if per_class:
+        alpha = self.settings.alpha
+        if alpha == 1 and not per_class:  # classes do not count, and need no statistics of their own
+            pass
+        elif per_class:
             aims += list(torch.stack(self.statistics.per_class_targets(classes), dim=1))
         else:
             aims += [torch.stack(self.statistics.class_targets(labels))]
         self.targets = torch.stack(aims).to(self.device, dtype)  # [1 + classes, 2, D]: all data first
-        alpha = self.settings.alpha
-        share = counts / counts.sum() if per_class else torch.ones(1)
+        share = counts / counts.sum() if per_class else torch.ones(len(aims) - 1)
         self.share = torch.cat([torch.tensor([alpha]), (1 - alpha) * share]).to(self.device, dtype)  # [1 + classes]
         self.group_share = share.to(self.device, dtype)
         if self.average is None or per_class or not self.settings.stat_ema_persist:

@@ -27,6 +27,11 @@ class NormalisedPixels:
         """What is learned to unit pixels."""
         return z * self.std + self.mean
 
+    @classmethod
+    def of(cls, space: str, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> NormalisedPixels:
+        """Pixels as a recipe's `space` has them: in units of the dataset's standard deviation, or in [0, 1]."""
+        return cls(mean, std, device) if space == "normalised" else cls((0.0,), (1.0,), device)
+
     @torch.no_grad()
     def clamp_(self, z: torch.Tensor) -> None:
         """Puts what is learned back to where it decodes into [0, 1]."""

@@ -1,0 +1,50 @@
+"""RDED: real crops that an observer finds easy, tiled and never optimised (arXiv:2312.03526)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hf_condense.config import check, setting
+from hf_condense.methods.base import Context, Method, Shard, Start
+from hf_condense.selection.realism import realistic_crops
+
+PROTOCOLS = (
+    "cifar10", "cifar100", "tiny-imagenet", "imagenette", "imagewoof", "imagenet-10", "imagenet-100", "imagenet-1k",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RDEDSettings:
+    """Settings of the selection (section 4 of the paper); EDC's RDED start goes by the same names."""
+
+    rded_factor: int = setting(1, "tiles per side of an image")
+    rded_candidates: int = setting(300, "real images looked at per class")
+    rded_crops: int = setting(5, "crops looked at per real image")
+
+    def __post_init__(self) -> None:
+        for name in ("rded_factor", "rded_candidates", "rded_crops"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+
+
+class RDED(Method):
+    """A shard a class, with its own randomness: classes may come and go without touching each other's images.
+
+    The first observer ranks. Students meet the set under labels that the teacher makes as they train, and, at factor 2,
+    with the cells of an image shuffled: both are the protocol's.
+    """
+
+    name = "rded"
+    Settings = RDEDSettings
+
+    def start(self, shard: Shard, context: Context) -> Start:
+        return Start(
+            *realistic_crops(
+                context.train, shard.labels[0], len(shard.labels), context.observers[0].model,
+                size=context.image_size, factor=self.settings.rded_factor, candidates=self.settings.rded_candidates,
+                crops=self.settings.rded_crops, key=context.key / shard.id, device=context.device,
+                precision=context.precision,
+            )
+        )  # fmt: skip
+
+    def protocol(self, dataset: str) -> str:
+        return f"rded-{dataset}" if dataset in PROTOCOLS else "small"

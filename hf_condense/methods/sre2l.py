@@ -1,0 +1,184 @@
+"""SRe2L (arXiv:2306.13092), CDA (arXiv:2311.18838) and SRe2L++ (arXiv:2501.07575): invert what BatchNorms remember."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from hf_condense.config import check, check_choices, setting
+from hf_condense.data.augmentation import ViewPolicy
+from hf_condense.methods.base import Context, Method, Plan, Recipe, Shard, Start, StatisticsRequest, mixed_blocks
+from hf_condense.objectives.feature_statistics import FeatureStatistics
+from hf_condense.objectives.settings import MatchingSettings
+from hf_condense.selection.noise import gaussian_images
+from hf_condense.selection.real import random_real
+from hf_condense.selection.realism import realistic_crops
+
+
+@dataclass(frozen=True)
+class SRe2LSettings:
+    """Settings of the recovery; defaults are those of the ImageNet-1k script. The three methods share them."""
+
+    iterations: int = setting(4000, "optimiser steps per shard (T)")
+    lr: float = setting(0.25, "Adam's learning rate, in units of the dataset's standard deviation")
+    match_weight: float = setting(0.01, "weight of the BatchNorm statistics beside cross-entropy (a_bn)")
+    first_layer_weight: float = setting(10.0, "weight of the first BatchNorm, the others having 1")
+    shard_size: int = setting(
+        100, "images optimised together: one for each of so many classes, or several where classes are fewer"
+    )
+    crop_min: float | None = setting(0.08, "smallest area of the random resized crop in synthesis; none leaves it out")
+    mirror: bool = setting(True, "mirror the images in half of the steps, where that keeps their class")
+    roll: int = setting(32, "largest cyclic shift in synthesis down and to the right, in pixels")
+    roll_back: int = setting(0, "largest cyclic shift in synthesis up and to the left, in pixels")
+    init: Literal["noise", "real", "patches"] = setting(
+        "noise", "first images: noise, whole real ones, or tiles of real crops of medium difficulty"
+    )
+    rded_factor: int = setting(1, "patches: tiles per side of an image")
+    rded_candidates: int = setting(300, "patches: real images looked at per class")
+    rded_crops: int = setting(5, "patches: crops looked at per real image")
+    curriculum: Literal["none", "cosine", "linear", "step"] = setting(
+        "none", "how the smallest crop falls from the whole image to crop_min"
+    )
+    milestone: float = setting(1.0, "share of the iterations after which the curriculum has reached crop_min")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name in ("iterations", "shard_size", "rded_factor", "rded_candidates", "rded_crops"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        check(self.lr > 0, "lr", self.lr, "above 0")
+        for name in ("roll", "roll_back"):
+            check(getattr(self, name) >= 0, name, getattr(self, name), "0 pixels or more")
+        crop = self.crop_min
+        check(crop is None or 0 < crop <= 1, "crop_min", crop, "an area above 0 and up to 1, or none")
+        check(0 <= self.milestone <= 1, "milestone", self.milestone, "a share from 0 to 1")
+        check(
+            self.curriculum == "none" or crop is not None, "curriculum", self.curriculum,
+            "none where there is no crop", "give a --crop_min, or --curriculum none",
+        )  # fmt: skip
+        self.matching()  # its weights are checked there
+
+    def matching(self) -> MatchingSettings:
+        """Statistics of all data only, of the batch itself: nothing of classes, running averages or flatness."""
+        return MatchingSettings(
+            alpha=1.0, stat_momentum=0.0, flatness_weight=0.0, match_weight=self.match_weight,
+            first_layer_weight=self.first_layer_weight,
+        )  # fmt: skip
+
+    def smallest_crop(self, step: int) -> float | None:
+        """Smallest area of the crop at `step`: falls from 1 to `crop_min` at milestone * iterations, then stays there."""
+        end = self.milestone * self.iterations
+        if self.crop_min is None or self.curriculum == "none" or step >= end:
+            return self.crop_min
+        cosine, linear = (1 + math.cos(math.pi * step / end)) / 2, 1 - step / end
+        above = {"cosine": cosine, "linear": linear, "step": 1.0}[self.curriculum]
+        return min(1.0, self.crop_min + (1 - self.crop_min) * above)
+
+
+@dataclass(frozen=True)
+class CDASettings(SRe2LSettings):
+    """SRe2L's with the curriculum of the paper."""
+
+    curriculum: Literal["none", "cosine", "linear", "step"] = setting(
+        "cosine", "how the smallest crop falls from the whole image to crop_min"
+    )
+
+
+@dataclass(frozen=True)
+class SRe2LPlusSettings(SRe2LSettings):
+    """SRe2L's with a start from real patches."""
+
+    init: Literal["noise", "real", "patches"] = setting(
+        "patches", "first images: noise, whole real ones, or tiles of real crops of medium difficulty"
+    )
+
+
+class SRe2L(Method):
+    """Shards that mix classes, each recovered on its own from what one network's BatchNorms remember; last iterate.
+
+    Further observers take turns, one a step. Where they have no BatchNorm, the statistics of their other layers are
+    measured on the real images. Fewer images are the first ones of more, from noise and from whole real images, as long
+    as shards are whole; patches are ranked anew for each number of images.
+    """
+
+    name = "sre2l"
+    Settings = SRe2LSettings
+    protocols: ClassVar[dict[str, str]] = {
+        "cifar10": "sre2l-cifar10", "cifar100": "sre2l-cifar100", "tiny-imagenet": "sre2l-tiny",
+        "imagenet-1k": "sre2l-in1k",
+    }  # fmt: skip
+    other_protocol = "small"
+
+    def plan(self, num_classes: int, ipc: int) -> Plan:
+        starts = super().plan(num_classes, ipc)
+        # one prefix for the whole family: shards are keyed by it, so that equal settings make equal images
+        shards = mixed_blocks(num_classes, ipc, self.settings.shard_size, "recover")
+        return Plan(starts.labels, (*starts.groups, shards))
+
+    def statistics(self, context: Context) -> StatisticsRequest:
+        """What BatchNorms remember; networks without any see the real images in views of the last step."""
+        patch = self.settings.matching().patch_side(context.image_size)
+        return StatisticsRequest(patch, self._view(context, self.settings.iterations), "running")
+
+    def start(self, shard: Shard, context: Context) -> Start:
+        key, size, count = context.key / shard.id, context.image_size, len(shard.labels)
+        if self.settings.init == "noise":
+            return Start(gaussian_images(context.train, count, size, key), np.full(count, -1))
+        if self.settings.init == "real":
+            return Start(*random_real(context.train, shard.labels, size, key))
+        return Start(
+            *realistic_crops(
+                context.train, shard.labels[0], count, context.observers[0].model, size=size,
+                factor=self.settings.rded_factor, candidates=self.settings.rded_candidates,
+                crops=self.settings.rded_crops, key=key, device=context.device, difficulty="medium",
+                precision=context.precision,
+            )
+        )  # fmt: skip
+
+    def recipe(self) -> Recipe:
+        return Recipe(self.settings.iterations, self.settings.lr)
+
+    def objective(self, context: Context) -> FeatureStatistics:
+        return FeatureStatistics(
+            [member.model for member in context.observers],
+            context.statistics,
+            self.settings.matching(),
+            lambda step: self._view(context, step),
+            context.precision,
+        )
+
+    def protocol(self, dataset: str) -> str:
+        return self.protocols.get(dataset, self.other_protocol)
+
+    def _view(self, context: Context, step: int) -> ViewPolicy:
+        """One crop, one flip and one shift for the whole batch."""
+        settings, smallest = self.settings, self.settings.smallest_crop(step)
+        return ViewPolicy(
+            context.image_size, crop=None if smallest is None else (smallest, 1.0),
+            flip=0.5 if settings.mirror and context.flip else 0.0, roll=settings.roll, roll_back=settings.roll_back,
+            per="batch",
+        )  # fmt: skip
+
+
+class CDA(SRe2L):
+    """SRe2L whose crops shrink over the steps. At milestone 0 it is SRe2L to the last bit."""
+
+    name = "cda"
+    Settings = CDASettings
+    protocols: ClassVar[dict[str, str]] = {
+        **SRe2L.protocols, "tiny-imagenet": "cda-tiny", "imagenet-1k": "cda-in1k",
+    }  # fmt: skip
+
+
+class SRe2LPlus(SRe2L):
+    """SRe2L from real patches; its protocols label with the statistics of the very batch that is labelled."""
+
+    name = "sre2lpp"
+    Settings = SRe2LPlusSettings
+    protocols: ClassVar[dict[str, str]] = {
+        "cifar10": "sre2lpp-cifar10", "cifar100": "sre2lpp-cifar100", "tiny-imagenet": "sre2lpp-tiny",
+        "imagenet-1k": "sre2lpp-in1k",
+    }  # fmt: skip
+    other_protocol = "small-bssl"

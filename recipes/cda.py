@@ -1,0 +1,6 @@
+"""CDA on any image dataset: accelerate launch recipes/cda.py --dataset imagenet-1k --ipc 50"""
+
+from hf_condense.cli import recipe
+
+if __name__ == "__main__":
+    recipe("cda")

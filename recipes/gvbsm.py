@@ -1,0 +1,6 @@
+"""G-VBSM on any image dataset: accelerate launch recipes/gvbsm.py --dataset imagenet-1k --ipc 10"""
+
+from hf_condense.cli import recipe
+
+if __name__ == "__main__":
+    recipe("gvbsm")
