@@ -1,0 +1,181 @@
+"""Coresets: real images chosen by where they lie in a network's features, or by how hard they are to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+
+from hf_condense.config import SqueezeSettings, check, check_choices, setting
+from hf_condense.data.cache import cache_folder
+from hf_condense.data.randomness import Key
+from hf_condense.errors import DataError, ModelError
+from hf_condense.methods.base import Context, Method, Shard, Start
+from hf_condense.models.loading import ImageModel, load_model
+from hf_condense.models.pool import training_policy
+from hf_condense.models.training import FitRecipe
+from hf_condense.selection.centres import farthest_first, medoids
+from hf_condense.selection.dynamics import Dynamics, training_dynamics
+from hf_condense.selection.features import features_of
+from hf_condense.selection.herding import herding
+from hf_condense.selection.real import centre
+from hf_condense.selection.scores import forgetting, ranked
+from hf_condense.selection.tiles import combine
+
+
+@dataclass(frozen=True)
+class CoresetSettings:
+    """Which selection, and what it looks through."""
+
+    selection: Literal[
+        "random", "herding", "k_center", "k_medoids", "forgetting", "el2n_easy", "el2n_hard", "pca_tiles",
+        "backbone_centres",
+    ] = setting("herding", "how images of a class are chosen")  # fmt: skip
+    normalise_features: bool = setting(False, "herding: features on the unit sphere, as in iCaRL")
+    tile_factor: int = setting(2, "pca_tiles: whole images per side of a tiled one")
+    backbone: str | None = setting(None, "backbone_centres: network with published weights, as for --base_model")
+    dynamics_model: str | None = setting(
+        None, "forgetting, el2n, pca_tiles: network whose training is watched; the first observer's where not said"
+    )
+    dynamics_epochs: int = setting(20, "forgetting, el2n, pca_tiles: epochs that are watched")
+    dynamics_lr: float = setting(0.05, "learning rate of that training, constant")
+    dynamics_batch: int = setting(128, "batch size of that training")
+    el2n_epochs: int = setting(10, "el2n, pca_tiles: the score is the mean over the first so many epochs")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check(self.tile_factor >= 1, "tile_factor", self.tile_factor, "1 or more")
+        check(self.dynamics_lr > 0, "dynamics_lr", self.dynamics_lr, "above 0")
+        check(self.dynamics_batch >= 2, "dynamics_batch", self.dynamics_batch, "2 or more")
+        check(self.el2n_epochs >= 1, "el2n_epochs", self.el2n_epochs, "1 or more")
+        # nothing is forgotten between epochs before there are two
+        least = 2 if self.selection == "forgetting" else 1
+        check(self.dynamics_epochs >= least, "dynamics_epochs", self.dynamics_epochs, f"{least} or more")
+        named = self.backbone is not None or self.selection != "backbone_centres"
+        check(
+            named, "backbone", self.backbone, "the name of a network with published weights", "say it with --backbone"
+        )
+
+
+class Coreset(Method):
+    """A shard a class, chosen within the class.
+
+    Fewer images are the first of more for every selection but `k_medoids` and `backbone_centres`, whose clusters are
+    others for every number. Herding, K-center and medoids measure distances in the features of the first observer.
+    """
+
+    name = "coreset"
+    Settings = CoresetSettings
+
+    def start(self, shard: Shard, context: Context) -> Start:
+        settings, train, label = self.settings, context.train, shard.labels[0]
+        rows, size, each = train.rows_of(label), context.image_size, self._images_each
+        count = len(shard.labels) * each
+        if count > len(rows):
+            raise DataError(
+                "ipc", len(shard.labels), f"at most {len(rows) // each}, as class {train.class_names[label]!r} has "
+                f"{len(rows)} images" + (f" and each takes {each}" if each > 1 else ""),
+                "choose a smaller --ipc or leave that class out with --classes",
+            )  # fmt: skip
+        picks = rows[SELECTIONS[settings.selection](self, rows, count, context, context.key / shard.id)]
+        images = centre(train.images(picks), size).contiguous()
+        if settings.selection == "pca_tiles":
+            images = combine(images, settings.tile_factor, size)
+        return Start(images, picks[::each])
+
+    @property
+    def _images_each(self) -> int:
+        return self.settings.tile_factor**2 if self.settings.selection == "pca_tiles" else 1
+
+    # each selection: (rows of the class, how many, context, key of the shard) -> places in rows
+
+    def _random(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
+        # the draw of method `random`, image by image
+        return (key / int(context.train.labels[rows[0]])).permutation(len(rows))[:count]
+
+    def _herding(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
+        return herding(self._features(rows, context), count, self.settings.normalise_features).numpy()
+
+    def _k_center(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
+        return farthest_first(self._features(rows, context), count).numpy()
+
+    def _k_medoids(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
+        return medoids(self._features(rows, context), count, key).numpy()
+
+    def _forgetting(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
+        return ranked(forgetting(self._dynamics(context).correct[:, rows]), count, key, largest=True)
+
+    def _el2n_easy(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
+        return ranked(self._el2n(rows, context), count, key, largest=False)
+
+    def _el2n_hard(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
+        return ranked(self._el2n(rows, context), count, key, largest=True)
+
+    def _backbone_centres(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
+        train = context.train
+        backbone = _pretrained(
+            self.settings.backbone, train.num_classes, train.image_size, train.channels, train.mean, train.std
+        )
+        found = features_of(backbone, train, rows, context.image_size, context.device)
+        return medoids(found, count, key).numpy()
+
+    # what selections look at
+
+    def _features(self, rows: np.ndarray, context: Context) -> torch.Tensor:
+        return features_of(context.observers[0].model, context.train, rows, context.image_size, context.device)
+
+    def _el2n(self, rows: np.ndarray, context: Context) -> torch.Tensor:
+        return self._dynamics(context).el2n[: self.settings.el2n_epochs, rows].mean(0)
+
+    def _dynamics(self, context: Context) -> Dynamics:
+        settings, train, observer = self.settings, context.train, context.observers[0]
+        name = settings.dynamics_model or observer.name
+        if not settings.dynamics_model and observer.is_weak:
+            raise ModelError(
+                "dynamics_model", name, "a network that can be trained from the start; this is a weak model",
+                "name one with --dynamics_model",
+            )  # fmt: skip
+        recipe = FitRecipe(settings.dynamics_epochs, settings.dynamics_lr)
+        policy = training_policy(SqueezeSettings(), context.image_size, train.stored_size, context.flip)
+        return training_dynamics(
+            name, recipe, settings.dynamics_batch, train, policy, key=context.key / "dynamics" / name,
+            device=context.device, cache_folder=cache_folder(),
+        )  # fmt: skip
+
+
+SELECTIONS: dict[str, Callable[..., np.ndarray]] = {
+    "random": Coreset._random,
+    "herding": Coreset._herding,
+    "k_center": Coreset._k_center,
+    "k_medoids": Coreset._k_medoids,
+    "forgetting": Coreset._forgetting,
+    "el2n_easy": Coreset._el2n_easy,
+    "el2n_hard": Coreset._el2n_hard,
+    "pca_tiles": Coreset._el2n_easy,  # tiles are made of the easiest
+    "backbone_centres": Coreset._backbone_centres,
+}
+
+
+@lru_cache(maxsize=1)  # all classes look through the same one
+def _pretrained(
+    name: str, num_classes: int, image_size: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> ImageModel:
+    """The network `name` with its published weights, frozen. Its head, which may be new, is not looked at.
+
+    Raises:
+        ModelError: it has none, or they cannot be fetched.
+    """
+    try:
+        model = load_model(
+            name, num_classes=num_classes, image_size=image_size, channels=channels, mean=mean, std=std,
+            pretrained=True, key=Key(0, "backbone"),
+        )  # fmt: skip
+    except ModelError as error:
+        step = error.next_step.replace("--base_model", "--backbone").split("; without --pretrained")[0]
+        step = step.replace(", or drop --pretrained", "")
+        raise ModelError("backbone", name, error.allowed, step) from error
+    return model.freeze()

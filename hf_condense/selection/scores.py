@@ -1,0 +1,38 @@
+"""How hard single images are to learn, and taking those at one end of such a score."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hf_condense.data.randomness import Key
+
+
+def el2n(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Length of the error vector, ||softmax(logits) - onehot(label)||, [n] in [0, sqrt(2)] (arXiv:2107.07075)."""
+    errors = logits.softmax(1)
+    errors[torch.arange(len(labels), device=labels.device), labels] -= 1
+    return errors.norm(dim=1)
+
+
+def forgetting(correct: torch.Tensor) -> torch.Tensor:
+    """How often each image was forgotten: right after one epoch and wrong after the next (arXiv:1812.05159).
+
+    Args:
+        correct: bool [epochs, n].
+
+    Returns:
+        float32 [n]; infinite for images that were never right.
+    """
+    forgotten = (correct[:-1] & ~correct[1:]).sum(0).float()
+    return forgotten.masked_fill(~correct.any(0), torch.inf)
+
+
+def ranked(scores: torch.Tensor, count: int, key: Key, *, largest: bool) -> np.ndarray:
+    """Indices int64 [count] of the largest (or smallest) scores [n], best first; fewer are the first of more.
+
+    Equal scores, of which counts have many, come in the random order that `key` draws.
+    """
+    drawn = key.permutation(len(scores))
+    values = scores.numpy()[drawn]
+    return drawn[np.argsort(-values if largest else values, kind="stable")[:count]]
