@@ -34,7 +34,13 @@ POOLS = {
     "single": {"base_model": BASE, "pool_kind": "none"},
     "several": {"base_model": SEVERAL, "pool_kind": "none"},
     # after an epoch this network already has most of its accuracy: the usual ceiling would leave no copy
-    "prior": {"base_model": BASE, "pool_kind": "prior", "pool_size": 4, "prior_epochs": "1,2,3,4", "top1_ceiling": 1.1},
+    "prior": {
+        "base_model": BASE,
+        "pool_kind": "prior",
+        "pool_size": 4,
+        "prior_epochs": "1,2,3,4",
+        "top1_ceiling": 1.1,
+    },
     "post": {"base_model": BASE, "pool_kind": "post", "pool_size": 4},
 }
 ROWS = {  # row -> method, pool, settings beside the preset's

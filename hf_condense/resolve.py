@@ -31,7 +31,8 @@ SOURCES = ("published", "official script", "third party", "ours")
 QUICK = {  # the whole path in about a minute, to see it work
     "squeeze_epochs": 2, "iterations": 20, "max_per_class": 60, "max_test": 400, "student_seeds": 2,
     "protocol": "small", "student_epochs": 10, "label_epochs": 10, "rded_candidates": 20, "dynamics_epochs": 3,
-    "pool_size": 2, "recalibration_images": 500, "top1_floor": 0.0, "top1_ceiling": 10.0,  # after an epoch or two
+    "inner_steps": 5, "pool_size": 2, "recalibration_images": 500,
+    "top1_floor": 0.0, "top1_ceiling": 10.0,  # after an epoch or two
 }  # fmt: skip
 
 

@@ -22,14 +22,20 @@ TINY = {
     "patience_top1": 0.0, "threads": 1, "precision": "fp32", "checkpoint_every": 2,
 }  # fmt: skip
 WEAK = {"pool_size": 2, "finetune_epochs": 1, "recalibration_images": 20, "top1_floor": 0.0}
+REAL = {
+    "iterations": 2, "inner_steps": 3, "real_batch": 6, "network_images": 12, "lr": 10.0, "lr_side": 8,
+    "regimes": "hard",
+}  # fmt: skip
 OWN = {
     "cda": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32"},
     "coreset": {"selection": "forgetting", "dynamics_epochs": 3},
     "dc": {"iterations": 2, "outer_loop": 3, "inner_loop": 2, "real_batch": 8, "regimes": "hard"},
     "dm": {"iterations": 5, "real_batch": 8, "classes_per_shard": 4, "regimes": "hard"},
+    "dream": {**REAL, "cluster_every": 2},
     "dsa": {"iterations": 2, "outer_loop": 3, "inner_loop": 2, "real_batch": 8, "regimes": "hard"},
     "edc": {"iterations": 5, "shard_size": 10},
     "gvbsm": {"iterations": 5, "shard_size": 4, "id_chunks": 2},
+    "idc": REAL,
     "sre2l": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32"},
     "sre2lpp": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32", "rded_candidates": 6},
     "teddy": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32", **WEAK},

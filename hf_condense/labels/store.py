@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hf_condense.config import check
 from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy, Views
+from hf_condense.data.formation import decode_set
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.files import canonical_json, fingerprint, read_json, remove_leftovers, sha256_file, write_json
@@ -52,6 +53,7 @@ def write_store(
     dtype: str = "float16",
     accelerator=None,
     progress: Progress | None = None,
+    formation_factor: int = 1,
 ) -> LabelStore:
     """Labels `epochs` epochs of views, and goes on where an interrupted call with the same arguments stopped.
 
@@ -64,6 +66,7 @@ def write_store(
         dtype: of the logits, "float16" or "float32".
         accelerator: an `accelerate.Accelerator` whose processes share the files among them.
         progress: advances by one an epoch.
+        formation_factor: f, where each image holds f x f training images (`data.formation`): views are of those.
 
     Raises:
         ArtefactError: the folder holds labels made with other settings (the first that differs is named).
@@ -71,6 +74,8 @@ def write_store(
     check(images.dtype == torch.uint8, "images", str(images.dtype), "the published uint8 images")
     check(dtype in ("float16", "float32"), "label dtype", dtype, "float16, float32")
     check(epochs >= 1, "label_epochs", epochs, "1 or more")
+    published = image_digest(images)
+    images, labels = decode_set(images, labels, formation_factor)
     folder, batch_size = Path(folder), min(batch_size, len(images))
     rows = min(len(images), (limit or len(images)) * batch_size)
     one = expected_bytes(1, rows, teacher.num_classes, batch_size, True, 2 if dtype == "float16" else 4)
@@ -79,8 +84,10 @@ def write_store(
         "images": len(images), "rows": rows, "channels": images.shape[1], "side": images.shape[2],
         "classes": teacher.num_classes, "batch_size": batch_size, "epochs": epochs,
         "epochs_per_file": max(1, min(epochs, FILE_BYTES // one)), "policy": asdict(policy), "key": list(key.parts),
-        "images_sha256": image_digest(images), "teacher": teacher.describe(),
+        "images_sha256": published, "teacher": teacher.describe(),
     }  # fmt: skip
+    if formation_factor > 1:
+        settings["formation_factor"] = formation_factor
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     together = accelerator.wait_for_everyone if accelerator else lambda: None
     if rank == 0:
@@ -199,7 +206,8 @@ class LabelStore:
 
         Args:
             epoch: any of 0..epochs-1.
-            images: the uint8 images [N, C, S, S] of the store, on any device; `labels` int64 [N] beside them.
+            images: the uint8 images [N, C, S, S] of the store (or the float ones that they decode to), on any device;
+                `labels` int64 [N] beside them.
             batch_size: the stored one, or a divisor of it. Parts of a mixed batch carry no partners.
             device: where batches are made; that of the images where not said.
 

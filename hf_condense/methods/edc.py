@@ -11,11 +11,11 @@ import torch
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.methods.base import Context, Method, Plan, Recipe, Shard, Start, StatisticsRequest, blocks
+from hf_condense.methods.patches import ranked_patches
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.settings import MatchingSettings
 from hf_condense.selection.noise import gaussian_images
 from hf_condense.selection.real import random_real
-from hf_condense.selection.realism import realistic_crops
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,7 @@ class EDC(Method):
             flips = torch.from_numpy(key.uniform(len(images)) < 0.5) & bool(context.flip)
             images[flips] = images[flips].flip(-1)
             return Start(images, rows)
-        return Start(
-            *realistic_crops(
-                context.train, shard.labels[0], len(shard.labels), context.observers[0].model, size=size,
-                factor=self.settings.rded_factor, candidates=self.settings.rded_candidates,
-                crops=self.settings.rded_crops, key=key, device=context.device,
-            )
-        )  # fmt: skip
+        return ranked_patches(shard, context, self.settings)
 
     def recipe(self) -> Recipe:
         return Recipe(self.settings.iterations, self.settings.lr)

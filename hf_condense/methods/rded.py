@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hf_condense.config import check, setting
 from hf_condense.methods.base import Context, Method, Shard, Start
-from hf_condense.selection.realism import realistic_crops
+from hf_condense.methods.patches import ranked_patches
 
 PROTOCOLS = (
     "cifar10", "cifar100", "tiny-imagenet", "imagenette", "imagewoof", "imagenet-10", "imagenet-100", "imagenet-1k",
@@ -37,14 +37,7 @@ class RDED(Method):
     Settings = RDEDSettings
 
     def start(self, shard: Shard, context: Context) -> Start:
-        return Start(
-            *realistic_crops(
-                context.train, shard.labels[0], len(shard.labels), context.observers[0].model,
-                size=context.image_size, factor=self.settings.rded_factor, candidates=self.settings.rded_candidates,
-                crops=self.settings.rded_crops, key=context.key / shard.id, device=context.device,
-                precision=context.precision,
-            )
-        )  # fmt: skip
+        return ranked_patches(shard, context, self.settings)
 
     def protocol(self, dataset: str) -> str:
         return f"rded-{dataset}" if dataset in PROTOCOLS else "small"

@@ -11,11 +11,11 @@ import numpy as np
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.methods.base import Context, Method, Plan, Recipe, Shard, Start, StatisticsRequest, mixed_blocks
+from hf_condense.methods.patches import ranked_patches
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.settings import MatchingSettings
 from hf_condense.selection.noise import gaussian_images
 from hf_condense.selection.real import random_real
-from hf_condense.selection.realism import realistic_crops
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,7 @@ class SRe2L(Method):
             return Start(gaussian_images(context.train, count, size, key), np.full(count, -1))
         if self.settings.init == "real":
             return Start(*random_real(context.train, shard.labels, size, key))
-        return Start(
-            *realistic_crops(
-                context.train, shard.labels[0], count, context.observers[0].model, size=size,
-                factor=self.settings.rded_factor, candidates=self.settings.rded_candidates,
-                crops=self.settings.rded_crops, key=key, device=context.device, difficulty="medium",
-                precision=context.precision,
-            )
-        )  # fmt: skip
+        return ranked_patches(shard, context, self.settings, "medium")
 
     def recipe(self) -> Recipe:
         return Recipe(self.settings.iterations, self.settings.lr)

@@ -21,7 +21,7 @@ def write_checkpoint(model: ImageModel, folder: Path, image_size: int) -> None:
     """Writes weights and configuration into `folder`: safetensors and JSON only, never a pickle.
 
     timm networks load anywhere with `timm.create_model("local-dir:FOLDER", pretrained=True)`; for those that this
-    library registers, import `hf_condense.models.convnet` or `hf_condense.models.cifar_nets` before. transformers
+    library registers, import their module of `hf_condense.models` (convnet, cifar_nets, resnet_ap) before. transformers
     networks load with `AutoModelForImageClassification.from_pretrained(FOLDER)`. Pruned ones come back with
     `read_checkpoint` only: their shapes stand beside the weights, for no library has an architecture for them.
     """

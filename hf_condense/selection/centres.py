@@ -126,7 +126,8 @@ def _means(x: torch.Tensor, centroids: torch.Tensor, members: torch.Tensor) -> t
 
 def _squared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Squared distances [c, n, m] between the rows of `a` [c, n, d] and `b` [c, m, d]."""
-    return (a.square().sum(-1)[..., None] - 2 * a @ b.mT + b.square().sum(-1)[:, None]).clamp(min=0)
+    lengths = [torch.einsum("cnd,cnd->cn", x, x) for x in (a, b)]  # without a copy of x, unlike its square
+    return (lengths[0][..., None] - 2 * (a @ b.mT) + lengths[1][:, None]).clamp(min=0)
 
 
 def _members(x: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,42 @@
+"""DM: distribution matching in untrained networks (arXiv:2110.04181)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hf_condense.config import check, setting
+from hf_condense.methods.base import Context, Plan, Recipe, blocks
+from hf_condense.methods.matching_family import FamilySettings, MatchingFamily
+from hf_condense.objectives.distribution_matching import DistributionMatching
+
+
+@dataclass(frozen=True)
+class DMSettings(FamilySettings):
+    """Settings of DM; defaults are those of the official script."""
+
+    iterations: int = setting(20000, "optimiser steps, each with an untrained network of its own")
+    classes_per_shard: int | None = setting(10, "classes that go through a network together; all where it says none")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = self.classes_per_shard
+        check(size is None or size >= 1, "classes_per_shard", size, "1 or more, or none")
+
+
+class DM(MatchingFamily):
+    """Shards of whole classes. Classes do not see each other: how they are cut changes nothing but rounding."""
+
+    name = "dm"
+    Settings = DMSettings
+
+    def plan(self, num_classes: int, ipc: int) -> Plan:
+        starts = super().plan(num_classes, ipc)
+        size = (self.settings.classes_per_shard or num_classes) * ipc
+        return Plan(starts.labels, (*starts.groups, blocks(starts.labels, size, self.name)))
+
+    def recipe(self) -> Recipe:
+        return self.free_pixels(self.settings.iterations)
+
+    def objective(self, context: Context) -> DistributionMatching:
+        s = self.settings
+        return DistributionMatching(context.fresh, self.views(context), context.key, s.real_batch, context.precision)

@@ -1,0 +1,64 @@
+"""What DC, DSA and DM share: free pixels under SGD, real or noise starts, and siamese augmentation with the real images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from hf_condense.config import check, check_choices, setting
+from hf_condense.data.siamese import FAMILIES, SiamesePolicy
+from hf_condense.methods.base import Context, Method, Recipe, Shard, Start
+from hf_condense.objectives.paired import PairedViews
+from hf_condense.selection.noise import gaussian_images
+from hf_condense.selection.real import random_real
+
+DSA_FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
+CLASSIC = ("mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "tiny-imagenet")  # datasets of the papers' tables
+
+
+@dataclass(frozen=True)
+class FamilySettings:
+    """Settings of the family."""
+
+    lr: float = setting(1.0, "SGD's learning rate of the images, in units of the dataset's standard deviation")
+    momentum: float = setting(0.5, "SGD's momentum of the images")
+    real_batch: int = setting(256, "real images of a class in each step")
+    init: Literal["real", "noise"] = setting("real", "first images: random real ones, or Gaussian noise")
+    families: tuple[str, ...] = setting(
+        DSA_FAMILIES, "augmentation that real and synthetic images share; flip is left out where it changes the class"
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check(self.lr > 0, "lr", self.lr, "above 0")
+        check(0 <= self.momentum < 1, "momentum", self.momentum, "0 or more and below 1")
+        for name in ("iterations", "real_batch"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        wrong = set(self.families) - set(FAMILIES)
+        check(not wrong, "families", ", ".join(sorted(wrong)), f"of {', '.join(FAMILIES)}, or nothing")
+
+
+class MatchingFamily(Method):
+    """Pixels move freely in normalised space; they are published in 8 bits and, unclamped, as float images."""
+
+    def start(self, shard: Shard, context: Context) -> Start:
+        key, train, size = context.key / shard.id, context.train, context.image_size
+        if self.settings.init == "noise":
+            images = gaussian_images(train, len(shard.labels), size, key)
+            return Start(images, np.full(len(images), -1))
+        return Start(*random_real(train, shard.labels, size, key))
+
+    def free_pixels(self, steps: int) -> Recipe:
+        """SGD at a constant rate on pixels that are never clamped."""
+        s = self.settings
+        return Recipe(steps, s.lr, optimizer="sgd", momentum=s.momentum, schedule="constant", clamp_every=0)
+
+    def views(self, context: Context) -> PairedViews:
+        """Real batches, and the augmentation that they share with the images."""
+        families = tuple(f for f in self.settings.families if f != "flip" or context.flip)
+        return PairedViews(context.train, SiamesePolicy(families) if families else None, context.device)
+
+    def protocol(self, dataset: str) -> str:
+        return "dsa" if dataset in CLASSIC else "small"

@@ -1,0 +1,29 @@
+"""The start from real crops that an observer ranks: RDED's images, and where EDC and SRe2L++ may begin."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from hf_condense.methods.base import Context, Shard, Start
+from hf_condense.selection.realism import realistic_crops
+
+
+def ranked_patches(
+    shard: Shard, context: Context, settings: Any, difficulty: Literal["easy", "medium"] = "easy"
+) -> Start:
+    """First images of a start shard of one class, tiled from crops that the first observer ranks.
+
+    Args:
+        settings: have `rded_factor`, `rded_candidates` and `rded_crops`.
+        difficulty: take the easiest crops, or those in the middle of the ranking.
+
+    Raises:
+        DataError: the class has too few images.
+    """
+    return Start(
+        *realistic_crops(
+            context.train, shard.labels[0], len(shard.labels), context.observers[0].model, size=context.image_size,
+            factor=settings.rded_factor, candidates=settings.rded_candidates, crops=settings.rded_crops,
+            key=context.key / shard.id, device=context.device, difficulty=difficulty, precision=context.precision,
+        )
+    )  # fmt: skip

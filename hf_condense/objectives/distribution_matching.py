@@ -1,0 +1,99 @@
+"""Distribution matching: in the features of ever new untrained networks, a class's images have the mean of the real ones.
+
+DM (arXiv:2110.04181, Eq. 6). No network is trained and nothing is differentiated twice; all classes go through a network
+together, each under its own draw of augmentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hf_condense.config import check
+from hf_condense.data.randomness import Key
+from hf_condense.models.embedding import embed
+from hf_condense.models.fresh import FreshNetworks
+from hf_condense.models.loading import ImageModel
+from hf_condense.objectives.base import Term
+from hf_condense.objectives.paired import PairedViews
+
+CHUNK = {"cpu": 64}  # real images in one forward pass: more cost a CPU time and memory (benchmarks/matching_step.py)
+LARGE_CHUNK = 512  # elsewhere
+
+
+class DistributionMatching:
+    """Loss = sum over classes of ||mean feature of a real batch - mean feature of its images||².
+
+    Every step has its own network, the same for all shards: a class's images depend on no other class.
+
+    Args:
+        fresh: gives the networks.
+        views: real batches and shared augmentation.
+        key: names the networks and batches of a step, in all shards.
+        real_batch: real images a class and step.
+        precision: "bf16" computes features in bf16 where that is allowed; means are always taken in float32.
+    """
+
+    share: tuple[int, int] = (0, 1)
+
+    def __init__(
+        self, fresh: FreshNetworks, views: PairedViews, key: Key, real_batch: int = 256, precision: str = "fp32"
+    ) -> None:
+        self.fresh, self.views, self.key, self.real_batch, self.precision = fresh, views, key, real_batch, precision
+
+    def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
+        self._labels = labels.cpu()
+        self._classes, self._place = self._labels.unique(return_inverse=True)
+
+    def learnables(self) -> dict[str, Tensor]:
+        return {}
+
+    def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
+        """One term for all classes of the shard."""
+        key = self.key / "step" / step  # not the shard's
+        network = self.fresh(self.key / "network" / step).requires_grad_(False)
+        draw = self.views.draw(key / "siamese")
+        found = self.features(network, self.views.seen(images, draw, self._labels))
+        difference = self._real_means(network, draw, key / "real") - averaging(self._place, found) @ found
+        loss = difference.square().sum()
+        yield Term(loss, "distribution", {"distribution": loss.detach() / len(self._classes)})
+
+    def after(self, images: Tensor, step: int, key: Key) -> None:
+        """Nothing is remembered from step to step."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """There is no state: networks and batches follow from the step."""
+
+    def features(self, network: ImageModel, images: Tensor) -> Tensor:
+        """float32 [n, d] (float64 for float64 images) of unit pixels [n, C, H, W]."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            found = embed(network, images)
+        return found.to(images.dtype)
+
+    @torch.no_grad()
+    def _real_means(self, network: ImageModel, draw, key: Key) -> Tensor:
+        """Mean feature [classes, d] of a real batch of each class."""
+        batches = [self.views.real(c, self.real_batch, key) for c in self._classes.tolist()]
+        place = torch.arange(len(batches)).repeat_interleave(torch.tensor([len(b) for b in batches]))
+        seen = self.views.seen(torch.cat(batches), draw, self._classes[place])
+        if any(isinstance(m, _BatchNorm) for m in network.modules()):  # their statistics are those of all classes
+            whole = len(self._classes) == self.views.source.num_classes
+            check(whole, "classes_per_shard", len(self._classes), "none, for a network with batch norms")
+            parts = (seen,)
+        else:
+            parts = seen.split(CHUNK.get(seen.device.type, LARGE_CHUNK))
+        found = torch.cat([self.features(network, part) for part in parts])
+        return averaging(place, found) @ found
+
+
+def averaging(place: Tensor, like: Tensor) -> Tensor:
+    """[groups, n], of which a row times features [n, d] is the mean of a group. A product, because it sums in one order."""
+    ones = F.one_hot(place).T.to(like)
+    return ones / ones.sum(1, keepdim=True)

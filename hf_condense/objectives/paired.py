@@ -1,0 +1,58 @@
+"""Real images of a class beside its synthetic ones, under one draw of siamese augmentation that both share."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_condense.data.randomness import Key
+from hf_condense.data.siamese import SiameseDraw, SiamesePolicy, apply_siamese, draw_siamese
+from hf_condense.data.source import ImageSource
+from hf_condense.models.training import unit_pixels
+
+DEVICE_BYTES = 4 << 30  # real images up to this size are kept on the device; of more, batches are fetched
+
+
+class PairedViews:
+    """Gives real batches by class, and what networks see of them and of the synthetic images.
+
+    Draws are numbered by class, so that a class sees the same ones whatever other classes it is seen with.
+
+    Args:
+        source: the real images.
+        policy: siamese augmentation (arXiv:2102.08259), or None: images are seen as they are.
+    """
+
+    def __init__(self, source: ImageSource, policy: SiamesePolicy | None, device: torch.device) -> None:
+        self.source, self.policy, self.device = source, policy, device
+        pixels = source.decoded()
+        self.pixels = pixels.to(device) if pixels.numel() <= DEVICE_BYTES else pixels
+        self.mean, self.std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (source.mean, source.std))
+
+    def real(self, c: int, count: int, key: Key) -> Tensor:
+        """`count` real images of class `c`, or all where it has fewer, no image twice: float unit pixels [n, C, S, S]."""
+        rows = self.source.rows_of(c)
+        return self.at(rows[(key / c).permutation(len(rows))[:count]])
+
+    def at(self, rows: np.ndarray) -> Tensor:
+        """Real images of these rows of the source: float unit pixels [n, C, S, S]."""
+        places = torch.from_numpy(rows).to(self.pixels.device)
+        return unit_pixels(self.pixels[places], self.device, self.source.image_size)
+
+    def draw(self, key: Key) -> SiameseDraw | None:
+        """What happens to each class of a step."""
+        size = self.source.image_size
+        return draw_siamese(self.policy, key, self.source.num_classes, size, size) if self.policy else None
+
+    def seen(self, images: Tensor, draw: SiameseDraw | None, classes: Tensor | None = None) -> Tensor:
+        """Unit pixels [n, C, S, S] to unit pixels as networks see them, differentiable. What is filled in is the mean.
+
+        Args:
+            draw: from `draw`, or one with a row an image.
+            classes: int64 [n] class of each image, on the CPU.
+        """
+        if draw is None:
+            return images
+        mean, std = self.mean.to(images.dtype), self.std.to(images.dtype)
+        return apply_siamese((images - mean) / std, draw, self.policy, classes) * std + mean

@@ -1,0 +1,6 @@
+"""IDC on any image dataset: accelerate launch recipes/idc.py --dataset cifar10 --ipc 10"""
+
+from hf_condense.cli import recipe
+
+if __name__ == "__main__":
+    recipe("idc")

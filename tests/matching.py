@@ -1,0 +1,66 @@
+"""What the tests of the matching methods share: digits without a pool, one optimised set, the sign flipped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from hf_condense import create_method
+from hf_condense.config import DataSettings
+from hf_condense.data.randomness import Key
+from hf_condense.data.source import open_source
+from hf_condense.engine import Engine, Synthetic
+from hf_condense.methods.base import Context
+from hf_condense.models.fresh import FreshNetworks
+from hf_condense.objectives.base import Term
+
+CPU = torch.device("cpu")
+
+
+@cache
+def digits(max_per_class: int = 60):
+    """Training images of scikit-learn's digits, 8 px."""
+    return open_source(DataSettings("digits", max_per_class=max_per_class), Key(0, "data")).train
+
+
+def networks(source, name: str = "convnet_d1") -> FreshNetworks:
+    return FreshNetworks(
+        name, num_classes=source.num_classes, image_size=source.image_size, channels=source.channels,
+        mean=source.mean, std=source.std, device=CPU,
+    )  # fmt: skip
+
+
+def context(ipc: int, seed: int = 0, name: str = "convnet_d1") -> Context:
+    source = digits()
+    return Context(source, source.image_size, ipc, Key(seed), CPU, "fp32", False, fresh=networks(source, name))
+
+
+def synthesise(method: str, given: Context, folder: Path, sign: int = 1, every: int = 10**9, **settings) -> Synthetic:
+    """A condensed set; `sign=-1` optimises the objective the wrong way."""
+    made = create_method(method, **settings)
+    if sign < 0:
+        objective = made.objective
+
+        def flipped(given: Context):
+            found = objective(given)
+            terms = found.terms
+            found.terms = lambda *a: (Term(-t.loss, t.name, t.logs) for t in terms(*a))
+            return found
+
+        made.objective = flipped
+    return Engine(Accelerator(cpu=True), folder, every).run(made, given)
+
+
+def matching_loss(method: str, given: Context, made: Synthetic, images: torch.Tensor, steps: int, **settings) -> float:
+    """The method's loss on `images`, in networks and batches that synthesis did not draw."""
+    unseen = replace(given, key=Key(12345, "unseen"))
+    objective = create_method(method, **settings).objective(unseen)
+    objective.start(None, images, made.labels, unseen.key)
+    key, total = unseen.key / "judge", 0.0
+    for step in range(steps):
+        total += sum(float(t.loss.detach()) for t in objective.terms(images, made.labels, step, key / step))
+    return total / steps

@@ -1,0 +1,102 @@
+"""Distribution matching: zero for equal sets, the class loop's loss, blind to order and to how classes are cut."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.plain_matching import plain_distribution
+from hf_condense.data.randomness import Key
+from hf_condense.data.siamese import FAMILIES, SiamesePolicy
+from hf_condense.errors import ConfigError
+from hf_condense.objectives.distribution_matching import DistributionMatching
+from hf_condense.objectives.paired import PairedViews
+from tests.matching import CPU, digits, networks
+
+KEY = Key(0, "test")
+POLICY = SiamesePolicy(FAMILIES)
+
+
+def everything(source, ipc: int) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = [r for c in range(source.num_classes) for r in source.rows_of(c)[:ipc]]
+    return source.images(rows).float() / 255, torch.from_numpy(source.labels[rows])
+
+
+def made(source, real_batch=16, policy=POLICY, name="convnet_d1") -> DistributionMatching:
+    return DistributionMatching(networks(source, name), PairedViews(source, policy, CPU), KEY, real_batch)
+
+
+def loss_and_slope(objective, images, labels, step=0, shard_key=KEY) -> tuple[float, torch.Tensor]:
+    images = images.clone().requires_grad_(True)
+    objective.start(None, images, labels, shard_key)
+    (term,) = objective.terms(images, labels, step, shard_key / step)
+    term.loss.backward()
+    return float(term.loss.detach()), images.grad
+
+
+def test_equal_sets_under_the_same_draw_are_at_distance_zero():
+    source = digits(20)
+    images, labels = everything(source, 20)  # all real images; a batch of more than there are takes them all
+    objective = made(source, real_batch=64)
+    for step in range(6):
+        loss, slope = loss_and_slope(objective, images, labels, step)
+        assert loss < 1e-7 and float(slope.abs().max()) < 1e-4
+    assert loss_and_slope(objective, images.flip(0), labels)[0] > 0.01
+
+
+@pytest.mark.parametrize("policy", [None, POLICY])
+def test_all_classes_at_once_equal_the_class_loop(policy):
+    source = digits()
+    images, labels = everything(source, 3)
+    objective = made(source, policy=policy)
+    for step in range(4):
+        loss, slope = loss_and_slope(objective, images, labels, step)
+        key, plain = KEY / "step" / step, images.clone().requires_grad_(True)
+        network, draw = objective.fresh(KEY / "network" / step), objective.views.draw(key / "siamese")
+        known = plain_distribution(network, objective.views, plain, labels, draw, 16, key / "real")
+        known.backward()
+        assert loss == pytest.approx(known.item(), rel=1e-5)
+        assert torch.allclose(slope, plain.grad, rtol=1e-4, atol=1e-5 * float(plain.grad.abs().max()))
+
+
+def test_order_inside_a_class_and_the_cut_into_shards_change_nothing():
+    source = digits()
+    images, labels = everything(source, 4)
+    loss, slope = loss_and_slope(made(source), images, labels, 1)
+    order = torch.arange(40).view(10, 4).flip(1).flatten()
+    turned, turned_slope = loss_and_slope(made(source), images[order], labels, 1)
+    assert turned == pytest.approx(loss, rel=1e-5)
+    assert torch.allclose(turned_slope, slope[order], atol=1e-5 * float(slope.abs().max()))
+    parts = [
+        loss_and_slope(made(source), images[a:b], labels[a:b], 1, Key(i))
+        for i, (a, b) in enumerate([(0, 12), (12, 40)])
+    ]
+    assert sum(part[0] for part in parts) == pytest.approx(loss, rel=1e-5)
+    assert torch.allclose(torch.cat([part[1] for part in parts]), slope, atol=1e-5 * float(slope.abs().max()))
+
+
+def test_every_step_has_its_own_network_and_batches():
+    source = digits()
+    images, labels = everything(source, 2)
+    objective = made(source)
+    found = [loss_and_slope(objective, images, labels, step)[0] for step in (0, 1, 0)]
+    assert found[0] == found[2] != found[1]
+
+
+def test_batch_norms_see_all_classes_or_refuse():
+    source = digits()
+    images, labels = everything(source, 2)
+    objective = made(source, name="convnet_bn_w32")
+    loss, slope = loss_and_slope(objective, images, labels)
+    assert loss > 0 and bool(slope.isfinite().all())
+    with pytest.raises(ConfigError, match="classes_per_shard"):
+        loss_and_slope(objective, images[:10], labels[:10])
+
+
+def test_bf16_features_are_near():
+    source = digits()
+    images, labels = everything(source, 2)
+    objective = made(source)
+    exact = loss_and_slope(objective, images, labels)[0]
+    objective.precision = "bf16"
+    assert loss_and_slope(objective, images, labels)[0] == pytest.approx(exact, rel=0.05)
