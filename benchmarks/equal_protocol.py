@@ -24,6 +24,8 @@ from hf_condense.engine import Synthetic
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.run import ImageSet
 from hf_condense.memory import peak_bytes, reset_peak
+from hf_condense.methods import method_class
+from hf_condense.resolve import load_preset
 from hf_condense.selection.noise import gaussian_images
 
 BASE = "convnet_bn_w32"
@@ -97,7 +99,10 @@ def main() -> None:
 def _trainer(method: str, pool: str, ipc: int, settings: dict):
     name = "-".join([method, pool, f"ipc{ipc}", *(f"{k}={v}" for k, v in sorted(settings.items()))])
     shared = {**SQUEEZE, **POOLS[pool], "teachers": BASE, "observers": None, "protocol": "small", "ipc": ipc}
-    return fashion.trainer(method, f"equal/{name}", **shared, **settings)
+    # a `datasets` object has no name by which its preset could be found
+    values = load_preset(method, "fashion_mnist", ipc, "paper").values
+    own = {k: v for k, v in values.items() if k in method_class(method).Settings.__dataclass_fields__}
+    return fashion.trainer(method, f"equal/{name}", **{**own, **shared, **settings})
 
 
 def _pool_seconds(wanted: set[str]) -> dict[str, float]:
