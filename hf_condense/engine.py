@@ -81,7 +81,7 @@ class Engine:
                 group if together else [] if plan.chained and rank else group if plan.chained else group[rank::world]
             )
             todo = [shard for shard in mine if not self._path(shard).exists()]
-            recipe = method.recipe_for(context.num_classes, context.ipc, context.image_size)
+            recipe = method.recipe(context.num_classes, context.ipc, context.image_size)
             steps = recipe.steps if recipe and group[0].kind == "optimise" else 1
             title = f"synthesis {number + 1}/{len(plan.groups)} ({group[0].kind})"
             with Progress(title, total=len(mine) * steps, show=rank == 0) as progress:
@@ -125,7 +125,7 @@ class Engine:
     def _optimise(
         self, method: Method, context: Context, plan: Plan, shard: Shard, objective: Objective, progress: Progress
     ) -> None:
-        recipe = method.recipe_for(context.num_classes, context.ipc, context.image_size)
+        recipe = method.recipe(context.num_classes, context.ipc, context.image_size)
         key, device = context.key / shard.id, context.device
         pixels = NormalisedPixels.of(recipe.space, context.train.mean, context.train.std, device)
         labels = torch.tensor(shard.labels, device=device)

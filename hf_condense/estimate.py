@@ -91,7 +91,7 @@ def estimate(trainer: CondensationTrainer) -> dict[str, float]:
     training = 0.0 if weak.pool_folder or not needed else sum(costs[n].backward * 1.5 for n in base)
     labels = sum(t.forward for t in teachers)
     images = train.num_classes * c.run.ipc
-    recipe = trainer.method.recipe_for(train.num_classes, c.run.ipc, train.image_size)
+    recipe = trainer.method.recipe(train.num_classes, c.run.ipc, train.image_size)
     steps = recipe.steps if recipe else 0
     shard = min(getattr(c.method, "shard_size", None) or images, images)
     rows = 1 + sum(b in c.evaluation.baselines for b in ("random", "initial"))

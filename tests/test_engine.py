@@ -63,7 +63,7 @@ class Toy(Method):
         )
         return Start(images, np.asarray(shard.rows))
 
-    def recipe(self):
+    def recipe(self, num_classes, ipc, image_size):
         return Recipe(steps=10, lr=0.1)
 
     def objective(self, context):

@@ -167,13 +167,9 @@ class Method(ABC):
     def start(self, shard: Shard, context: Context) -> Start:
         """First images of a start shard."""
 
-    def recipe(self) -> Recipe | None:
-        """How pixels are optimised, or None for methods that only select."""
+    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe | None:
+        """How pixels are optimised, or None for methods that only select. Pure, as `plan`."""
         return None
-
-    def recipe_for(self, num_classes: int, ipc: int, image_size: int) -> Recipe | None:
-        """`recipe` for a set of this size, for methods whose steps or rate depend on it. Pure, as `plan`."""
-        return self.recipe()
 
     def objective(self, context: Context) -> Objective:
         """What pixels are optimised for; made anew for each shard, once for a chained group."""

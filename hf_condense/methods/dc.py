@@ -62,7 +62,7 @@ class DC(MatchingFamily):
         shard = Shard(f"{self.name}-00000", "optimise", rows, starts.labels)
         return Plan(starts.labels, (*starts.groups, (shard,)), joint=True)
 
-    def recipe_for(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
+    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
         return self.free_pixels(self.settings.iterations * self.settings.loops(ipc)[0])
 
     def objective(self, context: Context) -> GradientMatching:

@@ -34,7 +34,7 @@ class DM(MatchingFamily):
         size = (self.settings.classes_per_shard or num_classes) * ipc
         return Plan(starts.labels, (*starts.groups, blocks(starts.labels, size, self.name)))
 
-    def recipe(self) -> Recipe:
+    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
         return self.free_pixels(self.settings.iterations)
 
     def objective(self, context: Context) -> DistributionMatching:

@@ -77,7 +77,7 @@ class EDC(Method):
             return Start(images, rows)
         return ranked_patches(shard, context, self.settings)
 
-    def recipe(self) -> Recipe:
+    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
         return Recipe(self.settings.iterations, self.settings.lr)
 
     def objective(self, context: Context) -> FeatureStatistics:

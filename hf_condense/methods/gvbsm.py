@@ -107,7 +107,7 @@ class GVBSM(Method):
             return Start(*random_real(train, shard.labels, size, key))
         return Start(gaussian_images(train, len(shard.labels), size, key), np.full(len(shard.labels), -1))
 
-    def recipe(self) -> Recipe:
+    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
         return Recipe(self.settings.iterations, self.settings.lr)
 
     def objective(self, context: Context) -> FeatureStatistics:

@@ -109,7 +109,7 @@ class IDC(Method):
         images = centre(train.images(rows), size)
         return Start(tile(images, len(shard.labels), s.formation_factor, size), rows[: len(shard.labels)])
 
-    def recipe_for(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
+    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
         """The official script steps after each class, and momentum goes on moving the others meanwhile.
 
         A class sees its images m^C times slower in momentum, and moved by lr (1 + m + ... + m^(C-1)), from one of its C

@@ -130,7 +130,7 @@ class SRe2L(Method):
             return Start(*random_real(context.train, shard.labels, size, key))
         return ranked_patches(shard, context, self.settings, "medium")
 
-    def recipe(self) -> Recipe:
+    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
         return Recipe(self.settings.iterations, self.settings.lr)
 
     def objective(self, context: Context) -> FeatureStatistics:

@@ -13,7 +13,7 @@ SHORT = {"iterations": 8, "real_batch": 8}
 
 def test_defaults_are_those_of_the_script():
     dm = create_method("dm")
-    recipe = dm.recipe_for(10, 10, 28)
+    recipe = dm.recipe(10, 10, 28)
     assert (recipe.steps, recipe.lr, recipe.momentum, recipe.optimizer) == (20000, 1.0, 0.5, "sgd")
     assert (recipe.schedule, recipe.clamp_every, dm.settings.real_batch, dm.settings.init) == (
         "constant",

@@ -204,7 +204,8 @@ def test_presets_and_protocols():
             official = variant == "official" and dataset in PROTOCOLS
             assert method.plan(preset.classes, 10).chained is official
             assert (method.settings.statistics_mode == "official") is official
-            assert method.recipe().betas == (0.5, 0.9) and method.recipe().clamp_every == 1
+            recipe = method.recipe(10, 10, 32)
+            assert recipe.betas == (0.5, 0.9) and recipe.clamp_every == 1
     assert load_preset("gvbsm", "imagenet-1k", 10, "official").values["shard_size"] == 40
     assert get_protocol(PROTOCOLS["imagenet-1k"]).average == "normalised"
 

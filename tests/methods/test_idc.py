@@ -78,9 +78,9 @@ class Given:
 )  # fmt: skip
 def test_learning_rate_follows_number_and_size_of_images(dataset, settings, side, ipc, lr):
     """Without momentum there is nothing but the authors' rule."""
-    recipe = create_method("idc", momentum=0.0, **settings).recipe_for(10, ipc, side)
+    recipe = create_method("idc", momentum=0.0, **settings).recipe(10, ipc, side)
     assert recipe.lr == pytest.approx(lr, rel=1e-12)
-    usual = create_method("idc", **settings).recipe_for(10, ipc, side)
+    usual = create_method("idc", **settings).recipe(10, ipc, side)
     assert usual.lr == pytest.approx(2 * lr * (1 - 2**-10)) and usual.momentum == 2**-10
     assert (usual.space, usual.clamp_every, usual.steps, usual.optimizer) == ("unit", 100, 200_000, "sgd")
 
@@ -99,7 +99,7 @@ def test_one_step_for_all_classes_is_a_step_after_each_class():
             images.grad = torch.zeros_like(images)
             images.grad[c] = slope[c] * images[c].detach() ** 2
             optimiser.step()
-    recipe = create_method("idc", lr=lr).recipe_for(classes, 10, 32)
+    recipe = create_method("idc", lr=lr).recipe(classes, 10, 32)
     batched = begin.clone().requires_grad_(True)
     optimiser = torch.optim.SGD([batched], recipe.lr, momentum=recipe.momentum)
     for step in range(steps):
