@@ -99,7 +99,11 @@ def estimate(trainer: CondensationTrainer) -> dict[str, float]:
     found = {
         "squeeze": len(train) * (c.squeeze.squeeze_epochs + tuned) * training,
         "statistics": len(train) * sum(o.forward for o in observers) if trainer.method.info.pool and steps else 0.0,
-        "synthesis": images * steps * sum(o.backward for o in observers) / len(observers) / share,
+        "synthesis": trainer.method.images_per_step(train.num_classes, c.run.ipc)
+        * steps
+        * sum(o.backward for o in observers)
+        / len(observers)
+        / share,
     }
     store = trainer.label_settings()
     if store["store"] == "full":

@@ -125,7 +125,7 @@ def write_artefact(folder: Path | str, artefact: Artefact) -> dict[str, Any]:
         root.mkdir()
         _write_data(root / DATA, artefact)
         if artefact.float_images is not None:
-            _write_tensors(root / TENSORS, artefact.float_images)
+            _write_tensors(root / TENSORS, artefact)
         if artefact.store_folder is not None:
             shutil.copytree(
                 artefact.store_folder,
@@ -217,10 +217,12 @@ def _write_data(folder: Path, artefact: Artefact) -> None:
         )
 
 
-def _write_tensors(folder: Path, float_images: Tensor) -> None:
+def _write_tensors(folder: Path, artefact: Artefact) -> None:
     folder.mkdir()
-    features = Features({"tensor": Array3D(tuple(float_images.shape[1:]), "float32")})
-    table = Dataset.from_dict({"tensor": float_images.float().cpu().numpy()}, features=features).data.table
+    shape = tuple(artefact.float_images.shape[1:])
+    features = Features({"tensor": Array3D(shape, "float32"), "label": ClassLabel(names=list(artefact.class_names))})
+    columns = {"tensor": artefact.float_images.float().cpu().numpy(), "label": artefact.labels.cpu().numpy()}
+    table = Dataset.from_dict(columns, features=features).data.table
     pq.write_table(table, folder / "train-00000-of-00001.parquet", compression="zstd", row_group_size=500)
 
 

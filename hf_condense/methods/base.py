@@ -171,6 +171,10 @@ class Method(ABC):
         """How pixels are optimised, or None for methods that only select. Pure, as `plan`."""
         return None
 
+    def images_per_step(self, num_classes: int, ipc: int) -> float:
+        """Images that go through a network forward and back for one step of all shards; what the estimate counts."""
+        return num_classes * ipc
+
     def objective(self, context: Context) -> Objective:
         """What pixels are optimised for; made anew for each shard, once for a chained group."""
         raise AssertionError(f"{self.name} has a recipe but no objective")

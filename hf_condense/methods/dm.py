@@ -37,6 +37,9 @@ class DM(MatchingFamily):
     def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
         return self.free_pixels(self.settings.iterations)
 
+    def images_per_step(self, num_classes: int, ipc: int) -> float:
+        return num_classes * (self.settings.real_batch / 3 + ipc)  # real images only go forward
+
     def objective(self, context: Context) -> DistributionMatching:
         s = self.settings
         return DistributionMatching(context.fresh, self.views(context), context.key, s.real_batch, context.precision)
