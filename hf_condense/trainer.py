@@ -25,9 +25,8 @@ from hf_condense.engine import Engine, Synthetic
 from hf_condense.evaluation.protocols import Protocol, get_protocol
 from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.run import ImageSet, score
-from hf_condense.files import fingerprint, load_tensors, save_tensors
-from hf_condense.hub.artefact import Artefact, write_artefact
-from hf_condense.hub.provenance import describe_model, gather_content, gather_record, training_block
+from hf_condense.files import fingerprint, save_tensors
+from hf_condense.hub.artefact import write_artefact
 from hf_condense.labels.store import LabelStore, write_store
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.memory import keep_freed_memory, peak_bytes, reset_peak
@@ -40,6 +39,7 @@ from hf_condense.models.statistics_files import write_statistics
 from hf_condense.models.weak import WEAK_VERSION, find_pool, read_pool, weak_pool
 from hf_condense.precision import resolve_precision
 from hf_condense.progress import Progress
+from hf_condense.publishing import gather_artefact
 from hf_condense.resolve import Config, read_yaml, resolve
 from hf_condense.selection.real import centre, random_real
 from hf_condense.stages import Stage
@@ -206,7 +206,7 @@ class CondensationTrainer:
 
     # the stages and what each is made from
 
-    def _stages(self) -> dict[str, Stage]:
+    def stages(self) -> dict[str, Stage]:
         c, folder = self.config, self.folder
         run, data = c.run, asdict(c.data)
         base = {"seed": run.seed, "precision": run.precision, "threads": run.threads}
@@ -260,7 +260,7 @@ class CondensationTrainer:
     def label_settings(self) -> dict[str, Any]:
         c = self.config
         images = self.train.num_classes * self._shown_ipc
-        protocol = self._resolved_protocol()
+        protocol = self.student_protocol
         epochs, limit = protocol.duration(images)
         return {
             "teachers": c.squeeze.teachers or ((c.weak.label_source,) if c.weak.weak else c.squeeze.base_model),
@@ -270,12 +270,12 @@ class CondensationTrainer:
             "epochs": c.labels.label_epochs or epochs,
             "limit": limit,
             "batch": protocol.batch_size(images),
-            "policy": asdict(self._policy()),
+            "policy": asdict(self.policy),
         }
 
     def squeeze(self) -> ModelPool:
         """The pool: trained on the real data, or published weights; top-1 of each on the test images is printed."""
-        stage = self._stages()["squeeze"]
+        stage = self.stages()["squeeze"]
         with self._stage(stage) as work:
             if work:
                 pool = self._make_pool()
@@ -313,7 +313,7 @@ class CondensationTrainer:
         context.observers = self.squeeze().observers(self.config.squeeze.observers)
         for member in context.observers:
             member.model.to(self.device).freeze()
-        context.statistics = self._statistics(self._stages()["statistics"], context)
+        context.statistics = self._statistics(self.stages()["statistics"], context)
         return context
 
     def condense(self) -> Synthetic:
@@ -326,7 +326,7 @@ class CondensationTrainer:
             on_log=lambda values, step: self.accelerator.log({f"synthesis/{k}": v for k, v in values.items()}, step),
             on_snapshot=report.snapshot(self.folder / "pictures", self.train.class_names),
         )
-        with self._stage(self._stages()["condense"]):
+        with self._stage(self.stages()["condense"]):
             return engine.run(self.method, context)
 
     def _statistics(self, stage: Stage, context: Context) -> list[RealStatistics] | None:
@@ -344,13 +344,13 @@ class CondensationTrainer:
 
     def relabel(self) -> ImageSet:
         """Soft labels for the condensed images: one each, and those of every view where they are stored."""
-        self._synthetic = synthetic = self.condense()
+        self.synthetic = synthetic = self.condense()
         own = ImageSet(synthetic.images, synthetic.labels, formation_factor=self.method.formation_factor)
         if not self.labelled:
             return own
         if not self.method.info.pool:
             self.squeeze()
-        stage, settings, teacher = self._stages()["relabel"], self.label_settings(), self.teacher()
+        stage, settings, teacher = self.stages()["relabel"], self.label_settings(), self.teacher()
         views = stage.folder / "views"
         with self._stage(stage) as work:
             if work and self.accelerator.is_main_process:
@@ -359,7 +359,7 @@ class CondensationTrainer:
             if work and settings["store"] == "full":
                 with Progress("labels", settings["epochs"], show=self.accelerator.is_main_process) as progress:
                     write_store(
-                        views, synthetic.images, synthetic.labels, teacher, self._policy(),
+                        views, synthetic.images, synthetic.labels, teacher, self.policy,
                         self.key / "students" / "labels", settings["epochs"], settings["batch"], self.device,
                         limit=settings["limit"], accelerator=self.accelerator, progress=progress,
                         formation_factor=own.formation_factor,
@@ -371,21 +371,26 @@ class CondensationTrainer:
         """The networks that make soft labels, frozen on the device; None where no regime needs them."""
         if not self.labelled:
             return None
-        models = [m.model.to(self.device).freeze() for m in self._teachers(ModelPool.load(self.folder / POOL))]
-        return Ensemble.for_protocol(models, self._resolved_protocol(), self.config.run.precision)
+        models = [m.model.to(self.device).freeze() for m in self.teachers(self.members())]
+        return Ensemble.for_protocol(models, self.student_protocol, self.config.run.precision)
 
-    def _teachers(self, pool: ModelPool) -> ModelPool:
+    def teachers(self, pool: ModelPool) -> ModelPool:
+        """Those of the pool that make soft labels."""
         return pool.teachers(self.config.squeeze.teachers, self.config.weak.label_source)
 
-    def _resolved_protocol(self) -> Protocol:
+    @property
+    def student_protocol(self) -> Protocol:
+        """The protocol as it is for the first student, whose views and labels are published."""
         return self.protocol.resolve(self.config.evaluation.students[0], self.config.run.ipc)
 
-    def _policy(self) -> ViewPolicy:
-        return self._resolved_protocol().policy(self.train.image_size, self.flip)
+    @property
+    def policy(self) -> ViewPolicy:
+        """Views in which students see the images."""
+        return self.student_protocol.policy(self.train.image_size, self.flip)
 
     def _rows(self, own: ImageSet) -> dict[str, ImageSet | list[ImageSet]]:
         """What is scored beside the condensed set: all real images, random ones (a draw a seed), the first images."""
-        c, synthetic, rows = self.config, self._synthetic, {}
+        c, synthetic, rows = self.config, self.synthetic, {}
         baselines = c.evaluation.baselines
         if "full" in baselines:
             full = centre(self.train.decoded(), self.train.image_size)
@@ -414,7 +419,7 @@ class CondensationTrainer:
         return self._score(self.relabel())
 
     def _score(self, own: ImageSet) -> ScoreTable:
-        stage, test, evaluation = self._stages()["evaluate"], self.splits.test, self.config.evaluation
+        stage, test, evaluation = self.stages()["evaluate"], self.splits.test, self.config.evaluation
         with self._stage(stage):
             return score(
                 self._rows(own), protocol=self.protocol, students=evaluation.students, regimes=evaluation.regimes,
@@ -427,7 +432,7 @@ class CondensationTrainer:
 
     def pictured(self) -> dict[str, torch.Tensor]:
         """A few images of up to ten classes, before and after: name of the row -> uint8 images."""
-        made = self._synthetic
+        made = self.synthetic
         rows = [
             i for c in range(min(10, self.train.num_classes)) for i in torch.where(made.labels == c)[0][:2].tolist()
         ]
@@ -435,41 +440,16 @@ class CondensationTrainer:
 
     def stage_facts(self) -> dict[str, dict[str, Any]]:
         """Stage -> seconds and peak_bytes, of those that are done."""
-        stages = self._stages()
+        stages = self.stages()
         return {name: stage.facts() for name, stage in stages.items() if (stage.folder / "stage.json").exists()}
+
+    def members(self) -> ModelPool:
+        """The networks of the run, as they were kept; none where it needs none."""
+        return ModelPool.load(self.folder / POOL) if self.labelled or self.method.info.pool else ModelPool([])
 
     def publish(self, own: ImageSet, table: ScoreTable) -> Path:
         """Writes `dataset/`, the folder that is the Hub repository."""
-        c, settings, labels = self.config, self.label_settings(), self._stages()["relabel"].folder
-        pool = ModelPool.load(self.folder / POOL) if self.labelled or self.method.info.pool else ModelPool([])
-        observers = pool.observers(c.squeeze.observers).names if self.method.info.pool else ()
-        roles = {"observer": observers, "teacher": self._teachers(pool).names if self.labelled else ()}
-        models = [describe_model(m, [role for role, names in roles.items() if m.name in names]) for m in pool]
-        siamese = self._resolved_protocol().siamese_policy(self.flip)
-        content = gather_content(
-            method=self.method.info, config=c.sections(), source=self.splits.info, models=models,
-            regimes=["hard", *["stored"] * bool(own.store), *["online"] * self.labelled],
-            scores=table.without_cost(), store=own.store and own.store.settings,
-            training=training_block(
-                self.protocol.name, self._policy(), settings["batch"], settings["epochs"],
-                formation_factor=self.method.formation_factor,
-                **({"siamese": asdict(siamese)} if siamese else {}),
-            ),
-        )  # fmt: skip
-        record = gather_record(
-            self.stage_facts(), self.device, processes=self.accelerator.num_processes, scores_table=table.markdown(),
-            scores=table.record(),
-        )  # fmt: skip
-        artefact = Artefact(
-            own.images, own.labels, list(self.train.class_names), content, record,
-            float_images=self._synthetic.pixels, store_folder=labels / "views" if own.store else None,
-        )  # fmt: skip
-        if self.labelled:
-            artefact.soft_labels = load_tensors(labels / "soft_labels.safetensors")[0]["soft_labels"]
-            artefact.soft_label_kind = {
-                "kind": "probabilities", "temperature": 1.0, "ensemble": settings["average"],
-            }  # fmt: skip
-        write_artefact(self.folder / "dataset", artefact)
+        write_artefact(self.folder / "dataset", gather_artefact(self, own, table))
         return self.folder / "dataset"
 
     def run(self) -> Path:

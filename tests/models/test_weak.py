@@ -270,8 +270,8 @@ def test_synthesis_looks_through_weak_models_and_leaves_them_alone(tmp_path):
     assert [m.model.sha256() for m in context.observers] == before, "weights and buffers"
     assert len(trainer.teacher().models) == 3
     label = CondensationTrainer("edc", output_dir=str(tmp_path / "run"), **TINY, **{**own, "label_source": "pool"})
-    assert label._stages()["relabel"].fingerprint != trainer._stages()["relabel"].fingerprint
-    assert label._stages()["condense"].fingerprint == trainer._stages()["condense"].fingerprint
+    assert label.stages()["relabel"].fingerprint != trainer.stages()["relabel"].fingerprint
+    assert label.stages()["condense"].fingerprint == trainer.stages()["condense"].fingerprint
     noisier = CondensationTrainer("edc", output_dir=str(tmp_path / "run"), **TINY, **own, importance_noise=0.5)
     with pytest.raises(ConfigError, match="importance_noise: 0.5 does not work. Allowed: 0.3, with which squeeze"):
         noisier.squeeze()
