@@ -70,16 +70,13 @@ class Engine:
         Returns the same images for any number of processes and after any interruption.
         """
         plan = method.plan(context.num_classes, context.ipc)
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        rank = self.accelerator.process_index
         if self.accelerator.is_main_process:
             remove_leftovers(self.folder / "shards")
             remove_leftovers(self.folder / "checkpoints")
         self.accelerator.wait_for_everyone()
         for number, group in enumerate(plan.groups):
-            together = plan.joint and group[0].kind == "optimise"
-            mine = (
-                group if together else [] if plan.chained and rank else group if plan.chained else group[rank::world]
-            )
+            mine = self._share(plan, group)
             todo = [shard for shard in mine if not self._path(shard).exists()]
             recipe = method.recipe(context.num_classes, context.ipc, context.image_size)
             steps = recipe.steps if recipe and group[0].kind == "optimise" else 1
@@ -89,6 +86,15 @@ class Engine:
                 self._run_shards(method, context, plan, mine, todo, progress)
             self.accelerator.wait_for_everyone()
         return self._gather(plan)
+
+    def _share(self, plan: Plan, group: tuple[Shard, ...]) -> tuple[Shard, ...]:
+        """The shards of a group that this process works on."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        if plan.joint and group[0].kind == "optimise":
+            return group
+        if plan.chained:
+            return () if rank else group
+        return group[rank::world]
 
     def _run_shards(self, method, context, plan: Plan, mine, todo, progress: Progress) -> None:
         carried = None

@@ -134,7 +134,9 @@ class DensifiedStatistics(FeatureStatistics):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         super().load_state_dict(state)
         if "densification" in state:
-            self.tally = state["densification"].to(state["densification"].device, copy=True)
+            # before the first `start` there is no device yet, and that counts anew
+            device = self.matching[0].device if self.matching else "cpu"
+            self.tally = state["densification"].to(device, copy=True)
 
     def _densify(self, views: Tensor, labels: Tensor) -> dict[str, Tensor]:
         settings = self.densification
