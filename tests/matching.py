@@ -6,10 +6,11 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import Accelerator
 
-from hf_condense import create_method
+from hf_condense import create_method, files
 from hf_condense.config import DataSettings
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
@@ -53,6 +54,29 @@ def synthesise(method: str, given: Context, folder: Path, sign: int = 1, every: 
 
         made.objective = flipped
     return Engine(Accelerator(cpu=True), folder, every).run(made, given)
+
+
+def stopped_and_resumed(method: str, given: Context, folder: Path, stop_at: int, every: int, **settings) -> Synthetic:
+    """The set of a run that was stopped just after its `stop_at`-th checkpoint, of one in `every` steps, and run again."""
+
+    class Stop(BaseException):
+        pass
+
+    seen = 0
+
+    def fault(when: str, path: Path) -> None:
+        nonlocal seen
+        seen += path.parent.name == "checkpoints" and when == "after"
+        if seen == stop_at:
+            raise Stop
+
+    files.on_replace = fault
+    try:
+        with pytest.raises(Stop):
+            synthesise(method, given, folder, every=every, **settings)
+    finally:
+        files.on_replace = None
+    return synthesise(method, given, folder, every=every, **settings)
 
 
 def matching_loss(method: str, given: Context, made: Synthetic, images: torch.Tensor, steps: int, **settings) -> float:

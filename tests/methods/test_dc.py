@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_condense import create_method, files
+from hf_condense import create_method
 from hf_condense.errors import ConfigError
-from tests.matching import context, matching_loss, synthesise
+from tests.matching import context, matching_loss, stopped_and_resumed, synthesise
 
 SHORT = {"iterations": 2, "outer_loop": 4, "inner_loop": 2, "real_batch": 4}
 
@@ -74,25 +74,8 @@ def test_a_run_stopped_between_two_steps_of_a_network_goes_on_exactly(method, tm
     given = context(ipc=2)
     whole = synthesise(method, given, tmp_path / "whole", **SHORT)
 
-    class Stop(BaseException):
-        pass
-
     for stop_at in (1, 2):
-        seen = 0
-
-        def fault(when, path):
-            nonlocal seen
-            seen += path.parent.name == "checkpoints" and when == "after"
-            if seen == stop_at:
-                raise Stop
-
-        files.on_replace = fault
-        try:
-            with pytest.raises(Stop):
-                synthesise(method, given, tmp_path / f"{stop_at}", every=3, **SHORT)
-        finally:
-            files.on_replace = None
-        again = synthesise(method, given, tmp_path / f"{stop_at}", every=3, **SHORT)
+        again = stopped_and_resumed(method, given, tmp_path / f"{stop_at}", stop_at, every=3, **SHORT)
         assert torch.equal(again.pixels, whole.pixels), f"stopped at step {3 * stop_at}"
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call, grad, vmap
 
-from hf_condense import create_method, files
+from hf_condense import create_method
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.formation import decode, decode_set
 from hf_condense.data.randomness import Key
@@ -28,7 +28,7 @@ from hf_condense.objectives.gradients import gradient_distance, parameter_gradie
 from hf_condense.objectives.paired import PairedViews
 from hf_condense.objectives.real_training import RealLoop, RealTraining
 from tests.hub.conftest import make_artefact, make_content
-from tests.matching import CPU, context, digits, matching_loss, networks, synthesise
+from tests.matching import CPU, context, digits, matching_loss, networks, stopped_and_resumed, synthesise
 
 KEY = Key(0, "idc")
 SHORT = {"iterations": 2, "inner_steps": 4, "real_batch": 16, "network_images": 40, "lr": 10.0, "lr_side": 8}
@@ -358,25 +358,8 @@ def test_a_stopped_run_goes_on_exactly_and_images_stay_in_range(method, tmp_path
     assert whole.pixels is None and whole.labels.tolist() == [c for c in range(10) for _ in range(2)]
     assert not torch.equal(whole.images, whole.initial)
 
-    class Stop(BaseException):
-        pass
-
     for stop_at in (1, 2):
-        seen = 0
-
-        def fault(when, path):
-            nonlocal seen
-            seen += path.parent.name == "checkpoints" and when == "after"
-            if seen == stop_at:
-                raise Stop
-
-        files.on_replace = fault
-        try:
-            with pytest.raises(Stop):
-                synthesise(method, given, tmp_path / f"{stop_at}", every=3, **settings)
-        finally:
-            files.on_replace = None
-        again = synthesise(method, given, tmp_path / f"{stop_at}", every=3, **settings)
+        again = stopped_and_resumed(method, given, tmp_path / f"{stop_at}", stop_at, every=3, **settings)
         assert torch.equal(again.images, whole.images), f"stopped at step {3 * stop_at}"
 
 
