@@ -48,7 +48,7 @@ def gather_artefact(trainer: CondensationTrainer, own: ImageSet, table: ScoreTab
 def image_labels(trainer: CondensationTrainer, own: ImageSet) -> dict[str, Any]:
     """Soft labels of the images and what they are: the method's own, or the teacher's; nothing where there are none."""
     if own.soft is not None:
-        kind = {"kind": "probabilities", "temperature": 1.0, "ensemble": None, "by": "the last expert"}
+        kind = {"kind": "probabilities", "temperature": 1.0, "ensemble": None, "by": trainer.method.labels_by}
         return {"soft_labels": own.soft.half(), "soft_label_kind": kind}
     if not trainer.labelled:
         return {}

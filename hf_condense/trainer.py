@@ -147,7 +147,7 @@ class CondensationTrainer:
         name = evaluation.protocol or self.method.protocol(self.config.data.dataset)
         if evaluation.student_epochs:
             changes = {"epochs": evaluation.student_epochs, "steps": None}
-        if self.method.own_labels and get_protocol(name).label_per != "image":
+        if self.method.labels_by and get_protocol(name).label_per != "image":
             changes["label_per"] = "image"
         return get_protocol(name, **changes)
 
@@ -205,7 +205,7 @@ class CondensationTrainer:
     @property
     def labelled(self) -> bool:
         """Whether a regime needs a teacher; without one a method that needs no pool trains no network."""
-        made_here = ("hard", "stored") if self.method.own_labels else ("hard",)
+        made_here = ("hard", "stored") if self.method.labels_by else ("hard",)
         return any(regime not in made_here for regime in self.config.evaluation.regimes)
 
     @property

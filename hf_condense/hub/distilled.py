@@ -24,6 +24,7 @@ from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS, c
 from hf_condense.hub.training import RecordedTraining, TrainingStage
 from hf_condense.labels.store import LabelStore
 from hf_condense.models.training import Batch
+from hf_condense.snapshots import fetch_snapshot
 
 if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
@@ -280,21 +281,10 @@ def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
         if inside:
             return run
         raise ArtefactError(str(folder), "no condensation.json", "a folder written by hf-condense", "check the path")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        fetched = Path(snapshot_download(str(folder_or_id), repo_type="dataset", revision=revision))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        gated = isinstance(error, GatedRepoError)
-        terms = f"ask for access on https://huggingface.co/datasets/{folder_or_id}, then run `hf auth login`"
-        raise ArtefactError(
-            "dataset",
-            str(folder_or_id),
-            f"a folder or a Hub dataset repository ({reason})",
-            terms if gated else "check the name and revision; for a private repository run `hf auth login`",
-        ) from error
+    fetched = fetch_snapshot(
+        str(folder_or_id), "dataset", revision=revision, error=ArtefactError, field="dataset",
+        allowed="a folder or a Hub dataset repository",
+    )  # fmt: skip
     if not (fetched / CONDENSATION).exists():
         raise ArtefactError(
             "dataset", str(folder_or_id), "a repository with a condensation.json", "read it with datasets.load_dataset"

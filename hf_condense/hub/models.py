@@ -19,6 +19,7 @@ from hf_condense.models.card import render
 from hf_condense.models.checkpoints import FACTS, read_checkpoint
 from hf_condense.models.loading import ImageModel
 from hf_condense.models.members import PoolMember
+from hf_condense.snapshots import fetch_snapshot
 
 if TYPE_CHECKING:
     from hf_condense.hub.distilled import DistilledDataset
@@ -120,15 +121,14 @@ def fetch_model(id: str, revision: str, sha256: str) -> ImageModel:
     Raises:
         ModelError: it cannot be had, or has other weights.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(id, revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        step = "connect to the network; for a private repository run `hf auth login`"
-        raise ModelError("teacher", id, f"a model repository that can be read ({reason})", step) from error
+    folder = fetch_snapshot(
+        id,
+        "model",
+        revision=revision,
+        error=ModelError,
+        field="teacher",
+        allowed="a model repository that can be read",
+    )
     model = read_checkpoint(folder)
     if model.sha256() != sha256:
         raise ModelError("teacher", f"{id} with weights {model.sha256()}", sha256, "name the revision of the record")

@@ -259,9 +259,12 @@ class Method(ABC):
         return False
 
     @property
-    def own_labels(self) -> bool:
-        """Whether the objective gives each image a soft label, which is then what the regime "stored" means."""
-        return False
+    def labels_by(self) -> str | None:
+        """Who gives each image a soft label in the objective, in words; the regime "stored" then means these labels.
+
+        None where the objective gives none.
+        """
+        return None
 
     def protocol(self, dataset: str) -> str:
         """Name of the student protocol that fits this method on `dataset`."""

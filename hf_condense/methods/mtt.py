@@ -130,8 +130,8 @@ class MTT(Method):
         )  # fmt: skip
 
     @property
-    def own_labels(self) -> bool:
-        return self.settings.assign_labels
+    def labels_by(self) -> str | None:
+        return "the last expert" if self.settings.assign_labels else None
 
     def protocol(self, dataset: str) -> str:
         return f"{self.name}-zca" if self.settings.zca else self.name

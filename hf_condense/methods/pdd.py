@@ -113,8 +113,8 @@ class PDD(Method):
         return self.base.formation_factor
 
     @property
-    def own_labels(self) -> bool:
-        return self.base.own_labels
+    def labels_by(self) -> str | None:
+        return self.base.labels_by
 
     @property
     def trains_students(self) -> bool:

@@ -35,6 +35,7 @@ from hf_condense.files import (
 from hf_condense.models.flat import Encoded, FlatNetwork
 from hf_condense.models.training import Batch, FitRecipe, fit, unit_pixels
 from hf_condense.progress import Progress
+from hf_condense.snapshots import fetch_snapshot
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -316,15 +317,8 @@ def _fetched(place: Path | str) -> Path:
     """The local folder of experts; those of a Hub repository are fetched into the Hub's cache."""
     if Path(place).is_dir():
         return Path(place)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(place)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        allowed = f"a folder, or a Hub model repository that can be read ({reason})"
-        raise ArtefactError("expert_folder", str(place), allowed, "check the name") from error
+    allowed = "a folder, or a Hub model repository that can be read"
+    return fetch_snapshot(str(place), "model", error=ArtefactError, field="expert_folder", allowed=allowed)
 
 
 def _imported(folder: Path, flat: FlatNetwork, recipe: ExpertRecipe, count: int) -> ExpertBuffer:

@@ -45,10 +45,14 @@ def begun(method: str, ipc: int = 2, **settings):
 
 def test_defaults_are_those_of_the_scripts():
     mtt, tesla = create_method("mtt"), create_method("tesla")
-    assert (mtt.settings.gradient, mtt.settings.iterations, mtt.own_labels, mtt.protocol("digits")) == (
-        "adjoint", 5000, False, "mtt",
+    assert (mtt.settings.gradient, mtt.settings.iterations, mtt.labels_by, mtt.protocol("digits")) == (
+        "adjoint", 5000, None, "mtt",
     )  # fmt: skip
-    assert (tesla.settings.gradient, tesla.settings.iterations, tesla.own_labels) == ("adjoint", 10000, True)
+    assert (tesla.settings.gradient, tesla.settings.iterations, tesla.labels_by) == (
+        "adjoint",
+        10000,
+        "the last expert",
+    )
     assert tesla.protocol("cifar10") == "tesla" and create_method("tesla", zca=True).protocol("cifar10") == "tesla-zca"
     recipe = create_method("mtt", zca=True).recipe(10, 1, 32)
     assert (recipe.space, recipe.optimizer, recipe.clamp_every, recipe.rates) == ("whitened", "sgd", 0, {"lr": 1e-5})

@@ -21,6 +21,7 @@ from hf_condense.hub.importing.sets import FoundSet, read_folder, read_parquet_s
 from hf_condense.hub.provenance import gather_content, gather_record, portable, training_block
 from hf_condense.labels.store import LabelStore
 from hf_condense.methods import MethodInfo, method_info
+from hf_condense.snapshots import fetch_snapshot
 
 READERS = {"folder": read_folder, "parquet": read_parquet_set, "tensors": read_tensors}
 UNVERIFIED = "imported, unverified"
@@ -140,18 +141,10 @@ def file_hashes(files: Sequence[Path], root: Path) -> dict[str, str]:
 
 def _fetched(path: str, revision: str | None) -> Path:
     """The Parquet files of a Hub dataset repository, in the Hub's cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(
-                path, repo_type="dataset", revision=revision, allow_patterns=["*.parquet", "**/*.parquet"]
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        allowed = f"a file, a folder or a Hub dataset repository ({str(error).splitlines()[0]})"
-        raise ArtefactError("path", path, allowed, "check name and revision") from error
+    return fetch_snapshot(
+        path, "dataset", revision=revision, patterns=["*.parquet", "**/*.parquet"], error=ArtefactError, field="path",
+        allowed="a file, a folder or a Hub dataset repository",
+    )  # fmt: skip
 
 
 def _training(found: FoundSet, store: LabelStore | None) -> dict:

@@ -1,0 +1,41 @@
+"""Repositories of the Hub as local folders, and what to do when one cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from hf_condense.errors import CondensationError
+
+
+def fetch_snapshot(
+    id: str,
+    kind: Literal["dataset", "model"],
+    *,
+    error: type[CondensationError],
+    field: str,
+    allowed: str,
+    revision: str | None = None,
+    patterns: Sequence[str] | None = None,
+) -> Path:
+    """The folder of a Hub repository in the Hub's cache, fetched if it is not there.
+
+    Args:
+        error, field, allowed: what the error says if it cannot be had: its class, the setting that named the repository,
+            and what that setting may name.
+        revision: a branch, tag or commit; the main branch where not said.
+        patterns: only files whose names match one of these.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(id, repo_type=kind, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as failure:
+        reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
+        step = "check the name and revision, and the network; for a private repository run `hf auth login`"
+        if isinstance(failure, GatedRepoError):
+            page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{id}"
+            step = f"ask for access on {page}, then run `hf auth login`"
+        raise error(field, id, f"{allowed} ({reason})", step) from failure
