@@ -48,7 +48,10 @@ STEPS = {
 TILED = {"inner_steps": 20, "network_images": 256, "distance": "l1", "formation_factor": 2}
 OWN = {"idc": TILED, "dream": {**TILED, "cluster_candidates": 1000}}
 LEAST = {("dm", 1): 0.67, ("dm", 10): 0.78, ("dc", 1): 0.64, ("dsa", 1): 0.62}  # gates, from the official components
-CORESETS = ("herding", "k_center", "k_medoids", "forgetting")
+CORESETS = {
+    **{selection: {"selection": selection} for selection in ("herding", "k_center", "k_medoids", "forgetting")},
+    "forgetting, never learned last": {"selection": "forgetting", "never_learned": "last"},
+}
 
 
 def context(splits: Splits, ipc: int, seed: int, network: str = NETWORK) -> Context:
@@ -141,8 +144,8 @@ def coresets(splits: Splits, args) -> dict:
     for ipc in args.ipc:
         given = replace(context(splits, ipc, 0, args.network), observers=pool)
         rows = {"random": [condensed("random", replace(given, key=Key(s)), s) for s in range(args.sets)]}
-        for selection in CORESETS:
-            rows[selection] = [condensed("coreset", given, 0, selection=selection)]
+        for name, chosen in CORESETS.items():
+            rows[name] = [condensed("coreset", given, 0, **chosen)]
         found[f"ipc{ipc}"] = {
             name: scored(splits, [(m.images, m.labels) for m in made], protocol, args.students, args.network)
             for name, made in rows.items()

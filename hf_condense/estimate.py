@@ -109,7 +109,7 @@ def estimate(trainer: CondensationTrainer) -> dict[str, float]:
         / share,
     }
     if before := trainer.method.images_before(len(train)):
-        found["experts"] = before * 1.5 * costs[base[0]].backward / share
+        found["preparation"] = before * 1.5 * costs[base[0]].backward / share
     store = label_settings(trainer)
     virtual, kept = store["store"] == "virtual", 0
     if store["store"] != "none" and not virtual:

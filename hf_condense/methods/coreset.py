@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -14,6 +14,7 @@ from hf_condense.config import SqueezeSettings, check, check_choices, setting
 from hf_condense.data.cache import cache_folder
 from hf_condense.data.randomness import Key
 from hf_condense.errors import DataError, ModelError
+from hf_condense.methods import MethodInfo
 from hf_condense.methods.base import Context, Method, Shard, Start
 from hf_condense.models.loading import ImageModel, load_model
 from hf_condense.models.pool import training_policy
@@ -37,13 +38,22 @@ class CoresetSettings:
     ] = setting("herding", "how images of a class are chosen")  # fmt: skip
     normalise_features: bool = setting(False, "herding: features on the unit sphere, as in iCaRL")
     tile_factor: int = setting(2, "pca_tiles: whole images per side of a tiled one")
-    backbone: str | None = setting(None, "backbone_centres: network with published weights, as for --base_model")
+    backbone: str | None = setting(
+        None,
+        "backbone_centres: network with published weights, as for --base_model; chosen are the images nearest to "
+        "k-means centroids in its features",
+    )
     dynamics_model: str | None = setting(
-        None, "forgetting, el2n, pca_tiles: network whose training is watched; the first observer's where not said"
+        None, "forgetting, el2n, pca_tiles: network whose training is watched; the first base model where not said"
     )
     dynamics_epochs: int = setting(20, "forgetting, el2n, pca_tiles: epochs that are watched")
     dynamics_lr: float = setting(0.05, "learning rate of that training, constant")
     dynamics_batch: int = setting(128, "batch size of that training")
+    never_learned: Literal["first", "last"] = setting(
+        "first",
+        "forgetting: images that were never right come before all others, as its authors count them, or after them; "
+        "published rows of condensation papers are near what last gives",
+    )
     el2n_epochs: int = setting(10, "el2n, pca_tiles: the score is the mean over the first so many epochs")
 
     def __post_init__(self) -> None:
@@ -65,11 +75,20 @@ class Coreset(Method):
     """A shard a class, chosen within the class.
 
     Fewer images are the first of more for every selection but `k_medoids` and `backbone_centres`, whose clusters are
-    others for every number. Herding, K-center and medoids measure distances in the features of the first observer.
+    others for every number. Herding, K-center and medoids measure distances in the features of the first observer; the
+    others need no observer.
     """
 
     name = "coreset"
     Settings = CoresetSettings
+
+    @property
+    def info(self) -> MethodInfo:
+        return replace(super().info, pool=self.settings.selection in ("herding", "k_center", "k_medoids"))
+
+    def images_before(self, real: int) -> float:
+        watched = self.settings.selection in ("forgetting", "el2n_easy", "el2n_hard", "pca_tiles")
+        return self.settings.dynamics_epochs * real if watched else 0.0
 
     def start(self, shard: Shard, context: Context) -> Start:
         settings, train, label = self.settings, context.train, shard.labels[0]
@@ -107,7 +126,10 @@ class Coreset(Method):
         return medoids(self._features(rows, context), count, key).numpy()
 
     def _forgetting(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
-        return ranked(forgetting(self._dynamics(context).correct[:, rows]), count, key, largest=True)
+        forgotten = forgetting(self._dynamics(context).correct[:, rows])
+        if self.settings.never_learned == "last":
+            forgotten = forgotten.masked_fill(forgotten.isinf(), -1)
+        return ranked(forgotten, count, key, largest=True)
 
     def _el2n_easy(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
         return ranked(self._el2n(rows, context), count, key, largest=False)
@@ -132,13 +154,8 @@ class Coreset(Method):
         return self._dynamics(context).el2n[: self.settings.el2n_epochs, rows].mean(0)
 
     def _dynamics(self, context: Context) -> Dynamics:
-        settings, train, observer = self.settings, context.train, context.observers[0]
-        name = settings.dynamics_model or observer.name
-        if not settings.dynamics_model and observer.is_weak:
-            raise ModelError(
-                "dynamics_model", name, "a network that can be trained from the start; this is a weak model",
-                "name one with --dynamics_model",
-            )  # fmt: skip
+        settings, train = self.settings, context.train
+        name = settings.dynamics_model or context.fresh.name
         recipe = FitRecipe(settings.dynamics_epochs, settings.dynamics_lr)
         policy = training_policy(SqueezeSettings(), context.image_size, train.stored_size, context.flip)
         return training_dynamics(

@@ -1,4 +1,7 @@
-"""Whole real images, scaled down and put side by side into one (PCA: prune, combine, augment; arXiv:2502.06434)."""
+"""Whole real images, scaled down and put side by side into one: the second step of PCA (arXiv:2502.06434).
+
+Its third, student crops that stay inside a tile, is not here: students see a tiled image as any other.
+"""
 
 from __future__ import annotations
 

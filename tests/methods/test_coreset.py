@@ -170,6 +170,7 @@ def test_a_killed_record_goes_on_and_ends_the_same(context, tmp_path):
 def test_scores_come_from_the_record(context, tmp_path):
     """The hard and the easy end hold the largest and smallest mean over the first epochs; forgetting its counts."""
     hard, easy, forgotten = (select(context, tmp_path, s, ipc=5) for s in ("el2n_hard", "el2n_easy", "forgetting"))
+    learned = select(context, tmp_path / "last", "forgetting", ipc=5, never_learned="last")
     files = list((cache_folder() / "dynamics").glob("*.safetensors"))
     method = create_method("coreset", selection="el2n_hard", **SHORT)
     record = method._dynamics(replace(context, key=context.key / 0))
@@ -184,8 +185,21 @@ def test_scores_come_from_the_record(context, tmp_path):
         for row in rows:
             h = record.correct[:, row].tolist()
             counts[row] = sum(a and not b for a, b in pairwise(h)) if any(h) else 99
-        taken = sorted((counts[r] for r in forgotten.origin[mine]), reverse=True)
-        assert taken == sorted(counts.values(), reverse=True)[:5]
+        for made, never in ((forgotten, 99), (learned, -1)):
+            ranks = {row: never if count == 99 else count for row, count in counts.items()}
+            taken = sorted((ranks[r] for r in made.origin[mine]), reverse=True)
+            assert taken == sorted(ranks.values(), reverse=True)[:5]
+    assert not record.correct.any(0).all() and forgotten.origin.tolist() != learned.origin.tolist()
+
+
+def test_what_looks_at_no_observer_trains_none(tmp_path, backbone):
+    for selection in ("random", "forgetting", "backbone_centres"):
+        folder = tmp_path / selection
+        made = CondensationTrainer(
+            "coreset", "digits", output_dir=str(folder), ipc=1, max_per_class=20, base_model="convnet_d1", regimes="hard",
+            store="none", selection=selection, backbone=backbone, threads=1, dynamics_epochs=2,
+        ).condense()  # fmt: skip
+        assert len(made.labels) == 10 and not (folder / "pool").exists(), selection
 
 
 def test_one_image_a_class_from_the_right_end_classifies_and_from_the_flipped_end_does_not(context, trainer, tmp_path):
