@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -23,6 +24,7 @@ from hf_condense.config import (
     nearest,
     setting_fields,
 )
+from hf_condense.data.names import canonical_name
 from hf_condense.errors import ConfigError
 from hf_condense.files import write_text
 from hf_condense.methods import method_class
@@ -175,10 +177,12 @@ def convert(cls: type, name: str, raw: Any) -> Any:
             return {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}[str(raw).lower()]
         if target is int and isinstance(raw, float) and not raw.is_integer():
             raise ValueError
-        return target(raw)
+        value = target(raw)
     except (ValueError, TypeError, KeyError):
         kind = getattr(target, "__name__", str(target))
         raise ConfigError(name, raw, f"a value of type {kind}", f"write --{name} with a {kind}") from None
+    check(target is not float or math.isfinite(value), name, raw, "a finite number")
+    return value
 
 
 def read_yaml(path: str) -> dict[str, Any]:
@@ -249,9 +253,10 @@ def choose_preset(families: dict[str, int], run: RunSettings, data: DataSettings
         families: folders of presets, the best first, and the IPC that each is asked for.
     """
     families = {f: ipc for f, ipc in families.items() if preset_names(f)} or {"edc": run.ipc}
-    family = next((f for f in families if data.dataset in preset_names(f)), None)
+    dataset = canonical_name(data.dataset)
+    family = next((f for f in families if dataset in preset_names(f)), None)
     if family is not None:
-        return load_preset(family, data.dataset, families[family], run.variant)
+        return load_preset(family, dataset, families[family], run.variant)
     family = next(iter(families))
     classes, image_size = facts(data)
     preset = load_preset(family, nearest_preset(family, classes, image_size), families[family], run.variant)

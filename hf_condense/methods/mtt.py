@@ -54,7 +54,10 @@ class MTTSettings:
             check(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         check(self.lr_lr >= 0, "lr_lr", self.lr_lr, "0 (the rate stays as it is) or more")
         check(0 <= self.momentum < 1, "momentum", self.momentum, "0 or more and below 1")
-        for name in ("iterations", "student_steps", "student_batch", "span", "first_epochs", "pairs", "experts"):
+        for name in (
+            "iterations", "student_steps", "student_batch", "span", "first_epochs", "pairs", "experts", "expert_epochs",
+            "expert_batch",
+        ):  # fmt: skip
             value = getattr(self, name)
             check(value is None or value >= 1, name, value, "1 or more")
         check(
