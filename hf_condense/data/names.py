@@ -186,13 +186,16 @@ CLASS_SETS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# a repository that several names share stands for the whole of it
+_HUB_IDS = {known.hub_id.lower(): name for name, known in KNOWN.items() if known.classes is None}
+
 _WORDNET = re.compile(r"n\d{8}")
 
 
 def canonical_name(name: str) -> str:
-    """The key of `KNOWN` that `name` stands for, else `name` as it is."""
+    """The key of `KNOWN` that `name`, a short name or its Hub id, stands for, else `name` as it is."""
     lower = name.lower()
-    return ALIASES.get(lower, lower if lower in KNOWN else name)
+    return ALIASES.get(lower) or _HUB_IDS.get(lower) or (lower if lower in KNOWN else name)
 
 
 def _spoken(name: str) -> str:

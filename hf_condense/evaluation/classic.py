@@ -26,11 +26,11 @@ _DC = Protocol(
 )  # fmt: skip
 
 _MTT = replace(
-    _DC, name="mtt", citation="https://arxiv.org/abs/2203.11932", siamese=_DSA, learned_rate=True, seeds=5,
+    _DC, name="mtt", citation="https://arxiv.org/abs/2203.11932", siamese=_DSA, learned_rate=True,
     **_drop_after_half(1000), note="at the learned rate. Its scripts print the set that scored best on test images",
 )  # fmt: skip
 _TESLA = replace(
-    _MTT, name="tesla", citation="https://arxiv.org/abs/2211.10586", regime="stored", label_per="image", seeds=3,
+    _MTT, name="tesla", citation="https://arxiv.org/abs/2211.10586", regime="stored", label_per="image",
     note="as mtt, on the labels that an expert gave the images",
 )  # fmt: skip
 _IDC = replace(
@@ -75,6 +75,10 @@ CLASSIC = (
         note="of DSA and DM. At one batch an epoch, a family an epoch",
     ),
     _IDC,
+    replace(
+        _IDC, name="idc-mnist", mix="none", siamese=("color", "crop", "scale", "rotate"),
+        note="of IDC and DREAM on MNIST with several training images in each: not mixed; with one in each they take idc",
+    ),
     *(form for p in (_MTT, _TESLA, _PDD_MTT, _PDD_MTT_EQUAL) for form in (p, _whitened(p))),
     _PDD_IDC,
     replace(_PDD_IDC, name="pdd-idc-equal", **_EQUAL),

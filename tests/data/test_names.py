@@ -36,6 +36,14 @@ def test_names_are_found_however_they_are_written():
     assert canonical_name("Org/Some-Set") == "Org/Some-Set"
 
 
+def test_a_hub_id_stands_for_its_short_name():
+    for name, known in KNOWN.items():
+        whole = "imagenet-1k" if known.classes else name  # of subsets the repository is that of all classes
+        assert canonical_name(known.hub_id) == canonical_name(known.hub_id.upper()) == whole
+    assert not KNOWN[canonical_name("ylecun/mnist")].flip and not KNOWN[canonical_name("ufldl-stanford/svhn")].flip
+    assert canonical_name("somebody/mnist") == "somebody/mnist", "the owner counts"
+
+
 def test_synonyms_hold_the_wordnet_id_and_each_part():
     assert synonyms("n01440764 tench, Tinca tinca")[1:] == ["tench, tinca tinca", "n01440764", "tench", "tinca tinca"]
 

@@ -28,10 +28,12 @@ VALUES = {
     "idc": {"epochs": 1000, "batch": 64, "mix": "cutmix", "mix_probability": 0.5, "mix_alpha": 1.0, "restart": False,
         "siamese": ("color", "crop", "flip", "scale", "rotate"), "siamese_mode": "combined", "siamese_params": {},
         "best_every": 250},
-    "mtt": {**DSA, "learned_rate": True, "zca": False, "seeds": 5, "restart": True},
-    "mtt-zca": {**DSA, "learned_rate": True, "zca": True, "seeds": 5, "restart": True},
+    "idc-mnist": {"epochs": 1000, "batch": 64, "mix": "none", "restart": False, "siamese": ("color", "crop", "scale", "rotate"),
+        "siamese_mode": "combined", "siamese_params": {}, "best_every": 250},
+    "mtt": {**DSA, "learned_rate": True, "zca": False, "restart": True},
+    "mtt-zca": {**DSA, "learned_rate": True, "zca": True, "restart": True},
     "tesla": {**DSA, "learned_rate": True, "regime": "stored", "label_per": "image", "loss": "soft_ce", "temperature": 1.0,
-        "seeds": 3, "restart": True},
+        "restart": True},
     "pdd-mtt": {**DSA, "learned_rate": True, "restart": False, "reset_between": False, "mode": "cumulative",
         "stage_epochs": 501},
     "pdd-mtt-equal-zca": {**DSA, "learned_rate": True, "restart": False, "stage_epochs": None, "zca": True},
@@ -57,6 +59,7 @@ def test_values_are_those_of_the_sources(name):
         ("dc-mnist", {502: 0.1}),
         ("dsa", {502: 0.1}),
         ("idc", {666: 0.2, 833: 0.2}),
+        ("idc-mnist", {666: 0.2, 833: 0.2}),
         ("mtt", {502: 0.1}),
         ("tesla-zca", {502: 0.1}),
         ("pdd-idc", {666: 0.2, 833: 0.2}),
@@ -64,7 +67,7 @@ def test_values_are_those_of_the_sources(name):
 )
 def test_rates_drop_where_the_scripts_drop_them(name, changes):
     recipe = get_protocol(name).fit_recipe("convnet_w128", 10, 100)
-    assert recipe.restart is (not name.endswith("idc")) and recipe.decay_all
+    assert recipe.restart is ("idc" not in name) and recipe.decay_all
     rate = 0.01
     for epoch in range(recipe.epochs):
         rate *= changes.get(epoch, 1.0)
@@ -149,6 +152,12 @@ def test_idc_mixes_half_of_the_batches_after_augmentation(data, device):
             assert own.all() or batch.lam < 1
             mixed += batch.lam < 1
     assert 40 < mixed < 75  # of 120 batches a half, less boxes without a pixel
+
+
+def test_idc_on_mnist_mixes_nothing(data, device):
+    for name, mixed in (("idc", True), ("idc-mnist", False)):
+        _, _, found = batches_of(data, device, name)
+        assert any(batch.partner is not None for epoch in range(20) for batch in found(epoch)) is mixed
 
 
 def test_a_teacher_labels_the_augmented_images(data, device, model):
