@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,19 +10,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hf_condense.config import check
+from hf_condense.config import SECTIONS, check, nearest, setting_fields
+from hf_condense.data.names import KNOWN, canonical_name
 from hf_condense.errors import CondensationError, ConfigError
 from hf_condense.files import write_json
 from hf_condense.hub.card import hub_dataset
 from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.hub.models import needs_teacher
+from hf_condense.hub.provenance import WITHOUT_EFFECT
 from hf_condense.labels.teacher import Ensemble
+from hf_condense.methods import method_class
 from hf_condense.trainer import CondensationTrainer
 
 Verdict = Literal["equal", "close", "different"]
 # largest difference that is rounding on another machine: levels of 255, unit pixels, probabilities, logits
 CLOSE = {"images": 2.0, "float images": 0.02, "soft labels": 0.02, "label store": 0.05}
-FOLDERS = ("dataset", "base_model", "pool_folder")  # settings that may name a folder, which a record does not
+# settings that may name a folder, which a record does not
+FOLDERS = ("dataset", "base_model", "students", "pool_folder", "expert_folder")
 
 
 @dataclass(frozen=True)
@@ -104,17 +109,18 @@ def reproduce(
 ) -> Reproduction:
     """Runs the recipe that a distilled dataset records, from its settings and source revision, and compares.
 
-    The comparison is also written to `reproduction.json` of the new run folder. Running it again resumes.
+    Whoever published the set decides what is computed, and nothing else: nothing is published or overwritten, and no
+    folder of this machine is opened unless the caller names it. The comparison is also written to `reproduction.json` of the new run folder. Running it again resumes.
 
     Args:
         place: folder, run folder or Hub id.
         output_dir: of the new run; `runs/reproduce-<name>` where not said.
-        places: `dataset`, `base_model` or `pool_folder`: where a recorded folder lies on this machine.
+        places: any of `FOLDERS`: where a recorded folder lies on this machine.
 
     Raises:
         ArtefactError: the set cannot be read, or does not hold what it says.
-        ConfigError: the set was imported, so nothing is known of how it was made; the record names a folder of another
-            machine, or settings that this version does not know.
+        ConfigError: the set was imported, so nothing is known of how it was made; the record names a folder, or
+            settings that this version does not know.
     """
     published = DistilledDataset.load(place, revision)
     imported = published.content.get("imported")
@@ -136,24 +142,41 @@ def reproduce(
 
 
 def recipe(content: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:
-    """Every recorded setting by name, the source at its recorded revision.
+    """Every recorded setting with an effect on the result by name, the source at its recorded revision.
+
+    A stranger may have written the record: settings that publish, overwrite or choose where to write are left out.
 
     Raises:
-        ConfigError: a setting names a folder of another machine, and `places` does not say where it lies here.
+        ConfigError: a setting is unknown here, or names a folder, and `places` does not say where it lies here.
     """
-    settings = {name: value for section in content["config"].values() for name, value in section.items()}
+    recorded = {name: value for section in content["config"].values() for name, value in section.items()}
+    settings = {name: value for name, value in recorded.items() if name not in WITHOUT_EFFECT}
+    method = str(settings.get("method", "random"))
+    known = setting_fields({**SECTIONS, "method": method_class(method).settings_class(settings.get("base_method"))})
+    for name in settings.keys() - known.keys():
+        step = f"{nearest(name, list(known))} The set may be of another version, or changed by hand"
+        raise ConfigError(name, settings[name], f"settings of {method} runs", step)
+    for name in FOLDERS:
+        value = settings.get(name)
+        named = value if isinstance(value, list) else [value, *str(value).split(",")]
+        if name not in places and value is not None and any(_is_place(name, str(v).strip()) for v in named):
+            raise ConfigError(
+                name, value, "a name that others can resolve; this is a folder, which a record does not open here",
+                f"say where it lies here with --{name}",
+            )  # fmt: skip
     source = content["source"]
     if hub_dataset(source["id"]) and source.get("revision"):
         settings["revision"] = source["revision"]
-    settings.update(places)
-    for name in FOLDERS:
-        value = settings.get(name)
-        if any(str(v).startswith("local:") for v in (value if isinstance(value, list) else [value])):
-            raise ConfigError(
-                name, value, "a name that others can resolve; this one was a folder where the set was made",
-                f"say where it lies here with --{name}",
-            )  # fmt: skip
-    return settings
+    return settings | places
+
+
+def _is_place(name: str, value: str) -> bool:
+    """Whether a recorded name would be looked up on the disk of this machine."""
+    if name == "dataset" and canonical_name(value) in KNOWN:  # wins over a folder of that name
+        return False
+    rest = os.path.expanduser(value.rpartition(":")[2])  # after local-dir:, transformers: and the like
+    marked = value.startswith(("local:", "local-dir:")) or os.path.isabs(rest) or ".." in Path(rest).parts
+    return marked or os.path.exists(value) or os.path.exists(rest)
 
 
 def compare_origins(published: dict[str, Any], again: dict[str, Any]) -> list[Difference]:

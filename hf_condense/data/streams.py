@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hf_condense.data.cache import cache_folder, one_at_a_time
+from hf_condense.data.cells import refuse_local_file
 from hf_condense.data.decoding import cell_bytes
 from hf_condense.data.randomness import Key
 from hf_condense.data.reading import told_clearly
@@ -41,6 +42,7 @@ def gather(
     limit: int | None,
     key: Key,
     identity: list | None,
+    hub: bool,
 ) -> Any:
     """A memory-mapped Dataset with the image and label columns of a stream, images still encoded.
 
@@ -49,9 +51,10 @@ def gather(
         limit: at most this many images of a class, a uniform draw over the whole stream (reservoir, kept in memory).
         identity: what names this stream's content; the file is then found again by later runs. None: it goes with
             the process.
+        hub: whether it comes from the Hub, so that it must not name files of this machine.
 
     Raises:
-        DataError: the stream breaks off.
+        DataError: the stream breaks off, or names a file that did not come from the Hub.
         ArtefactError: the file cannot be written.
     """
     from datasets import ClassLabel, Dataset, Features, Image, Value
@@ -67,7 +70,7 @@ def gather(
             label = features_of(stream)[label_column]
             kind = label if isinstance(label, ClassLabel) else Value(label.dtype)
             features = Features({image_column: Image(decode=False), label_column: kind})
-            rows = _encoded(stream, image_column, label_column, keep)
+            rows = _encoded(stream, image_column, label_column, keep, hub)
             rows = rows if limit is None else _reservoir(rows, label_column, limit, key)
             with atomic_path(path) as temporary:
                 _write(rows, features, temporary)
@@ -75,7 +78,7 @@ def gather(
     return Dataset.from_file(str(path))
 
 
-def _encoded(stream: Any, image_column: str, label_column: str, keep: Callable | None) -> Iterator[dict]:
+def _encoded(stream: Any, image_column: str, label_column: str, keep: Callable | None, hub: bool) -> Iterator[dict]:
     """Rows with encoded bytes, of the labels to keep."""
     from datasets import Image
 
@@ -88,7 +91,12 @@ def _encoded(stream: Any, image_column: str, label_column: str, keep: Callable |
             if keep is not None and not keep(row[label_column]):
                 continue
             try:
-                encoded = cell_bytes(feature.encode_example(row[image_column]))
+                cell = row[image_column]
+                if not isinstance(cell, dict):
+                    cell = feature.encode_example(cell)
+                if hub:
+                    refuse_local_file(cell, f"{image_column}, row {number} of the stream")
+                encoded = cell_bytes(cell)
             except (ValueError, FileNotFoundError) as error:
                 # kept as an empty cell, so that it is found, named and counted where any damaged image is
                 logger.warning("row %d of the stream has no image: %s", number, error)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from hf_condense.data.licenses import license_keys
-from hf_condense.data.names import KNOWN
+from hf_condense.data.names import KNOWN, canonical_name
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**7, "1M<n<10M"))
 PLACE = "path/to/this/folder"  # in the examples, until the repository has a name
@@ -94,7 +94,7 @@ def per_class(images: dict[str, Any]) -> str:
 
 def hub_dataset(source_id: str) -> str | None:
     """The id when it names a dataset on the Hub; None for folders, embedded sets and datasets given as objects."""
-    known = KNOWN.get(source_id)
+    known = KNOWN.get(canonical_name(source_id))
     if known:
         return None if known.embedded else known.hub_id
     return source_id if re.fullmatch(r"[\w.-]+/[\w.-]+", source_id) else None

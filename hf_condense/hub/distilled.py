@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ from torch import Tensor
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.formation import decode_set
 from hf_condense.errors import ArtefactError, ConfigError
-from hf_condense.files import read_json
 from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS, content_hash, decode_png
+from hf_condense.hub.record import NEXT, read_record
 from hf_condense.hub.training import RecordedTraining, TrainingStage
 from hf_condense.labels.store import LabelStore
 from hf_condense.models.training import Batch
@@ -81,8 +82,21 @@ class DistilledDataset:
 
     @classmethod
     def read(cls, folder: Path) -> DistilledDataset:
-        """Reads a folder without checking the content hash (`load` does; `inspection` reports it)."""
-        both = read_json(folder / CONDENSATION)
+        """Reads a folder without checking the content hash (`load` does; `inspection` reports it).
+
+        Raises:
+            ArtefactError: a file is missing or damaged, or holds something else than this library writes.
+        """
+        both = read_record(folder)
+        try:
+            return cls._of_files(folder, both)
+        # what pyarrow, `datasets` and NumPy raise on tables of another make
+        except (pa.ArrowException, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ArtefactError(str(folder), reason, "tables as hf-condense writes them", NEXT) from error
+
+    @classmethod
+    def _of_files(cls, folder: Path, both: dict[str, dict[str, Any]]) -> DistilledDataset:
         table = read_parquet(folder / DATA)
         features = Dataset(table).features
         channels, k = both["content"]["images"]["channels"], len(features["label"].names)
@@ -295,9 +309,11 @@ def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
 def read_parquet(folder: Path) -> pa.Table:
     """All Parquet files of a folder in the order of their names. Raises ArtefactError when one is missing or damaged."""
     files = sorted(folder.glob("*.parquet"))
-    expected = int(files[0].stem.rsplit("-of-", 1)[-1]) if files else 1
-    if len(files) != expected:
-        raise ArtefactError(str(folder), f"{len(files)} Parquet files", f"{expected} files", "fetch the dataset again")
+    named = re.search(r"-of-(\d+)$", files[0].stem) if files else None
+    if named is None or len(files) != int(named[1]):
+        found, expected = [file.name for file in files[:3]], int(named[1]) if named else "one or more"
+        allowed = f"{expected} Parquet files called <name>-<number>-of-<count>"
+        raise ArtefactError(str(folder), found, allowed, "fetch the dataset again")
     try:
         return pa.concat_tables([pq.read_table(file) for file in files])
     except (pa.ArrowException, OSError) as error:
@@ -305,12 +321,12 @@ def read_parquet(folder: Path) -> pa.Table:
 
 
 def _decode_images(table: pa.Table, channels: int, folder: Path) -> Tensor:
-    encoded = [picture["bytes"] for picture in table["image"].to_pylist()]
+    encoded = table["image"].to_pylist()
 
     def decode(row: int) -> np.ndarray:
         try:
-            return decode_png(encoded[row], channels)
-        except OSError as error:  # PIL's UnidentifiedImageError is one
+            return decode_png(encoded[row]["bytes"], channels)
+        except Exception as error:  # decoders raise whatever they like on damaged bytes
             raise ArtefactError(f"{folder} row {row} image", str(error), "a whole PNG", "fetch it again") from None
 
     with ThreadPoolExecutor() as threads:

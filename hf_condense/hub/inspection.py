@@ -12,6 +12,7 @@ from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS
 from hf_condense.hub.card import readable_bytes, title
 from hf_condense.hub.distilled import DistilledDataset, locate
 from hf_condense.hub.models import needs_teacher
+from hf_condense.hub.record import listed_file
 
 FLOAT_BYTES = 4
 
@@ -24,7 +25,7 @@ def inspect_folder(folder_or_id: str | Path, revision: str | None = None) -> dic
         (name -> holds | changed | missing), bytes of each column and config, needed (bytes a student needs by regime).
 
     Raises:
-        ArtefactError: it cannot be read at all.
+        ArtefactError: it cannot be read at all, or lists files outside its folder.
     """
     folder = locate(folder_or_id, revision)
     data = DistilledDataset.read(folder)
@@ -58,10 +59,14 @@ def inspect_folder(folder_or_id: str | Path, revision: str | None = None) -> dic
 
 
 def check_files(folder: Path, files: dict[str, dict]) -> dict[str, str]:
-    """File -> holds, changed or missing, by sha256. The card may be edited, so it is not among them."""
+    """File -> holds, changed or missing, by sha256. The card may be edited, so it is not among them.
+
+    Raises:
+        ArtefactError: a file outside the folder is listed; it is not opened.
+    """
 
     def state(name: str, facts: dict) -> str:
-        path = folder / name
+        path = listed_file(folder, name)
         if not path.exists():
             return "missing"
         return "holds" if sha256_file(path) == facts["sha256"] else "changed"

@@ -1,4 +1,4 @@
-"""Pictures a person can look at: grids of images by class, rows of images beside each other, curves."""
+"""Pictures a person can look at: grids of images by class, rows of images beside each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ GAP, MARGIN = 3, 16
 MAX_CLASSES, MAX_COLUMNS = 40, 10
 SHOWN_SIDE = 64  # images below this are enlarged by a whole factor, so that pixels stay square and sharp
 GRID_SIDE = 128  # images of a grid above this are shrunk: a preview should not outweigh the set
-COLOURS = ("#3b6fb6", "#d9713c", "#4f9d69", "#b04a6b", "#7d65b2", "#8a7348", "#3d9aa3", "#686c75")
 
 
 def image_grid(
@@ -44,42 +43,6 @@ def image_grid(
 def comparison(path: Path | str, sets: Mapping[str, Tensor], columns: int = MAX_COLUMNS) -> None:
     """Writes a PNG with one line for each named set of images (uint8 [n, C, H, W]), column under column."""
     _write_lines(path, [(name, images[:columns]) for name, images in sets.items()], blocks=1)
-
-
-def curves(
-    path: Path | str,
-    series: Mapping[str, Sequence[float] | tuple[Sequence[float], Sequence[float]]],
-    *,
-    title: str = "",
-    xlabel: str = "step",
-    ylabel: str = "",
-    log_x: bool = False,
-    log_y: bool = False,
-) -> None:
-    """Writes a PNG with one line for each series: values, or (places, values). Names stand in a legend."""
-    from matplotlib.figure import Figure  # the object interface: no window, no global state
-
-    figure = Figure(figsize=(7.2, 4.2), dpi=140, layout="constrained")
-    axes = figure.subplots()
-    for i, (name, values) in enumerate(series.items()):
-        x, y = values if isinstance(values, tuple) else (range(len(values)), values)
-        marker = "o" if len(y) <= 20 else None
-        axes.plot(
-            list(x), list(y), color=COLOURS[i % len(COLOURS)], linewidth=1.8, marker=marker, markersize=4, label=name
-        )
-    if log_x:
-        axes.set_xscale("log")
-    if log_y:
-        axes.set_yscale("log")
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="#e6e7ea", linewidth=0.8)
-    axes.set_axisbelow(True)
-    if len(series) > 1:
-        axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path, metadata={"Software": None})
 
 
 def _fair_rows(labels: Tensor, columns: int) -> list[int]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = (
     "hf-condense", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "huggingface_hub",
-    "safetensors", "kornia", "numpy", "pyarrow", "pillow",
+    "safetensors", "numpy", "pyarrow", "pillow",
 )  # fmt: skip
 # settings that say where or how often something is written, not what comes out
 WITHOUT_EFFECT = frozenset(

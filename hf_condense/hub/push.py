@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_condense.errors import ArtefactError
-from hf_condense.files import read_json, write_json
+from hf_condense.files import write_json
 from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS
 from hf_condense.hub.card import PLACE, card_facts, readable_bytes, render_card, title
 from hf_condense.hub.commits import Commit
@@ -20,6 +20,7 @@ from hf_condense.hub.models import (
     refuse_lost_teachers,
     unpublished,
 )
+from hf_condense.hub.record import listed_file, read_record
 from hf_condense.hub.refusals import told_clearly
 from hf_condense.hub.visibility import Target
 
@@ -97,7 +98,7 @@ def push(
         HubError: the Hub refuses, or cannot be reached. The same command goes on.
     """
     folder = _whole(place)
-    both = read_json(folder / CONDENSATION)
+    both = read_record(folder)
     content, record = both["content"], both["record"]
     if not push_models:
         refuse_lost_teachers(needs_teacher(content), unpublished(content, record, "teacher"))
@@ -126,16 +127,23 @@ def push(
 
 
 def dataset_files(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
-    """Path in the repository -> file of a distilled dataset's folder; the card says the repository's name."""
-    both = read_json(folder / CONDENSATION)
-    files: dict[str, Path | bytes] = {name: folder / name for name in both["record"]["files"]}
-    card, content, record = (folder / CARD).read_text(encoding="utf-8"), both["content"], both["record"]
+    """Path in the repository -> file of a distilled dataset's folder; the card says the repository's name.
+
+    Raises:
+        ArtefactError: a file outside the folder is listed, or linked to.
+    """
+    both = read_record(folder)
+    files: dict[str, Path | bytes] = {
+        name: listed_file(folder, name) for name in (*both["record"]["files"], CONDENSATION)
+    }
+    content, record = both["content"], both["record"]
+    card = listed_file(folder, CARD).read_text(encoding="utf-8")
     as_written = {k: v for k, v in record.items() if k != "published_models"}
     if card == render_card(card_facts(content, as_written)):
         card = render_card(card_facts(content, record, repo_id))
     else:  # somebody wrote into it: theirs is kept
         card = card.replace(PLACE, repo_id)
-    return {**files, CONDENSATION: folder / CONDENSATION, CARD: card.encode()}
+    return {**files, CARD: card.encode()}
 
 
 def _whole(place: Path | str) -> Path:
@@ -143,7 +151,7 @@ def _whole(place: Path | str) -> Path:
     if not Path(place).is_dir():
         raise ArtefactError("run_folder", str(place), "a run folder on this machine", "check the path")
     folder = locate(place)
-    states = check_files(folder, read_json(folder / CONDENSATION)["record"]["files"])
+    states = check_files(folder, read_record(folder)["record"]["files"])
     for name, state in states.items():
         if state != "holds":
             raise ArtefactError(str(folder / name), state, "the file as it was written", "run the same command again")

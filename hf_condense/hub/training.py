@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hf_condense.data.augmentation import ViewPolicy
     from hf_condense.data.whitening import Whitening
 
-ABOUT = ("citation", "note", "seeds", "cases")  # of a protocol, but not of a training
+ABOUT = ("citation", "note", "cases")  # of a protocol, but not of a training
 
 
 @dataclass(frozen=True)

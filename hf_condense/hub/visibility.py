@@ -21,7 +21,7 @@ def restriction(source: dict[str, Any], api: HfApi) -> str | None:
     Args:
         source: `content["source"]` of the provenance.
     """
-    license, hub_id = source.get("license"), hub_dataset(source["id"])
+    said, hub_id = [source.get("license")], hub_dataset(source["id"])
     if hub_id:
         try:
             info = api.dataset_info(hub_id)
@@ -31,9 +31,12 @@ def restriction(source: dict[str, Any], api: HfApi) -> str | None:
             return f"the source {hub_id} is not public"
         if info.private or info.gated:
             return f"the source {hub_id} is {'private' if info.private else 'gated'}"
-        license = license or (info.card_data or {}).get("license")
-    if isinstance(license, str) and non_commercial(license):
-        return f"the license of the source ({license}) is not for commercial use"
+        card = info.card_data or {}
+        said += [card.get("license"), card.get("license_name")]
+    for license in said:  # any of them may be a list
+        words = ", ".join(map(str, license)) if isinstance(license, list) else str(license or "")
+        if non_commercial(words):
+            return f"the license of the source ({words}) is not for commercial use"
     return None
 
 

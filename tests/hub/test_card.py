@@ -118,6 +118,9 @@ def test_a_license_of_its_own_links_to_the_source(artefact, content_of, tmp_path
     "source_id, hub_id",
     [
         ("cifar10", "uoft-cs/cifar10"),
+        ("CIFAR-10", "uoft-cs/cifar10"),
+        ("imagenet", "ILSVRC/imagenet-1k"),
+        ("imagewoof", "ILSVRC/imagenet-1k"),
         ("org/name", "org/name"),
         ("digits", None),
         ("local:mine", None),

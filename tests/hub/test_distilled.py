@@ -16,6 +16,7 @@ from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.hub import provenance
 from hf_condense.hub.artefact import decode_png, encode_png, write_artefact
 from hf_condense.hub.distilled import DistilledDataset
+from hf_condense.hub.inspection import inspect_folder
 from hf_condense.labels.store import write_store
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.loading import ImageModel
@@ -117,6 +118,57 @@ def other_hash(folder):
     both = json.loads((folder / "condensation.json").read_text())
     both["content"]["content_hash"] = "sha256:" + "0" * 64
     (folder / "condensation.json").write_text(json.dumps(both))
+
+
+def written(text):
+    return lambda folder: (folder / "condensation.json").write_text(text)
+
+
+def without(*names):
+    """Takes one part out of condensation.json."""
+
+    def tamper(folder):
+        both = json.loads((folder / "condensation.json").read_text())
+        place = both
+        for name in names[:-1]:
+            place = place[name]
+        del place[names[-1]]
+        (folder / "condensation.json").write_text(json.dumps(both))
+
+    return tamper
+
+
+def rewritten(change):
+    def tamper(folder):
+        pq.write_table(change(pq.read_table(folder / PARQUET)), folder / PARQUET)
+
+    return tamper
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        written("{}"), written("[]"), written("[" * 100_000), written('{"content": {}, "record": {}}'),
+        without("content", "images", "channels"), without("content", "source", "id"), without("record", "files"),
+        lambda folder: (folder / PARQUET).rename(folder / "data" / "train.parquet"),
+        lambda folder: (folder / PARQUET).rename(folder / "data" / "train-of-many.parquet"),
+        rewritten(lambda table: table.drop_columns("label")), rewritten(lambda table: table.drop_columns("image")),
+        rewritten(lambda table: table.replace_schema_metadata({})), rewritten(lambda table: table.slice(0, 0)),
+        rewritten(lambda table: table.replace_schema_metadata({"huggingface": "{"})),
+        edit("image", lambda p: None), edit("image", lambda p: {"bytes": encode_png(colours()[0, :, :4].numpy())}),
+    ],
+    ids=[
+        "nothing", "list", "deep", "no parts", "channels", "source", "files", "name", "count", "label", "image",
+        "features", "rows", "metadata", "cell", "size",
+    ],
+)  # fmt: skip
+def test_what_this_library_never_writes_is_refused(artefact, tmp_path, tamper):
+    write_artefact(tmp_path / "set", artefact())
+    tamper(tmp_path / "set")
+    for reader in (DistilledDataset.load, inspect_folder):
+        with pytest.raises(ArtefactError) as caught:
+            reader(tmp_path / "set")
+        assert caught.value.next_step
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,8 @@ def test_gaps_damage_and_traps_in_the_files_are_named(tmp_path, images, labels):
     refused("batch_1.tar: partners", edit(2, torch.zeros_like))
     refused("batch_1.tar: box", edit(4, lambda box: [0, 0, 9, 9]))
     refused("batch_1.tar: logits", edit(5, lambda logits: logits / 0))
+    refused("batch_1.tar: .*could not convert", edit(3, lambda lam: "much"))
+    refused("batch_1.tar: .*not enough values", edit(4, lambda box: box[:2]))
     refused("posix.system", edit(3, lambda lam: Trap(tmp_path / "ran")))
     assert not (tmp_path / "ran").exists()
 

@@ -12,6 +12,7 @@ import torch
 
 from hf_condense.errors import ArtefactError
 from hf_condense.hub.importing.restricted import read_untrusted
+from hf_condense.hub.importing.sets import read_tensors
 
 
 class Trap:
@@ -90,3 +91,40 @@ def test_a_file_cut_short_is_named(tmp_path):
     (tmp_path / "x.pt").write_bytes((tmp_path / "x.pt").read_bytes()[:900])
     with pytest.raises(ArtefactError, match=r"x\.pt"):
         read_untrusted(tmp_path / "x.pt")
+
+
+def test_a_list_that_holds_itself_is_no_set_and_ends(tmp_path):
+    value: list = []
+    value.append(value)
+    torch.save(value, tmp_path / "res_x.pt")
+    read_untrusted(tmp_path / "res_x.pt")
+    with pytest.raises(ArtefactError, match="images and labels"):
+        read_tensors(tmp_path / "res_x.pt", ["a", "b"])
+    torch.save([value, value, [Fraction(1, 2)]], tmp_path / "both.pt")
+    with pytest.raises(ArtefactError, match=r"fractions\.Fraction"):
+        read_untrusted(tmp_path / "both.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_small_file_makes_no_large_array(tmp_path, zipped):
+    n = 400_000
+    pixels, labels = torch.zeros(1).expand(n, 3, 8, 8), torch.zeros(1, dtype=torch.int64).expand(n)
+    torch.save([pixels, labels], tmp_path / "res_x.pt", _use_new_zipfile_serialization=zipped)
+    assert (tmp_path / "res_x.pt").stat().st_size < 4000
+    with pytest.raises(ArtefactError, match=r"res_x\.pt.*numbers stand in the file"):
+        read_tensors(tmp_path / "res_x.pt", ["a", "b"])
+
+
+def test_a_pickle_that_names_no_array_is_named(tmp_path):
+    class Empty:  # an array of a terabyte whose numbers are nowhere
+        def __reduce__(self):
+            return np._core.multiarray._reconstruct, (np.ndarray, (1 << 37,), b"d")
+
+    class Odd:
+        def __reduce__(self):
+            return np._core.multiarray._reconstruct, (3,)
+
+    for thing in (Empty(), Odd()):
+        torch.save([thing], tmp_path / "x.pt")
+        with pytest.raises(ArtefactError, match=r"x\.pt"):
+            read_untrusted(tmp_path / "x.pt")

@@ -3,16 +3,20 @@
 import hashlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
 from huggingface_hub import HfApi
+from PIL import Image as PILImage
 
 from hf_condense.cli import main
 from hf_condense.data.names import KNOWN
 from hf_condense.errors import ArtefactError, ConfigError, DataError
 from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.hub.importing import import_set
+from hf_condense.hub.importing.names import class_numbers
 from hf_condense.hub.inspection import inspect_folder, report
 from tests.hub.foreign import digits, write_folder
 
@@ -81,6 +85,51 @@ def test_a_table_with_class_id_comes_back_equal(tmp_path, images, labels, typed)
     for place in (tmp_path / "data", tmp_path / "data" / "train-00000.parquet"):
         data = load_both(import_set("parquet", place, tmp_path / "out", "digits"))
         assert torch.equal(data.images, images) and torch.equal(data.labels, wanted)
+
+
+@pytest.mark.parametrize("kind", ["typed", "words", "folders"])
+def test_classes_called_by_digits_are_names_and_not_positions(tmp_path, kind):
+    images, labels = digits(1)
+    images, labels = torch.cat([images, images[:2]]), torch.arange(12)
+    names = sorted(map(str, range(12)))  # 0, 1, 10, 11, 2 ... as folders are sorted
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    if kind == "folders":
+        place = write_folder(tmp_path / "set", images, labels, names.__getitem__)
+    else:
+        typed = kind == "typed"
+        features = Features({"image": Image(), "label": ClassLabel(names=names) if typed else Value("string")})
+        rows = {"image": [image[0].numpy() for image in images], "label": labels.tolist() if typed else names}
+        place = tmp_path / "x.parquet"
+        Dataset.from_dict(rows, features=features).to_parquet(place)
+    kind = "folder" if kind == "folders" else "parquet"
+    data = load_both(import_set(kind, place, tmp_path / "out", "somebody/photos", class_names=tmp_path / "names.txt"))
+    assert data.class_names == names and torch.equal(data.labels, labels) and torch.equal(data.images, images)
+
+
+def test_names_beside_numbers_are_refused():
+    names = ["1", "2", "3"]
+    assert class_numbers(["3", "1"], names, "x") == [2, 0] and class_numbers(["00", "new2"], names, "x") == [0, 2]
+    with pytest.raises(ArtefactError, match="classes: '0' does not work.*a name"):
+        class_numbers(["0", "2"], names, "x")  # 0 could only be a position, and 2 is a name
+
+
+@pytest.mark.parametrize("alias", ["MNIST", "ylecun/mnist", "mnist"])
+def test_the_source_goes_by_one_name(tmp_path, images, labels, alias):
+    place = write_folder(tmp_path / "set", images, labels, "{:05d}".format)
+    folder = import_set("folder", place, tmp_path / "out", alias, class_names=mnist_names(tmp_path))
+    content = DistilledDataset.load(folder).content
+    assert content["source"]["id"] == "mnist"
+    assert "source_datasets:\n- ylecun/mnist" in (folder / "README.md").read_text()
+
+
+def test_a_table_chooses_no_file_of_this_machine(tmp_path, images, labels):
+    PILImage.fromarray(images[0, 0].numpy()).save(tmp_path / "private.png")
+    kind = Image.pa_type
+    cells = pa.array([{"bytes": None, "path": str(tmp_path / "private.png")}], kind)
+    pq.write_table(pa.table({"image": cells, "label": [0]}), tmp_path / "x.parquet")
+    with pytest.raises(ArtefactError, match="row 0: 'the cell is empty'"):
+        import_set("parquet", tmp_path / "x.parquet", tmp_path / "out", "digits")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_table_on_the_hub_is_read_and_named_by_its_commit(tmp_path, images, labels, hub):

@@ -182,6 +182,54 @@ def test_a_recorded_folder_has_to_be_found_here(trainer):
     assert recipe(pinned, {"dataset": "lab/pets"})["revision"] == "ab" * 20
 
 
+def test_a_record_computes_and_does_nothing_else(trainer, hub, tmp_path):
+    """A stranger's settings that publish, overwrite or write elsewhere are not followed."""
+    victim, folder = hub.fresh("victim"), tmp_path / "dataset"
+    shutil.copytree(trainer.folder / "dataset", folder)
+    both = json.loads((folder / "condensation.json").read_text())
+    elsewhere = {"output_dir": str(tmp_path / "elsewhere"), "overwrite": True, "trackers": ["tensorboard"]}
+    both["content"]["config"]["run"] |= {"push_to_hub": victim, "push_models": True, **elsewhere}
+    (folder / "condensation.json").write_text(json.dumps(both))
+    found = reproduce(folder, str(tmp_path / "again"))
+    assert found.holds and found.folder == tmp_path / "again" and not (tmp_path / "elsewhere").exists()
+    assert not list((tmp_path / "again").rglob("events.out*"))
+    assert not hub.api().repo_exists(victim, repo_type="dataset")
+
+
+def test_a_record_opens_no_folder_of_this_machine(trainer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("pictures", "lab/pets", "convnet_w128"):
+        (tmp_path / name).mkdir(parents=True)
+    content = DistilledDataset.load(trainer.folder).content
+
+    def changed(section, **values):
+        config = {**content["config"], section: content["config"][section] | values}
+        return {**content, "config": config}
+
+    for values in (
+        {"dataset": "/etc"}, {"dataset": "~/pictures"}, {"dataset": "pictures"}, {"dataset": "lab/pets"},
+        {"base_model": ["convnet_d1", "local-dir:pictures"]}, {"base_model": "convnet_d1, /etc"},
+        {"base_model": ["transformers:/etc"]}, {"base_model": ["../x"]}, {"students": ["convnet_w128"]},
+        {"pool_folder": "pictures"}, {"pool_folder": "local:pool"},
+    ):  # fmt: skip
+        (name,) = values
+        section = {"dataset": "data", "students": "evaluation", "base_model": "squeeze"}.get(name, "weak")
+        with pytest.raises(ConfigError, match=f"^{name}: .*--{name}"):
+            recipe(changed(section, **values), {})
+        assert recipe(changed(section, **values), {name: "mine"})[name] == "mine"
+    (tmp_path / "digits").mkdir()  # a short name is what it is, whatever lies here
+    asked = {"base_model": ["hf-hub:org/name", "resnet18"], "students": ["convnet_d1"]}
+    assert recipe(changed("squeeze", **asked), {})["base_model"] == asked["base_model"]
+
+
+@pytest.mark.parametrize("name", ["config", "self", "dataest"])
+def test_a_setting_that_nobody_knows_is_refused(trainer, name):
+    content = DistilledDataset.load(trainer.folder).content
+    config = {**content["config"], "data": content["config"]["data"] | {name: "other.yaml"}}
+    with pytest.raises(ConfigError, match=f"{name}: 'other.yaml'.*settings of random runs"):
+        recipe({**content, "config": config}, {})
+
+
 def test_run_publishes_at_its_end_and_says_first_what_would_stop_it(trainer, hub, tmp_path, capsys):
     arguments = ["run", *(f"--{k}={v}" for k, v in TINY.items()), f"--output_dir={trainer.folder}"]
     repo_id = hub.fresh("by-run")

@@ -11,6 +11,7 @@ from huggingface_hub import DatasetCard, HfApi
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.randomness import Key, keyed
 from hf_condense.errors import ArtefactError, ConfigError, HubError
+from hf_condense.files import sha256_file
 from hf_condense.hub.artefact import write_artefact
 from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.hub.inspection import inspect_folder, report
@@ -20,6 +21,11 @@ from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.loading import ImageModel
 
 NUMBERS = count()
+CARDS = {
+    "license of its card": "license: cc-by-nc-4.0",
+    "a license among others": "license:\n- mit\n- cc-by-nc-4.0",
+    "a license by name": "license: other\nlicense_name: somebody-non-commercial",
+}
 
 
 def network() -> ImageModel:
@@ -134,15 +140,15 @@ def test_branches_pull_requests_and_private_repositories(run, hub):
     assert hub.api().dataset_info(repo_id).private  # asked for, so an open repository is closed before it is filled
 
 
-@pytest.mark.parametrize("why", ["gated", "private", "gone", "license", "license of its card"])
+@pytest.mark.parametrize("why", ["gated", "private", "gone", "license", *CARDS])
 def test_a_source_that_is_not_for_everybody_keeps_the_set_closed(run, hub, why):
     source, api = hub.fresh("source"), hub.api()
     if why != "gone":
         api.create_repo(source, repo_type="dataset", private=why == "private")
     if why == "gated":
         api.update_repo_settings(source, gated="auto", repo_type="dataset")
-    if why == "license of its card":
-        card = b"---\nlicense: cc-by-nc-4.0\n---\n"
+    if why in CARDS:
+        card = f"---\n{CARDS[why]}\n---\n".encode()
         api.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id=source, repo_type="dataset")
     license = {"license": "CC BY-NC 4.0"}.get(why)
     repo_id, folder = hub.fresh("closed"), run(source, license=license)
@@ -297,3 +303,24 @@ def test_a_set_changed_on_the_hub_is_refused(run, hub):
 
 def test_a_name_without_an_owner_is_the_tokens(run, hub):
     assert push(run(), hub.fresh("mine").split("/")[1], dry_run=True).dataset.repo_id.startswith("ada/mine")
+
+
+@pytest.mark.parametrize("way", ["absolute", "parent", "link", "card"])
+def test_nothing_outside_the_folder_is_opened_or_sent(run, hub, tmp_path, way):
+    repo_id, folder = hub.fresh("outside"), run() / "dataset"
+    private = tmp_path / "private.txt"
+    private.write_text("of nobody else")
+    if way == "card":
+        (folder / "README.md").unlink()
+        (folder / "README.md").symlink_to(private)
+    else:
+        (folder / "linked.txt").symlink_to(private)
+        name = {"absolute": str(private), "parent": "../../private.txt", "link": "linked.txt"}[way]
+        both = json.loads((folder / "condensation.json").read_text())
+        both["record"]["files"][name] = {"bytes": 14, "sha256": sha256_file(private)}
+        (folder / "condensation.json").write_text(json.dumps(both))
+        with pytest.raises(ArtefactError, match="inside the folder"):
+            inspect_folder(folder)
+    with pytest.raises(ArtefactError, match="inside the folder"):
+        push(folder, repo_id)
+    assert not hub.api().repo_exists(repo_id, repo_type="dataset")

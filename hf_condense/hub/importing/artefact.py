@@ -26,7 +26,7 @@ from hf_condense.snapshots import fetch_snapshot
 READERS = {"folder": read_folder, "parquet": read_parquet_set, "tensors": read_tensors}
 UNVERIFIED = "imported, unverified"
 UNKNOWN = MethodInfo(
-    name="imported", title="unknown method", where="", paper="", citation="", access="random_access", pool=False,
+    name="imported", title="unknown method", where="", paper="", citation="", pool=False,
     real_pixels=True, summary="",
 )  # fmt: skip
 

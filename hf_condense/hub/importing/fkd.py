@@ -74,8 +74,14 @@ class FkdFolder:
         return FkdEpoch([(views, logits) for views, logits, _ in found], order)
 
     def _batch(self, file: Path) -> tuple[Views, Tensor, Tensor | None]:
-        """(views, logits, rows or None) of one file; what follows the rows, nobody reads."""
         fields = read_untrusted(file)
+        try:
+            return self._views(file, fields)
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # words where numbers should stand
+            raise ArtefactError(str(file), str(error), "fields as the official scripts write them", COPY) from None
+
+    def _views(self, file: Path, fields: Any) -> tuple[Views, Tensor, Tensor | None]:
+        """(views, logits, rows or None) of one file; what follows the rows, nobody reads."""
         listed = isinstance(fields, (list, tuple)) and len(fields) >= 6
         _need(listed, file, "fields", type(fields).__name__, "a list of 6 or more", COPY)
         crops, flips, partner, lam, box, logits, *rest = fields

@@ -47,7 +47,7 @@ def source_of(dataset: str, class_names: Path | None = None) -> SourceInfo:
             names = [names[number] for number in select_classes((known.classes,), names)]
         revision, license = opened.revision, opened.license
     return SourceInfo(
-        id=dataset, revision=revision, train_split=split, test_split=(known and known.test_split) or "test",
+        id=canonical_name(dataset), revision=revision, train_split=split, test_split=(known and known.test_split) or "test",
         license=license, fingerprint="unknown", class_names=tuple(names), held_out=False, skipped=0,
     )  # fmt: skip
 
@@ -63,20 +63,29 @@ def _lines(path: Path) -> list[str]:
 
 
 def class_numbers(found: Sequence[str], class_names: Sequence[str], place: Path | str) -> list[int]:
-    """The class of each of `found`: a class number, alone or after `new` or `class`, a WordNet id, or a name.
+    """The class of each of `found`: a name, a WordNet id, or a class number, alone or after `new` or `class`.
+
+    One that is a class name to the letter makes names of them all: classes that are called 0, 1, 10, 11, 2 ... are not
+    taken by position.
 
     Raises:
-        ArtefactError: a number that no class has, or a name twice or unknown.
+        ArtefactError: a number that no class has, a name twice or unknown, or names beside numbers.
     """
-    numbered = [NUMBERED.fullmatch(name) for name in found]
-    if not all(numbered):
-        try:
-            return select_classes(found, class_names)
-        except DataError as error:
-            raise ArtefactError(f"{place}: classes", error.value, error.allowed, error.next_step) from error
-    numbers = [int(match[1]) for match in numbered]
-    check_numbers(numbers, class_names, place)
-    return numbers
+    others = [name for name in found if name not in class_names]
+    if not others:
+        return [list(class_names).index(name) for name in found]
+    if len(others) == len(found) and all(NUMBERED.fullmatch(name) for name in found):
+        numbers = [int(NUMBERED.fullmatch(name)[1]) for name in found]
+        check_numbers(numbers, class_names, place)
+        return numbers
+    number = next((name for name in others if name.isdigit()), None)
+    if number is not None:
+        step = "name the dataset it was made from with --dataset"
+        raise ArtefactError(f"{place}: classes", number, "a name, as others of these are", step)
+    try:
+        return select_classes(found, class_names)
+    except DataError as error:
+        raise ArtefactError(f"{place}: classes", error.value, error.allowed, error.next_step) from error
 
 
 def check_numbers(numbers: Iterable[int], class_names: Sequence[str], place: Path | str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from pathlib import Path
@@ -27,7 +28,8 @@ def read_untrusted(path: Path | str) -> Any:
     """What `torch.save` wrote into a file: tensors, NumPy arrays, numbers, text, None, and lists and dictionaries of these.
 
     Raises:
-        ArtefactError: the file names any other class or function (nothing of it is called), is damaged or missing.
+        ArtefactError: the file names any other class or function (nothing of it is called), is damaged or missing, or
+            holds arrays that are larger than the file.
     """
     try:
         with torch.serialization.safe_globals(list(NUMBERS)):
@@ -37,7 +39,7 @@ def read_untrusted(path: Path | str) -> Any:
         named = re.search(r"GLOBAL ([\w.]+)|<class '([\w.]+)'>|error:\s+(.+)", str(error))
         found = next(filter(None, named.groups())) if named else "an unknown object"
         raise ArtefactError(str(path), found, ALLOWED, NEXT) from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged pickles fail in any way
         raise ArtefactError(
             str(path), _first_line(error), "a whole file of torch.save", "copy or download it again"
         ) from None
@@ -46,19 +48,27 @@ def read_untrusted(path: Path | str) -> Any:
 
 
 def _only_numbers(found: Any, path: Path | str) -> None:
-    """Raises ArtefactError for the harmless classes that torch lets through and no set is made of."""
-    if isinstance(found, (list, tuple)):
-        parts = list(found)
-    elif isinstance(found, dict):
-        parts = [*found.keys(), *found.values()]
-    else:
-        parts = []
-        kinds = (torch.Tensor, np.ndarray, np.generic, bool, int, float, str, type(None))
-        if not isinstance(found, kinds):
-            kind = f"{type(found).__module__}.{type(found).__name__}"
+    """Raises ArtefactError for the harmless classes that torch lets through and no set is made of, and for arrays that
+    repeat few numbers without end: a file of a kilobyte would fill the memory of whoever computes with them."""
+    room = os.path.getsize(path)
+    waiting, seen = [found], set()
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:  # a list may hold itself
+            continue
+        seen.add(id(part))
+        if isinstance(part, (list, tuple)):
+            waiting += part
+        elif isinstance(part, dict):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, (torch.Tensor, np.ndarray)):
+            count, size = (part.numel(), part.element_size()) if torch.is_tensor(part) else (part.size, part.itemsize)
+            if count * size > room:
+                allowed = f"arrays whose numbers stand in the file, which has {room} bytes"
+                raise ArtefactError(str(path), f"an array of {count * size} bytes", allowed, NEXT)
+        elif not isinstance(part, (np.generic, bool, int, float, str, type(None))):
+            kind = f"{type(part).__module__}.{type(part).__name__}"
             raise ArtefactError(str(path), kind, ALLOWED, NEXT)
-    for part in parts:
-        _only_numbers(part, path)
 
 
 def _first_line(error: Exception) -> str:
