@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hf_condense.config import SECTIONS, choices, setting_fields
 from hf_condense.errors import CondensationError
@@ -59,7 +60,7 @@ def build_parser(
     again.add_argument("dataset", help="folder or Hub id of a distilled dataset, or a run folder")
     again.add_argument("--output_dir", help="run folder; runs/reproduce-<name> where not said")
     again.add_argument("--revision", help="branch, tag or commit of a Hub id")
-    for name in ("dataset", "base_model", "pool_folder"):  # what a record cannot name for everybody
+    for name in ("dataset", "base_model", "students", "pool_folder", "expert_folder"):  # no record names a folder
         again.add_argument(
             f"--{name}", dest=f"own_{name}", help=f"where the recorded {name} lies here, if it was a folder"
         )
@@ -135,7 +136,12 @@ def named(setting: str, arguments: Sequence[str]) -> str | None:
         return said[setting]
     if said["config"] is not None:
         return read_yaml(said["config"]).get(setting)
-    kept = os.path.join(arguments[1], "config.yaml") if len(arguments) > 1 else ""
+    folders = (
+        following
+        for argument, following in pairwise(arguments)
+        if not following.startswith("-") and ("=" in argument or not argument.startswith("--"))  # else a flag's value
+    )
+    kept = os.path.join(next(folders, ""), "config.yaml")
     return read_yaml(kept).get(setting) if os.path.isfile(kept) else None
 
 

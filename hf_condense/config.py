@@ -1,7 +1,8 @@
 """What a person can set: one dataclass a stage, checked where it is made. The command line, YAML and recipes share them.
 
 A setting's name is its flag (`--image_size`) and its YAML key, so names are unique over all sections. `None` means
-"take it from the preset, or else work it out"; the resolved value stands in the run folder's `config.yaml`.
+"take it from the preset, or else work it out"; the run folder's `config.yaml` holds what preset, file and flags have
+settled, and `null` for what is worked out from the data, which every start works out again.
 """
 
 from __future__ import annotations
@@ -116,6 +117,12 @@ class SqueezeSettings:
         check(self.squeeze_epochs > 0 or self.pretrained, "squeeze_epochs", 0, "1 or more unless --pretrained")
         check(self.squeeze_batch >= 1, "squeeze_batch", self.squeeze_batch, "1 or more")
         check(self.squeeze_lr > 0, "squeeze_lr", self.squeeze_lr, "above 0")
+        momentum, decay, pad = self.squeeze_momentum, self.squeeze_weight_decay, self.squeeze_pad
+        check(0 <= momentum < 1, "squeeze_momentum", momentum, "0 or more and below 1")
+        check(decay >= 0, "squeeze_weight_decay", decay, "0 or more")
+        check(pad is None or pad >= 0, "squeeze_pad", pad, "0 pixels or more")
+        least = self.squeeze_crop_min
+        check(least is None or 0 < least <= 1, "squeeze_crop_min", least, "a share of the area, above 0 and up to 1")
 
 
 @dataclass(frozen=True)
@@ -277,7 +284,7 @@ class RunSettings:
         "paper", "paper: as published, known faults mended; official: as the authors' script"
     )
     ipc: int = setting(10, "synthetic images per class")
-    seed: int = setting(0, "every draw of the run is keyed by it")
+    seed: int = setting(0, "every draw is keyed by it, but not which images are held out or left out")
     output_dir: str | None = setting(None, "run folder; runs/<method>-<dataset>-ipc<N> where not said")
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "arithmetic of frozen networks in synthesis and labelling"

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from hf_condense.data.spaces import pixel_space
-from hf_condense.errors import ArtefactError
+from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.files import load_tensors, remove_leftovers, save_tensors
 from hf_condense.methods.base import Context, Method, Plan, Recipe, Shard
 from hf_condense.models.schedules import multiplier
@@ -80,7 +80,6 @@ class Engine:
         rank = self.accelerator.process_index
         if self.accelerator.is_main_process:
             remove_leftovers(self.folder / "shards")
-            remove_leftovers(self.folder / "checkpoints")
         self.accelerator.wait_for_everyone()
         for number, group in enumerate(plan.groups):
             made = all(self._path(shard).exists() for shard in group)
@@ -159,7 +158,7 @@ class Engine:
             objective.share = (self.accelerator.process_index, self.accelerator.num_processes)
         objective.start(shard, first, labels, key)
         optimiser = make_optimiser(z, objective.learnables(), recipe)
-        checkpoint = self.folder / "checkpoints" / f"{shard.id}.safetensors"
+        checkpoint = self.folder / "shards" / "checkpoints" / f"{shard.id}.safetensors"  # goes with them
         begin = self._resume(checkpoint, z, objective, optimiser)
         progress.advance(begin)
         if plan.joint:
@@ -190,8 +189,10 @@ class Engine:
                 self.on_log(values, done)
             if pictured and done * SNAPSHOTS // recipe.steps > step * SNAPSHOTS // recipe.steps:
                 self.on_snapshot(shard, done, to_uint8(pixels.decode(z.detach())))
-            if main and done % self.checkpoint_every == 0 and done < recipe.steps:
-                self._checkpoint(checkpoint, z, objective, optimiser, done)
+            if done % self.checkpoint_every == 0 or done == recipe.steps:
+                refuse_diverged(shard, recipe, [z, *objective.learnables().values()])
+                if main and done < recipe.steps:
+                    self._checkpoint(checkpoint, z, objective, optimiser, done)
         if not main:
             return
         found = {"images": to_uint8(pixels.decode(z.detach()))}
@@ -285,6 +286,14 @@ def make_optimiser(z: torch.Tensor, learnables: dict[str, torch.Tensor], recipe:
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, recipe.lr, momentum=recipe.momentum)
     return torch.optim.Adam(groups, recipe.lr, betas=recipe.betas)
+
+
+def refuse_diverged(shard: Shard, recipe: Recipe, tensors: list[torch.Tensor]) -> None:
+    """Raises ConfigError where what is optimised is no longer finite: as bytes it would be black images."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        allowed = f"a rate at which images stay finite; those of {shard.id} did not"
+        rates = "".join(f" or the rate of {name}" for name in recipe.rates)
+        raise ConfigError("lr", recipe.lr, allowed, f"lower it{rates}, and redo this stage with --overwrite")
 
 
 def learnables(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

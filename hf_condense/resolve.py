@@ -170,19 +170,24 @@ def convert(cls: type, name: str, raw: Any) -> Any:
         if origin is tuple:
             parts = raw.split(",") if isinstance(raw, str) else list(raw) if isinstance(raw, (list, tuple)) else [raw]
             of = get_args(target)[0]
-            return tuple(of(p.strip() if isinstance(p, str) else p) for p in parts if p != "")
+            return tuple(_number(of, p.strip() if isinstance(p, str) else p) for p in parts if p != "")
         if target is bool:
             if isinstance(raw, bool):
                 return raw
             return {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}[str(raw).lower()]
-        if target is int and isinstance(raw, float) and not raw.is_integer():
-            raise ValueError
-        value = target(raw)
+        value = _number(target, raw)
     except (ValueError, TypeError, KeyError):
         kind = getattr(target, "__name__", str(target))
         raise ConfigError(name, raw, f"a value of type {kind}", f"write --{name} with a {kind}") from None
     check(target is not float or math.isfinite(value), name, raw, "a finite number")
     return value
+
+
+def _number(of: type, raw: Any) -> Any:
+    """`raw` as `of`. Raises ValueError where a whole number is wanted and this is none."""
+    if of is int and isinstance(raw, float) and not raw.is_integer():
+        raise ValueError
+    return of(raw)
 
 
 def read_yaml(path: str) -> dict[str, Any]:
@@ -191,12 +196,16 @@ def read_yaml(path: str) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise ConfigError("config", path, "a YAML file that exists", "check the path") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ConfigError("config", path, f"a file that can be read ({error.strerror})", "check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError("config", path, f"YAML ({error})", "mend the file") from None
     check(isinstance(content, dict), "config", path, "setting: value lines", "mend the file")
     flat: dict[str, Any] = {}
     for name, value in content.items():
         flat.update(value if isinstance(value, dict) else {name: value})
+    for name in flat:
+        check(isinstance(name, str), "config", path, f"setting: value lines; {name!r} names none", "mend the file")
     return flat
 
 
@@ -241,7 +250,8 @@ def resolve(flags: dict[str, Any], facts: Callable[[DataSettings], tuple[int, in
         values = {k: v for k, v in values.items() if k not in ("observers", "teachers")}
     values.update(said)
     if first["run"].quick:
-        values.update({k: (v, "quick") for k, v in QUICK.items() if k in known and k not in flags})
+        spoken = flags if "quick" in flags else said  # a file that says quick means what it says beside it
+        values.update({k: (v, "quick") for k, v in QUICK.items() if k in known and k not in spoken})
     came_from = {name: values[name][1] if name in values else "default" for name in known}
     return Config(**build(values), preset=preset.name if preset else None, came_from=came_from)
 

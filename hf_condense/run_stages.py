@@ -30,12 +30,13 @@ def stages_of(trainer: CondensationTrainer) -> dict[str, Stage]:
     sources = fingerprint([trainer.train.fingerprint, trainer.splits.test.fingerprint])
     for free in ("decode_gb", "streaming"):  # where pixels are kept does not change them
         data.pop(free)
-    stages = {"squeeze": Stage("squeeze", folder / "pool", {**base, **data, **pool}, POOL_VERSION, sources)}
+    stages: dict[str, Stage] = {}
 
-    def add(name: str, place: str, settings: dict, version: int, *after: str) -> None:
+    def add(name: str, place: str, settings: dict, version: int, *after: str, by_content: bool = False) -> None:
         before = sources if not after else fingerprint([stages[other].fingerprint for other in after])
-        stages[name] = Stage(name, folder / place, settings, version, before)
+        stages[name] = Stage(name, folder / place, settings, version, before, not after, by_content)
 
+    add("squeeze", "pool", {**base, **data, **pool}, POOL_VERSION)
     request = trainer.method.statistics(trainer.context)
     wanted = asdict(request) if request else {}
     add(
@@ -56,7 +57,7 @@ def stages_of(trainer: CondensationTrainer) -> dict[str, Stage]:
     teachers = ("squeeze",) * trainer.labelled
     add("relabel", "labels", label_settings(trainer), RELABEL_VERSION, "condense", *teachers)
     scoring = {**asdict(c.evaluation), "protocol": asdict(trainer.protocol)}
-    add("evaluate", "scores", scoring, EVALUATE_VERSION, "relabel")
+    add("evaluate", "scores", scoring, EVALUATE_VERSION, "relabel", by_content=True)
     return stages
 
 

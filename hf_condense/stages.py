@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_condense.errors import ConfigError
 from hf_condense.files import canonical_json, fingerprint, read_json, write_json
+
+log = logging.getLogger(__name__)
+TELL_EVERY = 60.0  # seconds after which a stage at work writes down again what it has taken
 
 
 @dataclass
@@ -21,6 +26,8 @@ class Stage:
         settings: everything its outputs depend on, flat: setting -> value.
         version: raised by hand when the stage's outputs change.
         upstream: fingerprint of the stage before it, or of the source.
+        first: whether no stage comes before it: another `upstream` is then another source, which nobody has asked for.
+        by_content: whether its files are named by all that its settings say: other settings then leave them alone.
     """
 
     name: str
@@ -28,6 +35,11 @@ class Stage:
     settings: dict[str, Any]
     version: int
     upstream: str
+    first: bool = False
+    by_content: bool = False
+    _before: dict[str, Any] = field(default_factory=dict, init=False)  # what earlier lives have taken
+    _began: float | None = field(default=None, init=False)
+    _told: float = field(default=0.0, init=False)
 
     @property
     def fingerprint(self) -> str:
@@ -41,42 +53,76 @@ class Stage:
         """Readies the folder; returns True when the stage is already done with exactly these settings.
 
         Raises:
-            ConfigError: the folder holds this stage with another setting (named), and `overwrite` is off.
+            ConfigError: the folder holds this stage with another setting (named), made by another version of it or from
+                another source, and `overwrite` is off.
         """
-        if self._file.exists():
-            there = read_json(self._file)
-            if there["fingerprint"] == self.fingerprint:
-                return there["done"]  # nothing is written twice, so that every life of a run gets further
-            self._changed(there, overwrite)
-            shutil.rmtree(self.folder)
-        write_json(self._file, self._record(done=False))
+        there = read_json(self._file) if self._file.exists() else None
+        same = there is not None and there["fingerprint"] == self.fingerprint
+        if same and there["done"]:
+            return True
+        self._began = self._told = time.perf_counter()
+        if there is not None:
+            source = (there["version"], there["upstream"]) == (self.version, self.upstream)
+            if same or (self.by_content and source):
+                self._before = there["facts"]
+            else:
+                if not overwrite:
+                    self._refuse_change(there)
+                self._empty()
+        if not same:  # nothing is written twice, so that every life of a run gets further
+            self._write(done=False, facts=self._before)
         return False
 
-    def finish(self, **facts: Any) -> None:
-        """Marks the stage as done; `facts` (seconds, memory ...) go into the record only."""
-        write_json(self._file, self._record(done=True, **facts))
+    def note(self, done: bool = False, peak_bytes: int = 0) -> None:
+        """Writes down what the stage has taken so far, earlier lives included, and whether it is done.
+
+        Args:
+            peak_bytes: most memory of this life; the record keeps the most of all.
+        """
+        self._told = time.perf_counter()
+        seconds = self._before.get("seconds", 0.0) + self._told - self._began
+        peak = max(peak_bytes, self._before.get("peak_bytes", 0))
+        self._write(done, {"seconds": round(seconds, 2), "peak_bytes": peak})
+
+    def tick(self) -> None:
+        """`note` now and then while a stage is at work: a killed process writes nothing down any more."""
+        if self._began is not None and time.perf_counter() - self._told > TELL_EVERY:
+            self.note()
 
     def facts(self) -> dict[str, Any]:
-        """What `finish` was given."""
+        """Seconds and peak_bytes; they stand in the record only."""
         return read_json(self._file)["facts"]
 
-    def _record(self, done: bool, **facts: Any) -> dict[str, Any]:
-        return {
+    def _write(self, done: bool, facts: dict[str, Any]) -> None:
+        record = {
             "stage": self.name, "fingerprint": self.fingerprint, "version": self.version, "upstream": self.upstream,
             "done": done, "settings": self.settings, "facts": facts,
         }  # fmt: skip
+        write_json(self._file, record)
 
-    def _changed(self, there: dict[str, Any], overwrite: bool) -> None:
-        if overwrite:
-            return
+    def _empty(self) -> None:
+        """Deletes everything but the record, which goes when it is written over: until then it names what is left."""
+        log.warning("%s: %s was made from something else and is deleted", self.name, self.folder)
+        for entry in self.folder.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry != self._file:
+                entry.unlink()
+
+    def _refuse_change(self, there: dict[str, Any]) -> None:
+        made = f"with which {self.name} in {self.folder.parent} was run"
+        redo = "--overwrite to redo this and later stages"
         old, new = there["settings"], self.settings
         for name in sorted({*old, *new}):
             before, now = old.get(name), new.get(name)
             if canonical_json(before) != canonical_json(now):
                 raise ConfigError(
-                    name,
-                    now,
-                    f"{before!r}, with which {self.name} in {self.folder.parent} was run",
-                    "give the old value, another --output_dir, or --overwrite to redo this and later stages",
+                    name, now, f"{before!r}, {made}", f"give the old value, another --output_dir, or {redo}"
                 )
-        # settings are equal, so what it was made from has changed: an earlier stage was redone, or the code moved on
+        if there["version"] != self.version:
+            step = f"go on with the release that made it, give another --output_dir, or {redo}"
+            raise ConfigError("version", self.version, f"{there['version']}, {made}", step)
+        if self.first:
+            step = f"put the old data back, give another --output_dir, or {redo}"
+            raise ConfigError("dataset", "other images or labels than before", f"those {made}", step)
+        # what is left is an earlier stage that was redone, which somebody has asked for

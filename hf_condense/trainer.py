@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 
 from hf_condense import estimate, report
-from hf_condense.config import DataSettings, check
+from hf_condense.config import DataSettings
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.images import ImageSource, cache_folder
 from hf_condense.data.names import KNOWN, canonical_name
@@ -24,13 +24,13 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.source import Splits, open_source
 from hf_condense.data.whitening import Whitening, fitted_whitening
 from hf_condense.engine import Engine, Synthetic
-from hf_condense.errors import ConfigError
 from hf_condense.evaluation.protocols import Protocol, get_protocol
 from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.run import ImageSet, score
 from hf_condense.evaluation.service import Students
 from hf_condense.files import save_tensors
 from hf_condense.hub.artefact import write_artefact
+from hf_condense.hub.card import hub_dataset
 from hf_condense.hub.push import Pushed, push
 from hf_condense.labels.formats import store_format
 from hf_condense.labels.store import LabelStore, write_store
@@ -48,11 +48,12 @@ from hf_condense.progress import Progress
 from hf_condense.publishing import gather_artefact, ready_to_push
 from hf_condense.resolve import Config, read_yaml, resolve
 from hf_condense.run_stages import label_settings, stages_of
-from hf_condense.scored_rows import how_made, scored_rows
+from hf_condense.scored_rows import how_made, scorable, scored_rows
 from hf_condense.stages import Stage
 
 log = logging.getLogger(__name__)
 POOL = "pool/models"  # beside the stage's record, because the pool's folder is replaced as a whole
+PATIENCE = timedelta(days=30)  # for processes that wait while another one trains; by default they give up in minutes
 
 
 def run_folder(config: Config) -> Path:
@@ -103,8 +104,9 @@ class CondensationTrainer:
         self.folder = run_folder(config)
         # before anything asks for a device: only an Accelerator reads what the launcher says of processes
         self.accelerator = Accelerator(
-            log_with=list(config.run.trackers) or None, project_dir=str(self.folder / "logs")
-        )
+            log_with=list(config.run.trackers) or None, project_dir=str(self.folder / "logs"),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )  # fmt: skip
         self.device = self.accelerator.device
         self.config = self._pin(config)
         run = self.config.run
@@ -115,7 +117,7 @@ class CondensationTrainer:
         self.splits = self._open(self.config.data)
         self.method.plan(self.train.num_classes, run.ipc)  # an IPC that the method cannot make is refused at once
         self.protocol = self._student_recipe()
-        self.config = self._trainable(self.config)
+        self.config = scorable(self)
         if run.trackers:
             self.accelerator.init_trackers(
                 "hf-condense", {k: str(v) for s in self.config.sections().values() for k, v in s.items()}
@@ -144,32 +146,12 @@ class CondensationTrainer:
     def _student_recipe(self) -> Protocol:
         """The protocol as it was asked for. Labels that the method gives an image are stored with it, not with views."""
         evaluation, changes = self.config.evaluation, {}
-        name = evaluation.protocol or self.method.protocol(self.config.data.dataset)
+        name = evaluation.protocol or self.method.protocol(canonical_name(self.config.data.dataset))
         if evaluation.student_epochs:
             changes = {"epochs": evaluation.student_epochs, "steps": None}
         if self.method.labels_by and get_protocol(name).label_per != "image":
             changes["label_per"] = "image"
         return get_protocol(name, **changes)
-
-    def _trainable(self, config: Config) -> Config:
-        """Without the label regimes that the protocol cannot train with, unless the person asked for them.
-
-        Raises:
-            ConfigError: the person did, or none is left.
-        """
-        kept, staged = [], self.method.plan(self.train.num_classes, config.run.ipc).groups[-1][0].stage > 1
-        for regime in config.evaluation.regimes:
-            try:
-                self.protocol.check_regime(regime, staged)
-                kept.append(regime)
-            except ConfigError as error:
-                if config.came_from["regimes"] in ("flag", "file"):
-                    raise
-                log.info("without the regime %s: %s", regime, error)
-        check(
-            len(kept) > 0, "regimes", config.evaluation.regimes, f"one that protocol {self.protocol.name} trains with"
-        )
-        return config.change("evaluation", regimes=tuple(kept))
 
     @property
     def train(self) -> ImageSource:
@@ -247,11 +229,14 @@ class CondensationTrainer:
             yield False
             return
         reset_peak(self.device)
-        started = time.perf_counter()
-        yield True
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            stage.finish(seconds=round(time.perf_counter() - started, 2), peak_bytes=peak_bytes(self.device))
+        finished = False
+        try:
+            yield True
+            self.accelerator.wait_for_everyone()
+            finished = True
+        finally:
+            if self.accelerator.is_main_process:
+                stage.note(finished, peak_bytes(self.device))
 
     # the stages
 
@@ -290,6 +275,7 @@ class CondensationTrainer:
         shared = {
             "image_size": self.train.image_size, "key": self.key / "squeeze", "device": self.device,
             "cache_folder": cache_folder(), "flip": self.flip, "accelerator": self.accelerator,
+            "dataset": hub_dataset(self.splits.info.id) or "",
         }  # fmt: skip
         sources = (self.train, self.splits.test)
         if weak.weak:
@@ -309,16 +295,23 @@ class CondensationTrainer:
 
     def condense(self) -> Synthetic:
         """The synthetic images; returns them with their labels and what they started from."""
-        context = self.prepare()
+        context, stage = self.prepare(), self.stages()["condense"]
+
+        def tell(values: dict[str, float], step: int) -> None:
+            self.accelerator.log({f"synthesis/{k}": v for k, v in values.items()}, step)
+            stage.tick()
+
         engine = Engine(
-            self.accelerator,
-            self.folder,
-            self.config.run.checkpoint_every,
-            on_log=lambda values, step: self.accelerator.log({f"synthesis/{k}": v for k, v in values.items()}, step),
+            self.accelerator, self.folder, self.config.run.checkpoint_every, on_log=tell,
             on_snapshot=report.snapshot(self.folder / "pictures", self.train.class_names),
-        )
-        with self._stage(self.stages()["condense"]):
+        )  # fmt: skip
+        with self._stage(stage):
             return engine.run(self.method, context)
+
+    @cached_property
+    def synthetic(self) -> Synthetic:
+        """What `condense` gives, made or read once."""
+        return self.condense()
 
     def _statistics(self, stage: Stage, context: Context) -> list[RealStatistics] | None:
         request = self.method.statistics(context)
@@ -335,7 +328,7 @@ class CondensationTrainer:
 
     def relabel(self) -> ImageSet:
         """Soft labels for the condensed images: one each, and those of every view where they are stored."""
-        self.synthetic = synthetic = self.condense()
+        synthetic = self.synthetic
         own = ImageSet(synthetic.images, synthetic.labels, **how_made(self))
         if not self.labelled:
             return own

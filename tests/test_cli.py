@@ -65,6 +65,7 @@ def test_inspect_says_what_it_is_and_whether_it_holds(launched, capsys):
 
 def test_a_run_folder_is_gone_on_with(launched, capsys):
     assert main(["evaluate", str(launched[0])]) == 0
+    assert main(["condense", "--lr", "0.05", str(launched[0])]) == 0, "the folder may stand after flags"
     assert main(["condense", str(launched[0]), "--iterations", "4"]) == 2
     assert "iterations: 4 does not work. Allowed: 3, with which condense" in capsys.readouterr().err
 

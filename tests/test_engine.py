@@ -135,7 +135,7 @@ def test_steps_are_not_repeated_after_a_stop(tmp_path):
     files.on_replace = None
     assert files.load_tensors(seen[0])[1]["step"] == 3
     synthesise(tmp_path)
-    assert not list((tmp_path / "checkpoints").iterdir()), "checkpoints of finished shards are removed"
+    assert not list((tmp_path / "shards" / "checkpoints").iterdir()), "checkpoints of finished shards are removed"
 
 
 def test_chained_shards_differ_from_independent_ones(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -66,8 +69,8 @@ def test_a_changed_setting_of_a_stage_is_named(tmp_path):
     first = stage(ipc=10, lr=0.1)
     assert not first.begin(False)
     assert not first.begin(False), "begun is not done"
-    first.finish(seconds=1)
-    assert first.begin(False) and first.facts() == {"seconds": 1}
+    first.note(done=True, peak_bytes=5)
+    assert first.begin(False) and first.facts()["peak_bytes"] == 5
     with pytest.raises(ConfigError, match="ipc: 5 does not work. Allowed: 10, with which condense .* --overwrite"):
         stage(ipc=5, lr=0.1).begin(False)
     (tmp_path / "shards" / "old").write_text("")
@@ -75,6 +78,80 @@ def test_a_changed_setting_of_a_stage_is_named(tmp_path):
 
 
 def test_a_stage_runs_again_when_an_earlier_one_was_redone(tmp_path):
-    Stage("relabel", tmp_path / "labels", {"t": 1}, 1, "a").begin(False)
-    Stage("relabel", tmp_path / "labels", {"t": 1}, 1, "a").finish()
+    first = Stage("relabel", tmp_path / "labels", {"t": 1}, 1, "a")
+    first.begin(False)
+    first.note(done=True)
     assert not Stage("relabel", tmp_path / "labels", {"t": 1}, 1, "b").begin(False)
+
+
+def test_another_source_or_version_deletes_nothing_unless_it_is_asked_for(tmp_path):
+    def stage(version=1, upstream="a"):
+        return Stage("squeeze", tmp_path / "pool", {}, version, upstream, first=True)
+
+    stage().begin(False)
+    (tmp_path / "pool" / "network").write_text("hours")
+    with pytest.raises(ConfigError, match="dataset: .*squeeze.* --overwrite"):
+        stage(upstream="b").begin(False)
+    with pytest.raises(ConfigError, match="version: 2 does not work. Allowed: 1, .*squeeze.* --overwrite"):
+        stage(version=2).begin(False)
+    assert (tmp_path / "pool" / "network").exists()
+    stage(upstream="b").begin(True)
+    assert not (tmp_path / "pool" / "network").exists()
+
+
+def test_what_is_left_of_a_deletion_is_not_taken_for_the_new_stage(tmp_path, monkeypatch):
+    def stage(lr):
+        return Stage("condense", tmp_path / "shards", {"lr": lr}, 1, "up")
+
+    stage(1).begin(False)
+    for name in "abc":
+        (tmp_path / "shards" / name).write_text("made with rate 1")
+    unlink, left = Path.unlink, [2]
+
+    def killed(path, **more):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        unlink(path, **more)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stage(2).begin(True)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="lr: 2"):
+        stage(2).begin(False)
+    stage(2).begin(True)
+    assert [p.name for p in (tmp_path / "shards").iterdir()] == ["stage.json"]
+
+
+def test_files_named_by_content_outlive_other_settings_but_not_another_source(tmp_path):
+    def stage(seeds, upstream="a"):
+        return Stage("evaluate", tmp_path / "scores", {"seeds": seeds}, 1, upstream, by_content=True)
+
+    stage(1).begin(False)
+    (tmp_path / "scores" / "cell").write_text("")
+    assert not stage(2).begin(False) and (tmp_path / "scores" / "cell").exists()
+    with pytest.raises(ConfigError, match="seeds: 3"):
+        stage(3, "b").begin(False)
+    assert not stage(2, "b").begin(False) and not (tmp_path / "scores" / "cell").exists()
+
+
+def test_what_a_stage_took_adds_up_over_its_lives(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def life(seconds, **noted):
+        stage = Stage("condense", tmp_path / "shards", {}, 1, "up")
+        assert not stage.begin(False)
+        clock[0] += seconds
+        if noted:
+            stage.note(**noted)
+        else:
+            stage.tick()  # and killed
+        clock[0] += 1000  # between two lives
+        return stage.facts()
+
+    assert life(5, peak_bytes=7) == {"seconds": 5, "peak_bytes": 7}
+    assert life(59) == {"seconds": 5, "peak_bytes": 7}, "a tick writes once a minute"
+    assert life(61) == {"seconds": 66, "peak_bytes": 7}
+    assert life(4, done=True, peak_bytes=3) == {"seconds": 70, "peak_bytes": 7}

@@ -36,6 +36,24 @@ def test_the_saved_configuration_gives_the_same_configuration(tmp_path):
     assert again.change("run", overwrite=True).sections() == config.sections()
 
 
+def test_a_quick_run_is_gone_on_with_from_its_file_and_a_file_is_shortened_by_a_flag(tmp_path):
+    own = {"method": "edc", "dataset": "digits", "iterations": 7}
+    quick = resolve({**own, "quick": True}, no_facts)
+    assert (quick.method.iterations, quick.squeeze.squeeze_epochs) == (7, 2)
+    quick.save(tmp_path / "quick.yaml")
+    assert resolve({"config": str(tmp_path / "quick.yaml")}, no_facts).sections() == quick.sections()
+    resolve(own, no_facts).save(tmp_path / "whole.yaml")
+    again = resolve({"config": str(tmp_path / "whole.yaml"), "quick": True}, no_facts)
+    assert (again.method.iterations, again.squeeze.squeeze_epochs) == (20, 2)
+
+
+@pytest.mark.parametrize("text", ["5: 3", "squeeze: {5: 3}", "on: 1"])
+def test_a_key_that_is_no_name_is_said(text, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="config: .*mine.yaml.*setting: value lines; (5|True)"):
+        resolve({"method": "edc", "dataset": "digits", "config": str(tmp_path / "mine.yaml")}, no_facts)
+
+
 def test_official_variant_takes_the_scripts_values():
     paper, official = (
         resolve({"method": "edc", "dataset": "cifar10", "variant": v}, no_facts) for v in ("paper", "official")
@@ -69,6 +87,12 @@ def test_every_preset_value_says_where_it_comes_from_and_resolves(name):
         ({"method": "edc", "variant": "best"}, "variant: 'best'.*paper, official"),
         ({"method": "edc", "iterations": 2.5}, "iterations: 2.5"),
         ({"method": "edc", "config": "nowhere.yaml"}, "config: 'nowhere.yaml'.*exists"),
+        ({"method": "edc", "config": "/"}, "config: '/'.*directory"),
+        ({"method": "edc", "prior_epochs": [1.5, 2.9]}, "prior_epochs: .1.5, 2.9."),
+        ({"method": "edc", "squeeze_momentum": 5.0}, "squeeze_momentum: 5.0"),
+        ({"method": "edc", "squeeze_weight_decay": -1}, "squeeze_weight_decay: -1"),
+        ({"method": "edc", "squeeze_pad": -3}, "squeeze_pad: -3"),
+        ({"method": "edc", "squeeze_crop_min": 1.5}, "squeeze_crop_min: 1.5"),
         ({"method": "edc", "teachers": "resnet50"}, "teachers:.*names of the pool"),
         ({"method": "edc", "regimes": "hard,soft"}, "regimes: 'soft'.*hard, stored, online"),
     ],

@@ -27,7 +27,7 @@ REAL = {
     "regimes": "hard",
 }  # fmt: skip
 TRAJECTORIES = {
-    "iterations": 5, "lr": 30.0, "lr_lr": 1e-3, "student_steps": 3, "student_batch": 4, "first_epochs": 2, "span": 1,
+    "iterations": 5, "lr": 30.0, "lr_lr": 1e-5, "student_steps": 3, "student_batch": 4, "first_epochs": 2, "span": 1,
     "experts": 2, "expert_lr": 0.05, "regimes": "hard",
 }  # fmt: skip
 OWN = {
@@ -47,7 +47,7 @@ OWN = {
     },
     "sre2l": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32"},
     "sre2lpp": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32", "rded_candidates": 6},
-    "tesla": {**TRAJECTORIES, "zca": True, "pairs": 2, "lr": 1.0, "lr_lr": 1e-5},
+    "tesla": {**TRAJECTORIES, "zca": True, "pairs": 2, "lr": 1.0},
     "teddy": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32", **WEAK},
 }  # fmt: skip
 

@@ -30,8 +30,10 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         with FileLock(path.parent / f".{path.name}.lock"):
             yield
     except (OSError, ArtefactError) as error:
-        reason = error.allowed if isinstance(error, ArtefactError) else error.strerror or error
+        reason = error if isinstance(error, OSError) else error.__cause__  # what `files.atomic_path` could not write
+        if not isinstance(reason, OSError):
+            raise
         raise ArtefactError(
-            "HF_CONDENSE_CACHE", str(path.parent), f"a folder that can be written to, with room ({reason})",
+            "HF_CONDENSE_CACHE", str(path.parent), f"a folder that can be written to, with room ({reason.strerror or reason})",
             "free space there, or set that variable to another folder, and run the same command again",
         ) from error  # fmt: skip
