@@ -40,6 +40,22 @@ def context(ipc: int, seed: int = 0, name: str = "convnet_d1") -> Context:
     return Context(source, source.image_size, ipc, Key(seed), CPU, "fp32", False, fresh=networks(source, name))
 
 
+class Given:
+    """A sampler of these rows of each class, with these weights, and no others."""
+
+    def __init__(self, rows: dict, weights: dict | None = None) -> None:
+        self.chosen, self.shares = rows, weights or {}
+
+    def begin(self, step, turn, network, classes) -> None:
+        pass
+
+    def rows(self, c):
+        return self.chosen[c]
+
+    def weights(self, c):
+        return self.shares.get(c)
+
+
 def synthesise(method: str, given: Context, folder: Path, sign: int = 1, every: int = 10**9, **settings) -> Synthetic:
     """A condensed set; `sign=-1` optimises the objective the wrong way."""
     made = create_method(method, **settings)

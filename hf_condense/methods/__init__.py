@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hf_condense.config import nearest
 from hf_condense.errors import ConfigError
@@ -23,7 +23,6 @@ class MethodInfo:
         where: `module:Class` of the implementation, imported when it is asked for.
         paper: link to the paper, or "" for a baseline.
         citation: BibTeX, or "".
-        access: how it reads the real images: in one pass, a reservoir per class, or any row at any time.
         pool: whether synthesis needs a pool of trained networks.
         real_pixels: whether published images contain real pixels (said on the card).
         summary: one paragraph for the card.
@@ -34,7 +33,6 @@ class MethodInfo:
     where: str
     paper: str
     citation: str
-    access: Literal["one_pass", "per_class_reservoir", "random_access"]
     pool: bool
     real_pixels: bool
     summary: str
@@ -49,7 +47,6 @@ METHODS: dict[str, MethodInfo] = {
             where="hf_condense.methods.random:Random",
             paper="",
             citation="",
-            access="random_access",
             pool=False,
             real_pixels=True,
             summary="Real training images drawn at random, the same number for every class, without replacement. "
@@ -61,7 +58,6 @@ METHODS: dict[str, MethodInfo] = {
             where="hf_condense.methods.coreset:Coreset",
             paper="",
             citation="",
-            access="random_access",
             pool=True,
             real_pixels=True,
             summary="Real training images chosen class by class: by where they lie in the features of a network (herding, "
@@ -77,7 +73,6 @@ METHODS: dict[str, MethodInfo] = {
             "  author = {Shao, Shitong and Zhou, Zikai and Chen, Huanran and Shen, Zhiqiang},\n"
             "  booktitle = {Advances in Neural Information Processing Systems},\n"
             "  year = {2024}\n}",
-            access="random_access",
             pool=True,
             real_pixels=False,
             summary="Images start as real crops and are optimised so that a pool of frozen observers classifies them and "
@@ -94,7 +89,6 @@ METHODS: dict[str, MethodInfo] = {
             "  author = {Yin, Zeyuan and Xing, Eric and Shen, Zhiqiang},\n"
             "  booktitle = {Advances in Neural Information Processing Systems},\n"
             "  year = {2023}\n}",
-            access="random_access",
             pool=True,
             real_pixels=False,
             summary="Images are optimised, each class-mixed batch on its own, until one frozen network classifies them and sees in "
@@ -110,7 +104,6 @@ METHODS: dict[str, MethodInfo] = {
             "  author = {Yin, Zeyuan and Shen, Zhiqiang},\n"
             "  journal = {Transactions on Machine Learning Research},\n"
             "  year = {2024}\n}",
-            access="random_access",
             pool=True,
             real_pixels=False,
             summary="SRe2L with a curriculum of crops: whole images first, ever smaller parts later, so that outlines come before "
@@ -126,7 +119,6 @@ METHODS: dict[str, MethodInfo] = {
             "  author = {Cui, Jiacheng and Li, Zhaoyi and Ma, Xiaochen and Bi, Xinyue and Luo, Yaxin and Shen, Zhiqiang},\n"
             "  journal = {arXiv:2501.07575},\n"
             "  year = {2025}\n}",
-            access="random_access",
             pool=True,
             real_pixels=False,
             summary="SRe2L started from real patches of medium difficulty, with labels for which the teacher's batch norms use the "
@@ -142,7 +134,6 @@ METHODS: dict[str, MethodInfo] = {
             "  author = {Shao, Shitong and Yin, Zeyuan and Zhou, Muxin and Zhang, Xindong and Shen, Zhiqiang},\n"
             "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
             "  year = {2024}\n}",
-            access="random_access",
             pool=True,
             real_pixels=False,
             summary="Several backbones in turn pull the images towards the real statistics at their convolutions and batch norms, and "
@@ -158,7 +149,6 @@ METHODS: dict[str, MethodInfo] = {
             "  author = {Sun, Peng and Shi, Bei and Yu, Daiwei and Lin, Tao},\n"
             "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
             "  year = {2024}\n}",
-            access="random_access",
             pool=True,
             real_pixels=True,
             summary="No optimisation: of many crops of real images those are kept that an observer finds easiest to tell the class of, "
@@ -174,7 +164,6 @@ METHODS: dict[str, MethodInfo] = {
             "  author = {Yu, Ruonan and Liu, Songhua and Ye, Jingwen and Wang, Xinchao},\n"
             "  booktitle = {European Conference on Computer Vision},\n"
             "  year = {2024}\n}",
-            access="random_access",
             pool=True,
             real_pixels=False,
             summary="First-order matching turns the two-level problem into one of feature statistics, seen through a pool of weak models "
@@ -190,7 +179,6 @@ METHODS: dict[str, MethodInfo] = {
             "  author = {Zhao, Bo and Mopuri, Konda Reddy and Bilen, Hakan},\n"
             "  booktitle = {International Conference on Learning Representations},\n"
             "  year = {2021}\n}",
-            access="random_access",
             pool=False,
             real_pixels=False,
             summary="Images are optimised until, in networks that are trained on them, the gradient of each class has the "
@@ -206,7 +194,6 @@ METHODS: dict[str, MethodInfo] = {
             "  author = {Zhao, Bo and Bilen, Hakan},\n"
             "  booktitle = {International Conference on Machine Learning},\n"
             "  year = {2021}\n}",
-            access="random_access",
             pool=False,
             real_pixels=False,
             summary="DC in which the real and the synthetic images of a class go through the same random augmentation before "
@@ -222,7 +209,6 @@ METHODS: dict[str, MethodInfo] = {
             "  author = {Zhao, Bo and Bilen, Hakan},\n"
             "  booktitle = {Winter Conference on Applications of Computer Vision},\n"
             "  year = {2023}\n}",
-            access="random_access",
             pool=False,
             real_pixels=False,
             summary="Images of a class are optimised until their mean feature is that of the real images of the class, in a new "
@@ -239,7 +225,6 @@ METHODS: dict[str, MethodInfo] = {
             "Jeong, Joonhyun and Ha, Jung-Woo and Song, Hyun Oh},\n"
             "  booktitle = {International Conference on Machine Learning},\n"
             "  year = {2022}\n}",
-            access="random_access",
             pool=False,
             real_pixels=False,
             summary="Each stored image holds several training images as tiles, which are enlarged when students are trained. "
@@ -255,7 +240,6 @@ METHODS: dict[str, MethodInfo] = {
             "  author = {Liu, Yanqing and Gu, Jianyang and Wang, Kai and Zhu, Zheng and Jiang, Wei and You, Yang},\n"
             "  booktitle = {International Conference on Computer Vision},\n"
             "  year = {2023}\n}",
-            access="random_access",
             pool=False,
             real_pixels=False,
             summary="IDC, in which the real images of a step are those nearest to the k-means centroids of their class, in the "
@@ -271,7 +255,6 @@ METHODS: dict[str, MethodInfo] = {
             "  author = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and Zhu, Jun-Yan},\n"
             "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
             "  year = {2022}\n}",
-            access="random_access",
             pool=False,
             real_pixels=False,
             summary="Networks are trained on the real images and their weights kept after every epoch. Images, and the learning rate "
@@ -287,7 +270,6 @@ METHODS: dict[str, MethodInfo] = {
             "  author = {Cui, Justin and Wang, Ruochen and Si, Si and Hsieh, Cho-Jui},\n"
             "  booktitle = {International Conference on Machine Learning},\n"
             "  year = {2023}\n}",
-            access="random_access",
             pool=False,
             real_pixels=False,
             summary="MTT whose images carry soft labels of the network that they lead to. Memory does not grow with the number of "
@@ -303,7 +285,6 @@ METHODS: dict[str, MethodInfo] = {
             "  author = {Chen, Xuxi and Yang, Yu and Wang, Zhangyang and Mirzasoleiman, Baharan},\n"
             "  booktitle = {International Conference on Learning Representations},\n"
             "  year = {2024}\n}",
-            access="random_access",
             pool=False,
             real_pixels=False,
             summary="Images are made in stages. Each stage adds images that are optimised beside those of the stages before, which do "

@@ -12,10 +12,12 @@ import torch
 
 from hf_condense.config import SqueezeSettings, check, check_choices, setting
 from hf_condense.data.cache import cache_folder
+from hf_condense.data.crops import centre
 from hf_condense.data.randomness import Key
 from hf_condense.errors import DataError, ModelError
 from hf_condense.methods import MethodInfo
 from hf_condense.methods.base import Context, Method, Shard, Start
+from hf_condense.methods.matching_family import CLASSIC
 from hf_condense.models.loading import ImageModel, load_model
 from hf_condense.models.pool import training_policy
 from hf_condense.models.training import FitRecipe
@@ -23,7 +25,6 @@ from hf_condense.selection.centres import farthest_first, medoids
 from hf_condense.selection.dynamics import Dynamics, training_dynamics
 from hf_condense.selection.features import features_of
 from hf_condense.selection.herding import herding
-from hf_condense.selection.real import centre
 from hf_condense.selection.scores import forgetting, ranked
 from hf_condense.selection.tiles import combine
 
@@ -39,9 +40,7 @@ class CoresetSettings:
     normalise_features: bool = setting(False, "herding: features on the unit sphere, as in iCaRL")
     tile_factor: int = setting(2, "pca_tiles: whole images per side of a tiled one")
     backbone: str | None = setting(
-        None,
-        "backbone_centres: network with published weights, as for --base_model; chosen are the images nearest to "
-        "k-means centroids in its features",
+        None, "backbone_centres: network with published weights, in whose features k-means centroids are looked for"
     )
     dynamics_model: str | None = setting(
         None, "forgetting, el2n, pca_tiles: network whose training is watched; the first base model where not said"
@@ -50,9 +49,7 @@ class CoresetSettings:
     dynamics_lr: float = setting(0.05, "learning rate of that training, constant")
     dynamics_batch: int = setting(128, "batch size of that training")
     never_learned: Literal["first", "last"] = setting(
-        "first",
-        "forgetting: images that were never right come before all others, as its authors count them, or after them; "
-        "published rows of condensation papers are near what last gives",
+        "first", "forgetting: images that were never right come before all others, as its authors count, or after them"
     )
     el2n_epochs: int = setting(10, "el2n, pca_tiles: the score is the mean over the first so many epochs")
 
@@ -66,9 +63,7 @@ class CoresetSettings:
         least = 2 if self.selection == "forgetting" else 1
         check(self.dynamics_epochs >= least, "dynamics_epochs", self.dynamics_epochs, f"{least} or more")
         named = self.backbone is not None or self.selection != "backbone_centres"
-        check(
-            named, "backbone", self.backbone, "the name of a network with published weights", "say it with --backbone"
-        )
+        check(named, "backbone", None, "the name of a network with published weights", "say it with --backbone")
 
 
 class Coreset(Method):
@@ -105,6 +100,9 @@ class Coreset(Method):
         if settings.selection == "pca_tiles":
             images = combine(images, settings.tile_factor, size)
         return Start(images, picks[::each])
+
+    def protocol(self, dataset: str) -> str:
+        return "dc" if dataset in CLASSIC else "small"
 
     @property
     def _images_each(self) -> int:

@@ -9,14 +9,13 @@ from hf_condense.config import check, setting
 from hf_condense.methods.base import Context, Plan, Recipe, Shard
 from hf_condense.methods.matching_family import CLASSIC, DSA_FAMILIES, FamilySettings, MatchingFamily
 from hf_condense.objectives.gradient_matching import GradientMatching, Loops
-from hf_condense.selection.sampler import CentresSampler, SamplerSettings
 
 # images a class -> (image steps with each network, epochs of its training between them): the official table
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 
 
 @dataclass(frozen=True)
-class DCSettings(FamilySettings, SamplerSettings):
+class DCSettings(FamilySettings):
     """Settings of DC; defaults are those of the official script."""
 
     iterations: int = setting(1000, "untrained networks that synthesis goes through (K)")
@@ -37,7 +36,6 @@ class DCSettings(FamilySettings, SamplerSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        SamplerSettings.__post_init__(self)
         for name in ("outer_loop", "inner_loop"):
             value = getattr(self, name)
             check(value is None or value >= 1, name, value, "1 or more")
@@ -75,8 +73,7 @@ class DC(MatchingFamily):
         loops = Loops(*s.loops(context.ipc), s.network_lr, s.train_batch, s.real_batch, s.distance)
         views = self.views(context)
         # every new network clusters anew: dear at IPC 1, where each step has one
-        centres = CentresSampler(views, s.real_batch, context.key / "sampler", s) if s.sampler == "centres" else None
-        return GradientMatching(context.fresh, views, loops, centres)
+        return GradientMatching(context.fresh, views, loops, self.centres(context, views))
 
     def protocol(self, dataset: str) -> str:
         return "dc-mnist" if dataset == "mnist" else "dc" if dataset in CLASSIC else "small"

@@ -7,9 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from hf_condense.config import check, check_choices, setting
+from hf_condense.config import check, setting
+from hf_condense.data.crops import centre
 from hf_condense.data.randomness import Key
-from hf_condense.data.siamese import FAMILIES, SiamesePolicy
+from hf_condense.data.siamese import SiamesePolicy
 from hf_condense.errors import DataError
 from hf_condense.methods.base import Context, Method, Plan, Recipe, Shard, Start
 from hf_condense.objectives.formation_matching import FormationMatching
@@ -18,7 +19,7 @@ from hf_condense.objectives.real_training import RealLoop, RealTraining
 from hf_condense.selection.centres import medoids
 from hf_condense.selection.features import features_of
 from hf_condense.selection.noise import grey_noise
-from hf_condense.selection.real import centre, random_rows
+from hf_condense.selection.real import random_rows
 from hf_condense.selection.realism import tile
 from hf_condense.selection.sampler import CentresSampler, RandomSampler, Sampler, SamplerSettings
 
@@ -59,19 +60,17 @@ class IDCSettings(SamplerSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choices(self)
         check(self.lr > 0, "lr", self.lr, "above 0")
         check(self.network_lr > 0, "network_lr", self.network_lr, "above 0")
         check(0 <= self.momentum < 1, "momentum", self.momentum, "0 or more and below 1")
         check(0 <= self.network_cutmix <= 1, "network_cutmix", self.network_cutmix, "a share of the batches")
         for name in (
-            "iterations", "inner_steps", "fix_iter", "lr_side", "formation_factor", "real_batch", "syn_batch",
-            "network_images",
+            "iterations", "inner_steps", "fix_iter", "lr_side", "formation_factor", "syn_batch", "network_images",
         ):  # fmt: skip
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         check(self.pretrain_epochs >= 0, "pretrain_epochs", self.pretrain_epochs, "0 or more")
-        wrong = set(self.families) - set(FAMILIES)
-        check(not wrong, "families", ", ".join(sorted(wrong)), f"of {', '.join(FAMILIES)}, or nothing")
+        if self.families:
+            SiamesePolicy(self.families)  # refuses what is no family, and one twice
 
 
 class IDC(Method):
@@ -103,7 +102,8 @@ class IDC(Method):
             )  # fmt: skip
         if s.init == "centres":
             network = context.fresh(context.key / "init").requires_grad_(False)
-            rows = rows[medoids(features_of(network, train, rows, size, context.device), count, key).numpy()]
+            features = features_of(network, train, rows, size, context.device, s.cluster_normalised)
+            rows = rows[medoids(features, count, key).numpy()]
         else:
             rows = random_rows(train, (c,) * count, key)
         images = centre(train.images(rows), size)
@@ -146,11 +146,11 @@ class IDC(Method):
         """Chooses the real images of a step."""
         s = self.settings
         if s.sampler == "centres":
-            return CentresSampler(views, s.real_batch, key, s)
+            return CentresSampler(views, key, s)
         return RandomSampler(views.source, s.real_batch, key)
 
     def protocol(self, dataset: str) -> str:
-        return "idc" if dataset in DATASETS else "small"
+        return "idc-mnist" if dataset == "mnist" else "idc" if dataset in DATASETS else "small"
 
 
 @dataclass(frozen=True)

@@ -7,37 +7,36 @@ from typing import Literal
 
 import numpy as np
 
-from hf_condense.config import check, check_choices, setting
-from hf_condense.data.siamese import FAMILIES, SiamesePolicy
+from hf_condense.config import check, setting
+from hf_condense.data.siamese import SiamesePolicy
 from hf_condense.methods.base import Context, Method, Recipe, Shard, Start
 from hf_condense.objectives.paired import PairedViews
 from hf_condense.selection.noise import gaussian_images
 from hf_condense.selection.real import random_real
+from hf_condense.selection.sampler import CentresSampler, SamplerSettings
 
 DSA_FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 CLASSIC = ("mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "tiny-imagenet")  # datasets of the papers' tables
 
 
 @dataclass(frozen=True)
-class FamilySettings:
+class FamilySettings(SamplerSettings):
     """Settings of the family."""
 
     lr: float = setting(1.0, "SGD's learning rate of the images, in units of the dataset's standard deviation")
     momentum: float = setting(0.5, "SGD's momentum of the images")
-    real_batch: int = setting(256, "real images of a class in each step")
     init: Literal["real", "noise"] = setting("real", "first images: random real ones, or Gaussian noise")
     families: tuple[str, ...] = setting(
         DSA_FAMILIES, "augmentation that real and synthetic images share; flip is left out where it changes the class"
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         check(self.lr > 0, "lr", self.lr, "above 0")
         check(0 <= self.momentum < 1, "momentum", self.momentum, "0 or more and below 1")
-        for name in ("iterations", "real_batch"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        wrong = set(self.families) - set(FAMILIES)
-        check(not wrong, "families", ", ".join(sorted(wrong)), f"of {', '.join(FAMILIES)}, or nothing")
+        check(self.iterations >= 1, "iterations", self.iterations, "1 or more")
+        if self.families:
+            SiamesePolicy(self.families)  # refuses what is no family, and one twice
 
 
 class MatchingFamily(Method):
@@ -59,6 +58,11 @@ class MatchingFamily(Method):
         """Real batches, and the augmentation that they share with the images."""
         families = tuple(f for f in self.settings.families if f != "flip" or context.flip)
         return PairedViews(context.train, SiamesePolicy(families) if families else None, context.device)
+
+    def centres(self, context: Context, views: PairedViews) -> CentresSampler | None:
+        """Chooses real batches where the settings ask for k-means centroids; random ones need no sampler."""
+        s = self.settings
+        return CentresSampler(views, context.key / "sampler", s) if s.sampler == "centres" else None
 
     def protocol(self, dataset: str) -> str:
         return "dsa" if dataset in CLASSIC else "small"

@@ -6,7 +6,7 @@ together, each under its own draw of augmentation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,11 @@ from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.loading import ImageModel
 from hf_condense.objectives.base import Term
 from hf_condense.objectives.paired import PairedViews
+from hf_condense.selection.sampler import Sampler, real_images
 
-CHUNK = {"cpu": 64}  # real images in one forward pass: more cost a CPU time and memory (benchmarks/matching_step.py)
+# real images in one forward pass: those of all classes at once take a CPU longer, 256 do not, 64 need least memory
+# (benchmarks/matching_step.py)
+CHUNK = {"cpu": 64}
 LARGE_CHUNK = 512  # elsewhere
 
 
@@ -36,14 +39,21 @@ class DistributionMatching:
         key: names the networks and batches of a step, in all shards.
         real_batch: real images a class and step.
         precision: "bf16" computes features in bf16 where that is allowed; means are always taken in float32.
+        sampler: chooses the real batches; independent random ones where there is none. What it chooses in the network
+            of one step may hold for the next ones.
     """
 
-    share: tuple[int, int] = (0, 1)
-
     def __init__(
-        self, fresh: FreshNetworks, views: PairedViews, key: Key, real_batch: int = 256, precision: str = "fp32"
+        self,
+        fresh: FreshNetworks,
+        views: PairedViews,
+        key: Key,
+        real_batch: int = 256,
+        precision: str = "fp32",
+        sampler: Sampler | None = None,
     ) -> None:
         self.fresh, self.views, self.key, self.real_batch, self.precision = fresh, views, key, real_batch, precision
+        self.sampler = sampler
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
         self._labels = labels.cpu()
@@ -55,7 +65,11 @@ class DistributionMatching:
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """One term for all classes of the shard."""
         key = self.key / "step" / step  # not the shard's
-        network = self.fresh(self.key / "network" / step).requires_grad_(False)
+        network = self._network(step)
+        if self.sampler is not None:
+            # batch norms stay out of it: what is picked must not hang on what is embedded together
+            self.sampler.begin(step, step, network.eval(), self._classes.tolist())
+            network.train()
         draw = self.views.draw(key / "siamese")
         found = self.features(network, self.views.seen(images, draw, self._labels))
         difference = self._real_means(network, draw, key / "real") - averaging(self._place, found) @ found
@@ -66,10 +80,12 @@ class DistributionMatching:
         """Nothing is remembered from step to step."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {}
+        """The sampler's; networks and random batches follow from the step."""
+        return self.sampler.state_dict() if self.sampler is not None else {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """There is no state: networks and batches follow from the step."""
+        if self.sampler is not None:
+            self.sampler.load_state_dict(state, self._network(0).eval(), self._classes.tolist())
 
     def features(self, network: ImageModel, images: Tensor) -> Tensor:
         """float32 [n, d] (float64 for float64 images) of unit pixels [n, C, H, W]."""
@@ -77,10 +93,15 @@ class DistributionMatching:
             found = embed(network, images)
         return found.to(images.dtype)
 
+    def _network(self, step: int) -> ImageModel:
+        return self.fresh(self.key / "network" / step).requires_grad_(False)
+
     @torch.no_grad()
     def _real_means(self, network: ImageModel, draw, key: Key) -> Tensor:
         """Mean feature [classes, d] of a real batch of each class."""
-        batches = [self.views.real(c, self.real_batch, key) for c in self._classes.tolist()]
+        batches, weights = zip(
+            *(real_images(self.views, c, self.real_batch, key, self.sampler) for c in self._classes.tolist())
+        )
         place = torch.arange(len(batches)).repeat_interleave(torch.tensor([len(b) for b in batches]))
         seen = self.views.seen(torch.cat(batches), draw, self._classes[place])
         if any(isinstance(m, _BatchNorm) for m in network.modules()):  # their statistics are those of all classes
@@ -90,10 +111,19 @@ class DistributionMatching:
         else:
             parts = seen.split(CHUNK.get(seen.device.type, LARGE_CHUNK))
         found = torch.cat([self.features(network, part) for part in parts])
-        return averaging(place, found) @ found
+        return averaging(place, found, weights) @ found
 
 
-def averaging(place: Tensor, like: Tensor) -> Tensor:
-    """[groups, n], of which a row times features [n, d] is the mean of a group. A product, because it sums in one order."""
-    ones = F.one_hot(place).T.to(like)
-    return ones / ones.sum(1, keepdim=True)
+def averaging(place: Tensor, like: Tensor, weights: Sequence[Tensor | None] = ()) -> Tensor:
+    """[groups, n], of which a row times features [n, d] is the mean of a group. A product, because it sums in one order.
+
+    Args:
+        place: int64 [n] group of each feature, on the CPU.
+        like: of the device and kind of the features.
+        weights: of the features of each group, in their order, where they do not count alike.
+    """
+    shares = F.one_hot(place).T.to(like)
+    for row, mine in enumerate(weights):
+        if mine is not None:
+            shares[row, place == row] = mine.to(like)
+    return shares / shares.sum(1, keepdim=True)

@@ -21,7 +21,7 @@ from hf_condense.models.recalibration import recalibrate
 from hf_condense.objectives.base import Term
 from hf_condense.objectives.gradients import Distance, gradient_distance, parameter_gradients
 from hf_condense.objectives.paired import PairedViews
-from hf_condense.selection.sampler import Sampler
+from hf_condense.selection.sampler import Sampler, real_images
 
 NORM_IMAGES = 16  # real images a class that batch norms are set from
 
@@ -91,7 +91,9 @@ class GradientMatching:
         draw = self.views.draw(key / "siamese")
         for c, rows in self._rows.items():
             # the real side first: it keeps no graph beside the other's
-            target = self._gradients(*self._real(c, key / "real"), c, draw)
+            target = self._gradients(
+                *real_images(self.views, c, self.loops.real_batch, key / "real", self.sampler), c, draw
+            )
             shown = self._shown(images[rows], key / "shown" / c)
             loss = gradient_distance(
                 self._gradients(shown, None, c, draw, create_graph=True), target, self.loops.distance
@@ -120,12 +122,6 @@ class GradientMatching:
     def _begun(self, number: int) -> ImageModel:
         """Network `number`, as it is in its first step."""
         return self.fresh(self._key / "network" / number)
-
-    def _real(self, c: int, key: Key) -> tuple[Tensor, Tensor | None]:
-        """Real images of class `c` in this step, and their weights where they do not count alike."""
-        if self.sampler is None:
-            return self.views.real(c, self.loops.real_batch, key), None
-        return self.views.at(self.sampler.rows(c)), self.sampler.weights(c)
 
     def _shown(self, images: Tensor, key: Key) -> Tensor:
         """What networks are shown of a class's images."""

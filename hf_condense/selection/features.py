@@ -15,9 +15,21 @@ FEATURE_BATCH = 256
 
 @torch.no_grad()
 def features_of(
-    model: ImageModel, source: ImageSource, rows: np.ndarray, size: int, device: torch.device
+    model: ImageModel, source: ImageSource, rows: np.ndarray, size: int, device: torch.device, normalised: bool = True
 ) -> torch.Tensor:
-    """Features float32 [n, d] on the CPU of these rows, seen whole by a frozen `model` at `size` pixels."""
+    """Features float32 [n, d] on the CPU of these rows, seen whole by a frozen `model` at `size` pixels.
+
+    Args:
+        normalised: whether the network sees normalised images, or raw ones.
+    """
     model.to(device).eval()
-    parts = (rows[a : a + FEATURE_BATCH] for a in range(0, len(rows), FEATURE_BATCH))
-    return torch.cat([embed(model, unit_pixels(source.images(part), device, size)).float().cpu() for part in parts])
+    found = []
+    for begin in range(0, len(rows), FEATURE_BATCH):
+        images = unit_pixels(source.images(rows[begin : begin + FEATURE_BATCH]), device, size)
+        found.append(embed(model, images if normalised else seen_raw(model, images)).float().cpu())
+    return torch.cat(found)
+
+
+def seen_raw(model: ImageModel, images: torch.Tensor) -> torch.Tensor:
+    """What `model` has to be given to see unit pixels [n, C, H, W] as they are: its own normalisation takes it back."""
+    return images * model.std + model.mean

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from hf_condense.data.crops import centre
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
 from hf_condense.errors import DataError
@@ -29,12 +30,6 @@ def random_rows(source: ImageSource, labels: tuple[int, ...], key: Key) -> np.nd
             )
         rows[places] = candidates[(key / int(c)).permutation(len(candidates))[: len(places)]]
     return rows
-
-
-def centre(images: torch.Tensor, size: int) -> torch.Tensor:
-    """The centre `size` x `size` of images [n, C, S, S] that are stored larger than networks see them."""
-    edge = (images.shape[-1] - size) // 2
-    return images[..., edge : edge + size, edge : edge + size]
 
 
 def random_real(source: ImageSource, labels: tuple[int, ...], size: int, key: Key) -> tuple[torch.Tensor, np.ndarray]:

@@ -16,6 +16,7 @@ from hf_condense.data.source import ImageSource
 from hf_condense.models.embedding import embed
 from hf_condense.models.loading import ImageModel
 from hf_condense.selection.centres import kmeans, nearest_members
+from hf_condense.selection.features import seen_raw
 
 if TYPE_CHECKING:
     from hf_condense.objectives.paired import PairedViews
@@ -82,6 +83,7 @@ class RandomSampler:
 class SamplerSettings:
     """Settings of methods that match real images of a class."""
 
+    real_batch: int = setting(256, "real images of a class in each step")
     sampler: Literal["random", "centres"] = setting(
         "random", "real images of a step: random ones, or those nearest to k-means centroids of the class (DREAM)"
     )
@@ -96,16 +98,20 @@ class SamplerSettings:
     cluster_weights: Literal["none", "size"] = setting(
         "none", "centres: images count alike, or as the size of their cluster"
     )
-    cluster_normalised: bool = setting(True, "centres: networks see normalised images; the authors' script: raw ones")
+    cluster_normalised: bool = setting(
+        True, "centres, in batches and first images: networks see normalised images; the authors' script: raw ones"
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for name in ("cluster_every", "per_cluster"):
+        for name in ("real_batch", "cluster_every", "per_cluster"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         candidates = self.cluster_candidates
         check(candidates is None or candidates >= 1, "cluster_candidates", candidates, "1 or more, or none")
         tight = self.cluster_pick == "tight" and self.per_cluster > 1
         check(not tight, "per_cluster", self.per_cluster, "1 where --cluster_pick is tight")
+        whole = self.real_batch % self.per_cluster == 0
+        check(whole, "per_cluster", self.per_cluster, f"a divisor of --real_batch, which is {self.real_batch}")
 
 
 class CentresSampler:
@@ -116,14 +122,11 @@ class CentresSampler:
 
     Args:
         views: give the real images.
-        count: images a class and step; all of a class (or of its candidates) that has fewer.
-        settings: see there.
+        settings: see there; of a class (or of its candidates) with fewer than `real_batch` images all are taken.
     """
 
-    def __init__(self, views: PairedViews, count: int, key: Key, settings: SamplerSettings) -> None:
-        least = settings.per_cluster
-        check(count % least == 0, "per_cluster", least, f"a divisor of real_batch, which is {count}")
-        self.views, self.count, self.key, self.settings = views, count, key, settings
+    def __init__(self, views: PairedViews, key: Key, settings: SamplerSettings) -> None:
+        self.views, self.key, self.settings = views, key, settings
         self._picks: dict[int, tuple[np.ndarray, Tensor | None]] = {}
         self._seen: dict[str, Tensor] = {}
 
@@ -154,8 +157,8 @@ class CentresSampler:
         """Rows of the source and their weights, of class `c` in the features of `network`."""
         s, rows = self.settings, self.views.source.rows_of(c)
         if s.cluster_candidates is not None:
-            rows = rows[(key / "candidates").permutation(len(rows))[: max(self.count, s.cluster_candidates)]]
-        count = min(self.count, len(rows)) // s.per_cluster * s.per_cluster
+            rows = rows[(key / "candidates").permutation(len(rows))[: max(s.real_batch, s.cluster_candidates)]]
+        count = min(s.real_batch, len(rows)) // s.per_cluster * s.per_cluster
         if count in (0, len(rows)):  # too few to choose from
             return rows, None
         places, weights = representatives(self._features(network, rows), count, key, s.cluster_pick, s.per_cluster)
@@ -167,9 +170,23 @@ class CentresSampler:
         for begin in range(0, len(rows), EMBED_BATCH):
             images = self.views.at(rows[begin : begin + EMBED_BATCH])
             if not self.settings.cluster_normalised:
-                images = images * network.std + network.mean  # which the network's own normalisation takes back
+                images = seen_raw(network, images)
             found.append(embed(network, images))
         return torch.cat(found)
+
+
+def real_images(
+    views: PairedViews, c: int, count: int, key: Key, sampler: Sampler | None
+) -> tuple[Tensor, Tensor | None]:
+    """Real images of class `c` in a step, float unit pixels [n, C, S, S], and their weights where they do not count alike.
+
+    Args:
+        count, key: of random images, drawn for this step alone, where there is no sampler.
+        sampler: chooses them.
+    """
+    if sampler is None:
+        return views.real(c, count, key), None
+    return views.at(sampler.rows(c)), sampler.weights(c)
 
 
 def representatives(

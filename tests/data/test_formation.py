@@ -58,7 +58,8 @@ def test_decoding_a_collage_gives_its_cells_back(side, factor):
 def test_gradient_agrees_with_finite_differences_and_reaches_every_pixel(side, factor):
     images = noise(2, side, 1, torch.float64).requires_grad_(True)
     weight = noise(2 * factor**2, side, 1, torch.float64)
-    assert torch.autograd.gradcheck(lambda x: (decode(x, factor) * weight).sum(), images, atol=1e-8)
+    # decoding is linear, so that a large step is exact
+    assert torch.autograd.gradcheck(lambda x: (decode(x, factor) * weight).sum(), images, eps=0.5, atol=1e-8, rtol=0)
     (slope,) = torch.autograd.grad((decode(images, factor) * weight).sum(), images)
     assert slope.abs().min() > 0
 

@@ -42,8 +42,9 @@ def test_defaults_are_those_of_the_script():
     assert [create_method(m).protocol(d) for m, d in (("dc", "mnist"), ("dc", "svhn"), ("dsa", "mnist"))] == [
         "dc-mnist", "dc", "dsa",
     ]  # fmt: skip
-    with pytest.raises(ConfigError, match="families"):
-        create_method("dsa", families=("shear",))
+    for families in (("shear",), ("crop", "crop")):
+        with pytest.raises(ConfigError, match="families"):
+            create_method("dsa", families=families)
 
 
 @pytest.mark.parametrize("method", ["dc", "dsa"])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_condense import create_method, files
-from tests.matching import context, matching_loss, synthesise
+from hf_condense import create_method
+from hf_condense.errors import ConfigError
+from hf_condense.trainer import CondensationTrainer
+from tests.matching import context, matching_loss, stopped_and_resumed, synthesise
 
 SHORT = {"iterations": 8, "real_batch": 8}
+SAMPLERS = ({}, {"sampler": "centres", "cluster_every": 3, "cluster_weights": "size"})
 
 
 def test_defaults_are_those_of_the_script():
@@ -22,13 +25,17 @@ def test_defaults_are_those_of_the_script():
         "real",
     )
     assert dm.protocol("cifar10") == "dsa" and dm.protocol("somebody/photos") == "small"
+    assert [len(shard.rows) for shard in dm.plan(10, 10).groups[-1]] == [50, 50]  # two processes have work
+    with pytest.raises(ConfigError, match="per_cluster"):
+        create_method("dm", per_cluster=3)
 
 
-def test_means_come_nearer_and_go_away_with_the_sign_flipped(tmp_path):
-    """In networks and real batches that synthesis has not seen."""
+@pytest.mark.parametrize("sampler", ["random", "centres"])
+def test_means_come_nearer_and_go_away_with_the_sign_flipped(sampler, tmp_path):
+    """In networks and random real batches that synthesis has not seen."""
     settings, given = {"iterations": 20, "real_batch": 16}, context(ipc=1)
     for sign in (1, -1):
-        made = synthesise("dm", given, tmp_path / str(sign), sign, **settings)
+        made = synthesise("dm", given, tmp_path / str(sign), sign, sampler=sampler, **settings)
         first, last = (
             matching_loss("dm", given, made, images, 4, **settings)
             for images in (made.initial.float() / 255, made.pixels)
@@ -37,35 +44,26 @@ def test_means_come_nearer_and_go_away_with_the_sign_flipped(tmp_path):
         assert last < 0.6 * first if sign > 0 else last > 1.5 * first, said
 
 
-def test_classes_are_made_alike_however_they_are_cut_into_shards(tmp_path):
-    given = context(ipc=2)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_classes_are_made_alike_however_they_are_cut_into_shards(sampler, tmp_path):
+    given, settings = context(ipc=2), {**SHORT, **sampler}
     plan = create_method("dm", classes_per_shard=3).plan(10, 2)
     assert [len(shard.rows) for shard in plan.groups[-1]] == [6, 6, 6, 2] and not plan.joint
     assert len(create_method("dm", classes_per_shard=None).plan(10, 2).groups[-1]) == 1
-    whole = synthesise("dm", given, tmp_path / "whole", **SHORT)
-    parts = synthesise("dm", given, tmp_path / "parts", classes_per_shard=3, **SHORT)
+    whole = synthesise("dm", given, tmp_path / "whole", classes_per_shard=None, **settings)
+    parts = synthesise("dm", given, tmp_path / "parts", classes_per_shard=3, **settings)
     assert torch.equal(whole.initial, parts.initial) and not torch.equal(whole.images, whole.initial)
     assert float((whole.pixels - parts.pixels).abs().max()) < 1e-5
 
 
-def test_a_stopped_run_goes_on_exactly(tmp_path):
-    given = context(ipc=2)
-    whole = synthesise("dm", given, tmp_path / "whole", **SHORT)
-
-    class Stop(BaseException):
-        pass
-
-    def fault(when, path):
-        if path.parent.name == "checkpoints" and when == "after":
-            raise Stop
-
-    files.on_replace = fault
-    try:
-        with pytest.raises(Stop):
-            synthesise("dm", given, tmp_path / "stopped", every=5, **SHORT)
-    finally:
-        files.on_replace = None
-    assert torch.equal(synthesise("dm", given, tmp_path / "stopped", every=5, **SHORT).pixels, whole.pixels)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_stopped_run_goes_on_exactly(sampler, tmp_path):
+    """Stopped after five steps of eight, in the first shard and in the second: picks then hold for one step more."""
+    given, settings = context(ipc=2), {**SHORT, **sampler}
+    whole = synthesise("dm", given, tmp_path / "whole", **settings)
+    for stop_at in (1, 2):
+        again = stopped_and_resumed("dm", given, tmp_path / f"{stop_at}", stop_at, every=5, **settings)
+        assert torch.equal(again.pixels, whole.pixels), f"stopped in shard {stop_at}"
 
 
 def test_equal_seeds_make_equal_images_and_other_seeds_others(tmp_path):
@@ -73,3 +71,17 @@ def test_equal_seeds_make_equal_images_and_other_seeds_others(tmp_path):
         synthesise("dm", context(ipc=1, seed=seed), tmp_path / f"{i}", **SHORT) for i, seed in enumerate((0, 0, 1))
     ]
     assert torch.equal(made[0].pixels, made[1].pixels) and not torch.equal(made[0].pixels, made[2].pixels)
+
+
+def test_how_many_students_are_trained_changes_no_image(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_CONDENSE_CACHE", str(tmp_path / "cache"))
+    made = []
+    for seeds in (1, 3):
+        trainer = CondensationTrainer(
+            "dm", dataset="digits", ipc=1, max_per_class=12, max_test=20, output_dir=str(tmp_path / f"{seeds}"),
+            base_model="convnet_d1", iterations=3, real_batch=8, students="convnet_d1", student_seeds=seeds,
+            regimes="hard", threads=1, precision="fp32",
+        )  # fmt: skip
+        trainer.condense()
+        made.append({p.name: p.read_bytes() for p in (tmp_path / f"{seeds}" / "shards").glob("*.safetensors")})
+    assert len(made[0]) == 10 + 2 and made[0] == made[1]

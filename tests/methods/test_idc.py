@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.func import functional_call, grad, vmap
 
-from hf_condense import create_method
-from hf_condense.data.augmentation import ViewPolicy
+from hf_condense import create_method, files
+from hf_condense.data.augmentation import ViewPolicy, draw_views
 from hf_condense.data.formation import decode, decode_set
 from hf_condense.data.randomness import Key
-from hf_condense.data.siamese import SiamesePolicy
+from hf_condense.data.siamese import SiamesePolicy, apply_siamese, draw_siamese
 from hf_condense.errors import ArtefactError, ConfigError, DataError
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.run import ImageSet, score
@@ -27,8 +29,9 @@ from hf_condense.models.convnet import ConvNet
 from hf_condense.objectives.gradients import gradient_distance, parameter_gradients
 from hf_condense.objectives.paired import PairedViews
 from hf_condense.objectives.real_training import RealLoop, RealTraining
+from hf_condense.selection.centres import medoids
 from tests.hub.conftest import make_artefact, make_content
-from tests.matching import CPU, context, digits, matching_loss, networks, stopped_and_resumed, synthesise
+from tests.matching import CPU, Given, context, digits, matching_loss, networks, stopped_and_resumed, synthesise
 
 KEY = Key(0, "idc")
 SHORT = {"iterations": 2, "inner_steps": 4, "real_batch": 16, "network_images": 40, "lr": 10.0, "lr_side": 8}
@@ -45,22 +48,6 @@ def first_images(ipc: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     source = digits()
     rows = [r for c in range(10) for r in source.rows_of(c)[:ipc]]
     return source.images(rows).float() / 255, torch.from_numpy(source.labels[rows])
-
-
-class Given:
-    """A sampler of these rows and no others."""
-
-    def __init__(self, rows: dict) -> None:
-        self.chosen = rows
-
-    def begin(self, step, turn, network, classes) -> None:
-        pass
-
-    def rows(self, c):
-        return self.chosen[c]
-
-    def weights(self, c):
-        return None
 
 
 # settings
@@ -114,7 +101,10 @@ def test_defaults_and_bad_settings():
     assert (idc.sampler, idc.init, idc.real_batch) == ("random", "real", 64)
     assert (dream.sampler, dream.init, dream.real_batch) == ("centres", "centres", 128)
     assert create_method("idc").protocol("cifar10") == "idc" and create_method("dream").protocol("digits") == "small"
-    for name, value in (("formation_factor", 0), ("formation", "x"), ("families", ("shear",)), ("momentum", 1.0)):
+    for name, value in (
+        ("formation_factor", 0), ("formation", "x"), ("families", ("shear",)), ("families", ("crop", "crop")),
+        ("momentum", 1.0), ("per_cluster", 3), ("real_batch", 0),
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match=name):
             create_method("idc", **{name: value})
     with pytest.raises(DataError, match="formation_factor"):
@@ -137,6 +127,20 @@ def test_first_images_are_collages_of_their_class(method):
     away = torch.cdist(cells.flatten(1), shown.flatten(1)).min(1)
     assert away.values.max() < 0.02 and len(set(away.indices.tolist())) == 8  # whole images, each another one
     assert all(source.labels[start.origin] == 7)
+
+
+def test_centres_of_first_images_are_found_in_raw_pixels_too():
+    """As the authors' script does it: networks that are meant for normalised images are shown them as they are."""
+    given, source = context(ipc=3), digits()
+    method = create_method("dream", formation_factor=1, cluster_normalised=False)
+    shard = method.plan(10, 3).groups[0][4]
+    rows, network = source.rows_of(4), given.fresh(given.key / "init")
+    with torch.no_grad():
+        seen = network.backbone.forward_features(source.images(rows).float() / 255).flatten(1)
+    picks = medoids(seen, 3, given.key / shard.id)
+    assert method.start(shard, given).origin.tolist() == rows[picks.numpy()].tolist()
+    usual = create_method("dream", formation_factor=1).start(shard, given)
+    assert usual.origin.tolist() != rows[picks.numpy()].tolist()
 
 
 def test_noise_and_whole_images_as_first_images():
@@ -227,6 +231,22 @@ def test_gradients_of_the_class_loop_are_those_of_vmap():
     assert torch.allclose(one.grad, together.grad, rtol=1e-11, atol=1e-14)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_step_of_one_class_moves_no_other_but_by_momentum(momentum):
+    images, labels = first_images()
+    found = objective_of("idc", context(2), images, labels)
+    mine = images.clone().requires_grad_(True)
+    optimiser = torch.optim.SGD([mine], SHORT["lr"], momentum=momentum)
+    for c, term in enumerate(found.terms(mine, labels, 0, KEY)):
+        before = mine.detach().clone()
+        optimiser.zero_grad()
+        term.loss.backward()
+        with torch.no_grad():
+            optimiser.step()
+        moved = (mine.detach() != before).flatten(1).any(1)
+        assert moved.tolist() == [k == c or (momentum > 0 and k < c) for k in labels.tolist()]
+
+
 def test_of_many_decoded_images_random_ones_are_matched():
     images, labels = first_images(5)
     found = objective_of("idc", context(5), images, labels, syn_batch=7)
@@ -278,6 +298,42 @@ def test_cutout_is_left_out_where_batches_are_mixed():
     assert training(RealLoop(1, 8), policy).policy.families == ("color", "crop")
     assert training(RealLoop(1, 8, cutmix=0.0), policy).policy.families == ("color", "crop", "cutout")
     assert training(RealLoop(1, 8), None).policy is None
+
+
+@pytest.mark.parametrize("families", [(), ("color", "crop", "rotate")])
+@pytest.mark.parametrize("cutmix", [0.0, 1.0])
+def test_a_call_is_steps_by_hand_under_the_named_draws(families, cutmix):
+    """SGD with momentum and decay on two batches: each image augmented by itself, then boxes of one batch swapped."""
+    source, n = digits(), 16
+    policy = SiamesePolicy(families, mode="combined") if families else None
+    found, network = training(RealLoop(2 * n, n, cutmix=cutmix), policy), networks(source)(KEY)
+    by_hand = deepcopy(network)
+    weights = list(by_hand.parameters())
+    speed = [torch.zeros_like(p) for p in weights]
+    found.begin(network, 0)
+    order = (KEY / "order" / 0).permutation(len(source))
+    for number in range(2):
+        rows, key = order[n * number : n * (number + 1)], KEY / "batch" / number
+        images, labels = source.images(rows).float() / 255, torch.from_numpy(source.labels[rows])
+        if policy:
+            drawn = draw_siamese(replace(policy, family_per="call"), key, n, 8, 8)
+            mean, std = source.mean[0], source.std[0]
+            images = apply_siamese((images - mean) / std, drawn, policy) * std + mean
+        mixed, partner, own = images.clone(), torch.arange(n), 1.0
+        if cutmix:
+            views = draw_views(ViewPolicy(8, flip=0.0, mix="cutmix"), key, n, 8, 8)
+            (top, left, bottom, right), partner = views.mix_box, views.partner
+            for i in range(n):
+                mixed[i, :, top:bottom, left:right] = images[partner[i], :, top:bottom, left:right]
+            own = 1 - (bottom - top) * (right - left) / 64
+        logits = by_hand(mixed)
+        loss = own * F.cross_entropy(logits, labels) + (1 - own) * F.cross_entropy(logits, labels[partner])
+        with torch.no_grad():
+            for p, v, g in zip(weights, speed, torch.autograd.grad(loss, weights)):
+                v.mul_(0.9).add_(g + 5e-4 * p)
+                p.sub_(0.01 * v)
+    found.go_on(0)
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(network.parameters(), weights))
 
 
 def test_training_and_epochs_before_it_make_the_network_better():
@@ -350,7 +406,7 @@ def test_images_teach_more_than_those_they_started_from(tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_stopped_run_goes_on_exactly_and_images_stay_in_range(method, tmp_path):
+def test_a_stopped_run_goes_on_exactly(method, tmp_path):
     """Clusters hold for three steps of four: checkpoints fall inside them, and inside the networks' training."""
     given, settings = context(ipc=2), {**SHORT, "cluster_every": 3}
     whole = synthesise(method, given, tmp_path / "whole", **settings)
@@ -361,6 +417,22 @@ def test_a_stopped_run_goes_on_exactly_and_images_stay_in_range(method, tmp_path
     for stop_at in (1, 2):
         again = stopped_and_resumed(method, given, tmp_path / f"{stop_at}", stop_at, every=3, **settings)
         assert torch.equal(again.images, whole.images), f"stopped at step {3 * stop_at}"
+
+
+def test_pixels_are_put_back_into_range_after_each_outer_iteration(tmp_path, monkeypatch):
+    """Checkpoints hold them before they are rounded; between two outer iterations they do leave it."""
+    outside = {}
+
+    def look(when: str, path: Path) -> None:
+        if path.parent.name == "checkpoints" and when == "after":
+            tensors, metadata = files.load_tensors(path)
+            pixels = tensors["pixels"]
+            outside[metadata["step"]] = float((pixels - pixels.clamp(0, 1)).abs().max())
+
+    monkeypatch.setattr(files, "on_replace", look)
+    synthesise("idc", context(ipc=2), tmp_path, every=1, **{**SHORT, "iterations": 3})
+    assert len(outside) == 11 and outside[4] == outside[8] == 0
+    assert all(away > 0 for step, away in outside.items() if step % 4), outside
 
 
 def test_momentum_of_the_network_and_its_clusters_are_part_of_a_checkpoint():

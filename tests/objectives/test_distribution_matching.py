@@ -11,7 +11,9 @@ from hf_condense.data.siamese import FAMILIES, SiamesePolicy
 from hf_condense.errors import ConfigError
 from hf_condense.objectives.distribution_matching import DistributionMatching
 from hf_condense.objectives.paired import PairedViews
-from tests.matching import CPU, digits, networks
+from hf_condense.selection import sampler as module
+from hf_condense.selection.sampler import CentresSampler, SamplerSettings
+from tests.matching import CPU, Given, digits, networks
 
 KEY = Key(0, "test")
 POLICY = SiamesePolicy(FAMILIES)
@@ -73,6 +75,68 @@ def test_order_inside_a_class_and_the_cut_into_shards_change_nothing():
     ]
     assert sum(part[0] for part in parts) == pytest.approx(loss, rel=1e-5)
     assert torch.allclose(torch.cat([part[1] for part in parts]), slope, atol=1e-5 * float(slope.abs().max()))
+
+
+def test_images_that_do_not_count_alike_have_the_weighted_mean():
+    """One image after another, in float64; batches of three sizes, one of them without weights."""
+    source = digits()
+    images, labels = everything(source, 2)
+    images = images.double()
+    rows = {c: source.rows_of(c)[: 3 + c % 3] for c in range(10)}
+    weights = {c: torch.arange(1.0, 4 + c % 3) / (6, 10, 15)[c % 3] for c in range(10) if c != 4}
+    objective = made(source, policy=None)
+    network = networks(source)(KEY).double()
+    objective.fresh, objective.sampler = lambda key: network, Given(rows, weights)
+    at = objective.views.at
+    objective.views.at = lambda rows: at(rows).double()
+
+    def feature(image: torch.Tensor) -> torch.Tensor:
+        return network.backbone.forward_features((image[None] - network.mean) / network.std).flatten()
+
+    known = 0.0
+    with torch.no_grad():
+        for c in range(10):
+            shares = weights[c].double().tolist() if c in weights else [1 / 4.0] * 4
+            real = sum(w * feature(image.double()) for w, image in zip(shares, at(rows[c])))
+            known += float((real - (feature(images[2 * c]) + feature(images[2 * c + 1])) / 2).square().sum())
+    loss, slope = loss_and_slope(objective, images, labels)
+    assert loss == pytest.approx(known, rel=1e-6) and slope.dtype == torch.float64  # weights are float32
+    objective.sampler.shares = {}
+    assert loss_and_slope(objective, images, labels)[0] != pytest.approx(known, rel=1e-3)
+
+
+def test_picks_hold_for_some_steps_and_do_not_hang_on_the_other_classes(monkeypatch):
+    """Nor on how many images are embedded together, batch norms or not. They are made in the network of their step."""
+    source = digits()
+    images, labels = everything(source, 2)
+    settings = SamplerSettings(sampler="centres", real_batch=8, cluster_every=3)
+
+    def rows(name: str, some: torch.Tensor, steps: range) -> list[list[int]]:
+        objective = made(source, name=name)
+        objective.sampler = CentresSampler(objective.views, KEY / "sampler", settings)
+        found = []
+        for step in steps:
+            objective.start(None, images[some], labels[some], KEY / str(len(some)))
+            if name == "convnet_d1" or len(some) == 20:
+                list(objective.terms(images[some].requires_grad_(True), labels[some], step, KEY / step))
+            else:  # a part of the classes is refused, but not before the picks are made
+                with pytest.raises(ConfigError, match="classes_per_shard"):
+                    list(objective.terms(images[some].requires_grad_(True), labels[some], step, KEY / step))
+            found.append(objective.sampler.rows(7).tolist())
+        return found
+
+    for name in ("convnet_d1", "convnet_bn_w32"):
+        whole = rows(name, torch.arange(20), range(7))
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "EMBED_BATCH", 16)
+            part = rows(name, torch.arange(12, 18), range(7))
+        assert whole == part and len({tuple(picks) for picks in whole}) == 3
+        assert whole[0] == whole[2] != whole[3] == whole[5] != whole[6]
+
+
+def test_random_batches_need_no_sampler_and_nothing_to_remember():
+    objective = made(digits())
+    assert objective.sampler is None and objective.state_dict() == {}
 
 
 def test_every_step_has_its_own_network_and_batches():

@@ -25,8 +25,9 @@ def blobs(groups: int, each: int, d: int = 8) -> tuple[torch.Tensor, torch.Tenso
     return (centres[of] + noise).double(), of  # distances in a tight blob are small beside those between blobs
 
 
-def sampler(count: int = 8, **settings) -> CentresSampler:
-    return CentresSampler(PairedViews(digits(), None, CPU), count, KEY, SamplerSettings(sampler="centres", **settings))
+def sampler(real_batch: int = 8, **settings) -> CentresSampler:
+    chosen = SamplerSettings(sampler="centres", real_batch=real_batch, **settings)
+    return CentresSampler(PairedViews(digits(), None, CPU), KEY, chosen)
 
 
 def frozen(key: Key = KEY):
@@ -176,13 +177,9 @@ def test_medoids_cover_a_class_better_than_random_rows():
     [
         ({"cluster_every": 0}, "cluster_every"), ({"per_cluster": 0}, "per_cluster"), ({"sampler": "x"}, "sampler"),
         ({"cluster_candidates": 0}, "cluster_candidates"), ({"cluster_pick": "tight", "per_cluster": 2}, "per_cluster"),
+        ({"real_batch": 8, "per_cluster": 3}, "per_cluster"), ({"real_batch": 0}, "real_batch"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_named(settings, field):
     with pytest.raises(ConfigError, match=field):
         SamplerSettings(**settings)
-
-
-def test_picks_of_a_cluster_must_divide_the_batch():
-    with pytest.raises(ConfigError, match="per_cluster"):
-        sampler(8, per_cluster=3)
