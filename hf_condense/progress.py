@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from tqdm.auto import tqdm
 
 
@@ -20,7 +18,6 @@ class Progress:
     def __init__(self, title: str, total: int, show: bool = True, log_every: int = 20) -> None:
         self.log_every = log_every
         self.bar = tqdm(total=total, desc=title, disable=None if show else True, dynamic_ncols=True, leave=True)
-        self.started = time.perf_counter()
 
     def advance(self, units: int = 1) -> None:
         self.bar.update(units)
@@ -28,10 +25,6 @@ class Progress:
     def say(self, values: dict[str, float]) -> None:
         """Shows numbers at the end of the bar."""
         self.bar.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.started
 
     def __enter__(self) -> Progress:
         return self

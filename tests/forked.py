@@ -11,6 +11,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 
 def fork(work: Callable[[], None], environment: dict[str, str] | None = None) -> int:
@@ -58,6 +60,20 @@ def finish(pid: int, timeout: float = 120) -> int:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     raise TimeoutError(f"child {pid} did not end in {timeout} s")
+
+
+def noted(monkeypatch, module: ModuleType, name: str, folder: Path) -> Path:
+    """Makes a function of `module` slow, so that processes meet in it; the file has a line for each call in any of them."""
+    function, log = getattr(module, name), folder / "calls.log"
+
+    def slow(*args, **kwargs):
+        with open(log, "a") as file:
+            file.write(f"{name}\n")
+        time.sleep(0.3)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, slow)
+    return log
 
 
 def run(work: Callable[[], None], timeout: float = 120) -> int:

@@ -49,34 +49,10 @@ def random_boxes(
     return np.concatenate((corner, h[:, None], w[:, None]), 1).astype(np.int32)
 
 
-def crop_and_resize(images: Tensor, boxes: Tensor, size: int | tuple[int, int], antialias: bool = False) -> Tensor:
-    """Cuts one box from every image and resizes it, as `F.interpolate(image[:, t:t+h, l:l+w], size, mode="bilinear")`.
-
-    Pixels outside a box never leak in. Differentiable in the images, and the gradient is deterministic on every device.
-
-    Args:
-        images: float [n, C, H, W]; or [1, C, H, W] to cut n boxes from one image.
-        boxes: integer [n, 4] on the CPU: top, left, height, width; or [1, 4] for the same box in every image.
-        size: output side in pixels, or (height, width).
-        antialias: widen the filter where an image shrinks.
-
-    Returns:
-        float [n, C, size, size] on the device of the images; the images themselves where nothing is cut or resized.
-    """
-    boxes = torch.as_tensor(boxes)
-    outer = images.shape[-2:]
-    check_boxes(boxes, *outer)
-    inner = (size, size) if isinstance(size, int) else tuple(size)
-    axes = []
-    for axis in (0, 1):
-        start, length = boxes[:, axis], boxes[:, axis + 2]
-        centres = look_at(torch.arange(inner[axis])[None], start, length, inner[axis], clamp=not antialias)
-        positions = torch.arange(outer[axis])[None]
-        if not antialias:
-            axes.append(axis_matrix(centres, positions, images))
-        else:
-            axes.append(smooth_matrix(centres, positions, start, length, inner[axis], images))
-    return resample(images, *axes)
+def centre(images: Tensor, size: int) -> Tensor:
+    """The centre `size` x `size` of images [..., H, W] that are larger; odd margins are split as torchvision's CenterCrop does."""
+    top, left = (round((side - size) / 2) for side in images.shape[-2:])
+    return images[..., top : top + size, left : left + size]
 
 
 def check_boxes(boxes: Tensor, height: int, width: int) -> None:
@@ -89,18 +65,19 @@ def check_boxes(boxes: Tensor, height: int, width: int) -> None:
         )
 
 
-def look_at(index: Tensor, start: Tensor, length: Tensor, size: int, clamp: bool = True) -> Tensor:
-    """Where output pixels look: the input coordinate of each, with `align_corners=False`.
+def look_at(index: Tensor, start: Tensor, length: Tensor, size: int) -> Tensor:
+    """Where output pixels look: the input coordinate of each, with `align_corners=False`, inside the box.
+
+    So the two neighbours of a coordinate weigh 1 together, and nothing outside the box leaks in.
 
     Args:
         index: [n or 1, size] output pixel numbers, in the order in which they are wanted.
         start, length: [n] first pixel and extent of the box along this axis.
         size: extent of the output.
-        clamp: keep coordinates inside the box, so that the two neighbours weigh 1 together.
     """
     start, length = start.double()[:, None], length.double()[:, None]
     inside = (index.double() + 0.5) * (length / size) - 0.5
-    return start + (torch.minimum(inside.clamp(min=0), length - 1) if clamp else inside)
+    return start + torch.minimum(inside.clamp(min=0), length - 1)
 
 
 def axis_matrix(centres: Tensor, positions: Tensor, images: Tensor) -> Tensor | None:
@@ -123,17 +100,6 @@ def axis_matrix(centres: Tensor, positions: Tensor, images: Tensor) -> Tensor | 
     centres, positions = (rows.to(images.device, kind, non_blocking=True) for rows in (centres, positions))
     distance = (centres[:, :, None] - positions[:, None, :]).abs_()
     return distance.neg_().add_(1).clamp_(min=0).to(images.dtype)
-
-
-def smooth_matrix(
-    centres: Tensor, positions: Tensor, start: Tensor, length: Tensor, size: int, images: Tensor
-) -> Tensor:
-    """As `axis_matrix`, with a filter as wide as the shrinking asks for, cut off at the box and made to sum to 1."""
-    spread = (length.double() / size).clamp(min=1)[:, None, None]
-    weights = (1 - (centres[:, :, None] - positions[:, None, :]).abs() / spread).clamp(min=0)
-    inside = (positions >= start[:, None]) & (positions < (start + length)[:, None])
-    weights = weights * inside[:, None]
-    return (weights / weights.sum(-1, keepdim=True)).to(images.device, images.dtype, non_blocking=True)
 
 
 def resample(images: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+DECODING_VERSION = 1  # raised when the same bytes no longer give the same pixels
+
 
 @dataclass(frozen=True)
 class PixelFormat:
@@ -47,7 +49,7 @@ def plain_mode(image: Image.Image) -> Image.Image:
     Transparency goes over white, palettes are looked up, 16 bits are scaled to 8 (65535 becomes 255).
 
     Raises:
-        ValueError: a mode with no agreed range (floating point).
+        ValueError: pixels with no agreed range (floating point; 32-bit ones that are not clearly 16-bit values).
     """
     if image.mode in ("L", "RGB"):
         # a grey or RGB PNG may name one colour as transparent; that is left alone, as viewers mostly do
@@ -55,7 +57,10 @@ def plain_mode(image: Image.Image) -> Image.Image:
     if image.mode == "1":
         return image.convert("L")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        deep = np.asarray(image).astype(np.int64)
+        if image.mode == "I" and (deep.min() < 0 or deep.max() > 65535 or 0 < deep.max() <= 255):
+            # TIFF has 8-bit values in 32 bits as well, and PGM 16-bit ones: which it is cannot be told from dark images
+            raise ValueError(f"32-bit pixels {deep.min()} to {deep.max()} have no agreed range: save 8 or 16 bits")
         return Image.fromarray(((deep + 128) // 257).astype(np.uint8))
     if image.mode in ("LA", "La"):
         return over_white(image).convert("L")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hf_condense.data.cache import cache_folder, one_at_a_time
 from hf_condense.data.decoding import (
+    DECODING_VERSION,
     PixelFormat,
     cell_bytes,
     map_ahead,
@@ -126,7 +129,8 @@ class ImageSource:
     def fingerprint(self) -> str:
         """Stands for pixels, labels, class names and decoded form; the same wherever the files lie.
 
-        All encoded images are hashed up to 4 GB; above it 4,096 of them, and the length of every one.
+        All encoded images are hashed up to 4 GB; above it 4,096 of them, and the length of every one. Cells without an
+        image count as such.
         """
         digest = hashlib.sha256()
         digest.update(self.labels.tobytes())
@@ -135,11 +139,11 @@ class ImageSource:
         every = 1 if lengths.sum() <= 4e9 and len(self) <= 200_000 else -(-len(self) // 4096)
         sample = np.arange(0, len(self), every)
         for chunk in np.array_split(sample, max(1, len(sample) // 256)):
-            for row, cell in zip(chunk, self._cells(chunk)):
+            for cell in self._cells(chunk):
                 try:
                     digest.update(hashlib.sha256(cell_bytes(cell)).digest())
-                except (ValueError, OSError) as error:
-                    raise self._corrupt(row, error) from error
+                except (ValueError, OSError):  # told when it is decoded, or left out by then
+                    digest.update(b"no image")
         return fingerprint([digest.hexdigest(), list(self.class_names), self.channels, self.image_size])
 
     def images(self, rows: Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
@@ -158,7 +162,8 @@ class ImageSource:
     def decoded(self) -> torch.Tensor:
         """uint8 [N, C, S, S] of the whole split, decoded once.
 
-        In memory up to `decode_gb`, above it a memory-mapped file in `cache_folder()` that later runs find again.
+        In memory up to `decode_gb`, above it a memory-mapped file in `cache_folder()` that later runs find again. Not to
+        be written to: the process would be killed.
         """
         if self._decoded is None:
             if math.prod(self.shape) <= self.decode_gb * 1e9:
@@ -166,7 +171,7 @@ class ImageSource:
                     self._filled(self._shown(self._decode(np.arange(len(self)))), len(self))
                 )
             else:
-                self._decoded = torch.from_numpy(self._memory_mapped())
+                self._decoded = self._memory_mapped()
         return self._decoded
 
     def _filled(self, parts: Iterable[np.ndarray], count: int) -> np.ndarray:
@@ -184,8 +189,13 @@ class ImageSource:
                 yield part
                 progress.advance(len(part))
 
-    def _memory_mapped(self) -> np.ndarray:
-        path = cache_folder() / "decoded" / f"{self.fingerprint}.npy"
+    @property
+    def decoded_file(self) -> Path:
+        """Where decoded images are kept that are too many for memory."""
+        return cache_folder() / "decoded" / f"{fingerprint([DECODING_VERSION, self.fingerprint])}.npy"
+
+    def _memory_mapped(self) -> torch.Tensor:
+        path = self.decoded_file
         with one_at_a_time(path):
             if not path.exists():
                 with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -194,8 +204,10 @@ class ImageSource:
                     np.lib.format.write_array_header_1_0(file, header)
                     for part in self._shown(self._decode(np.arange(len(self)))):
                         file.write(part.tobytes())
-        # copy-on-write, because torch wants memory that it could write to
-        return np.load(path, mmap_mode="c")
+        with warnings.catch_warnings():
+            # a map that could be written to counts in full against memory and swap; nothing writes into decoded images
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            return torch.from_numpy(np.load(path, mmap_mode="r"))
 
     def native(self, row: int) -> Image.Image:
         """The image at its own size, mode L or RGB."""

@@ -10,8 +10,9 @@ import numpy as np
 
 from hf_condense.config import DataSettings
 from hf_condense.data.cache import cache_folder, one_at_a_time
+from hf_condense.data.cells import refuse_local_files
 from hf_condense.data.columns import UNLABELLED, find_image_column, find_label_column, read_labels
-from hf_condense.data.decoding import PixelFormat
+from hf_condense.data.decoding import DECODING_VERSION, PixelFormat
 from hf_condense.data.drawing import hold_out, per_class, stratified
 from hf_condense.data.images import ImageSource
 from hf_condense.data.names import IMAGENET_MEAN, IMAGENET_STD, KnownDataset, select_classes
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 TEST_NAMES = ("test", "validation", "valid", "val", "dev", "eval")
-PROBE = 64  # first images, looked at to settle channels and size
+PROBE = 64  # images looked at to settle channels and size
 MEASURED = 2000  # images that mean and std are measured on
 
 
@@ -100,6 +101,7 @@ def open_source(settings: DataSettings, key: Key, dataset: Any = None) -> Splits
         sources = [_without_corrupt(s) for s in sources]
         skipped = before - sum(map(len, sources))
         _need_images(replace(train, labels=sources[0].labels))
+    _need_test(sources[1], held_out, settings)
     info = SourceInfo(
         opened.id, opened.revision, train.split, test.split, opened.license,
         fingerprint([s.fingerprint for s in sources]), train.names, held_out, skipped,
@@ -164,6 +166,8 @@ class _Reader:
         image_column, label_column = self.columns
         labels, names = read_labels(dataset, label_column, split, names)
         table = dataset.with_format(None).select_columns([image_column]).cast_column(image_column, Image(decode=False))
+        if self.opened.hub:
+            refuse_local_files(table, split)
         return _Labelled(table, np.arange(len(labels)), labels, names, split)
 
     def _gather(self, stream: Any, split: str) -> Any:
@@ -178,7 +182,9 @@ class _Reader:
         training = split not in TEST_NAMES and split != settings.test_split
         limit = limit_before_hold_out(settings.max_per_class, settings.hold_out) if training else None
         identity = [opened.id, opened.revision, settings.dataset_config, split, asked] if opened.revision else None
-        return gather(stream, *self.columns, keep=keep, limit=limit, key=self.key / split, identity=identity)
+        return gather(
+            stream, *self.columns, keep=keep, limit=limit, key=self.key / split, identity=identity, hub=opened.hub
+        )
 
 
 def _train_split(opened: Opened, settings: DataSettings) -> str:
@@ -221,6 +227,15 @@ def _need_images(train: _Labelled) -> None:
         )  # fmt: skip
 
 
+def _need_test(test: ImageSource, held_out: bool, settings: DataSettings) -> None:
+    if len(test) == 0:
+        field, value = ("hold_out", settings.hold_out) if held_out else ("test_split", test.split)
+        raise DataError(
+            field, value, "test images, and none is left (of a single image of a class none is held out)",
+            "give a class two images or more, or name a split with labelled images (--test_split)",
+        )  # fmt: skip
+
+
 def _find_test(reader: _Reader, everything: _Labelled, train: _Labelled) -> _Labelled | None:
     """The split to score on, or None where there is no labelled one."""
     splits, known, named = reader.opened.splits, reader.opened.known, reader.settings.test_split
@@ -244,15 +259,20 @@ def _find_test(reader: _Reader, everything: _Labelled, train: _Labelled) -> _Lab
 
 def settle_pixels(train: ImageSource, known: KnownDataset | None, settings: DataSettings, key: Key) -> PixelFormat:
     """Channels, size, mean and std: as set, else as the table of known datasets says, else from the images."""
-    first = [image for row in range(min(PROBE, len(train))) if (image := _peek(train, row, settings)) is not None]
-    if not first:
+    # over all rows, because folders come sorted by class
+    rows = np.linspace(0, len(train) - 1, min(PROBE, len(train))).round().astype(np.int64)
+    seen = [image for row in rows if (image := _peek(train, row, settings)) is not None]
+    if not seen:
         raise DataError(
-            "dataset", settings.dataset, "images that decode; the first ones do not", "mend or replace them"
+            "dataset", settings.dataset, f"images that decode; none of {len(rows)} does", "mend or replace them"
         )
-    channels = int(settings.channels) if settings.channels != "auto" else 1 if all(i.mode == "L" for i in first) else 3
+    grey = sum(image.mode == "L" for image in seen)
+    channels = int(settings.channels) if settings.channels != "auto" else 1 if grey == len(seen) else 3
+    if settings.channels == "auto" and 0 < grey < len(seen):
+        logger.info("%d of %d images looked at are grey: all are read as RGB (--channels 1: as grey)", grey, len(seen))
     size = settings.image_size or (known.image_size if known else None)
     if size is None:  # small images keep their size, photographs are seen at the usual one
-        side = int(np.median([min(i.size) for i in first]))
+        side = int(np.median([min(i.size) for i in seen]))
         size = max(side, 4) if side <= 112 else 224
     mean, std = (known.mean, known.std) if known else (None, None)
     if mean and len(mean) == 1 and channels == 3:
@@ -285,7 +305,7 @@ def _measure(train: ImageSource, pixels: PixelFormat, settings: DataSettings, ke
 
 def _without_corrupt(source: ImageSource) -> ImageSource:
     """`source` without the images that do not decode. Which ones is found once and kept in the cache folder."""
-    path = cache_folder() / "undecodable" / f"{source.fingerprint}.json"
+    path = cache_folder() / "undecodable" / f"{fingerprint([DECODING_VERSION, source.fingerprint])}.json"
     with one_at_a_time(path):
         if not path.exists():
             write_json(path, source.undecodable())

@@ -70,7 +70,6 @@ class Protocol:
         best_every, best_from: the extra column "best over the test set" looks every so many epochs (0: never), after
             this share of the training.
         bn_double_update: an extra forward pass a step, without gradient, as RDED's script has it.
-        seeds: students a row.
         label_per: what stored labels belong to: a "view" (a label store), or an "image", whatever its view.
         learned_rate: whether students take the learning rates that were learned with the set, where it has some.
         zca: whether students see whitened pixels (`data.whitening`) instead of normalised ones.
@@ -125,7 +124,6 @@ class Protocol:
     best_every: int = 10
     best_from: float = 0.0
     bn_double_update: bool = False
-    seeds: int = 3
     label_per: Literal["view", "image"] = "view"
     learned_rate: bool = False
     zca: bool = False

@@ -27,7 +27,7 @@ from hf_condense.labels.replay import LabelStore, as_logits
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.labels.views import slices, view_batches
 from hf_condense.memory import peak_bytes, reset_peak
-from hf_condense.models.loading import load_model
+from hf_condense.models.loading import load_untrained
 from hf_condense.models.training import Batch, FitRecipe, FitResult, evaluate_top1, fit
 from hf_condense.progress import Progress
 
@@ -89,7 +89,7 @@ def train_student(
     """Trains one student and scores it once, after its last epoch.
 
     Args:
-        name: of the network (`models.loading.load_model`), always from scratch.
+        name: of the architecture (`models.loading.load_untrained`).
         images: uint8 (or float unit pixels) [N, C, S, S]; `labels` int64 [N].
         regime: "hard", "stored" (needs `store`, or `soft` where the protocol's labels are per image) or "online" (needs
             `teacher`).
@@ -109,6 +109,7 @@ def train_student(
     Raises:
         ConfigError: the regime's teacher or store is missing, or the protocol has no value for this student or labels
             that the protocol cannot train with.
+        ModelError: the name is unknown, or stands for trained weights.
     """
     check(len(images) == len(labels), "images", len(images), f"as many as labels ({len(labels)})")
     size = image_size or images.shape[-1]
@@ -116,9 +117,9 @@ def train_student(
     ipc = max(1, like // num_classes)
     protocol, recipe = training_plan(protocol.resolve(name, ipc), like, stages, rates, precision)
     mean, std = ([*v] * images.shape[1] if len(v) == 1 else v for v in (mean, std))
-    model = load_model(
-        name, num_classes=num_classes, image_size=size, channels=images.shape[1], mean=mean, std=std, key=key / "init",
-        whitening=whitening if protocol.zca else None,
+    model = load_untrained(
+        "students", name, num_classes=num_classes, image_size=size, channels=images.shape[1], mean=mean, std=std,
+        key=key / "init", whitening=whitening if protocol.zca else None,
     ).to(device)  # fmt: skip
     shown = validation_images(test_images, size, protocol.val_resize)
     score = _scorer(shown, test_labels, device, size)

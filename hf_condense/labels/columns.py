@@ -112,10 +112,15 @@ def to_table(tensors: dict[str, Tensor]) -> pa.Table:
     return pa.table(arrays, schema=schema)
 
 
-def table_batches(columns: dict[str, Tensor], batch_size: int) -> Iterator[tuple[Tensor, Views, Tensor]]:
-    """(rows int64 [b], views, logits [b, K]) of each batch of an epoch: what `epoch_table` was given."""
-    for start in range(0, len(columns["index"]), batch_size):
-        part = {name: value[start : start + batch_size] for name, value in columns.items() if name != "epoch"}
+def table_batches(columns: dict[str, Tensor], sizes: int | list[int]) -> Iterator[tuple[Tensor, Views, Tensor]]:
+    """(rows int64 [b], views, logits [b, K]) of each batch of an epoch: what `epoch_table` was given.
+
+    Args:
+        sizes: of the batches; one number where only the last may be short.
+    """
+    parts = {name: value.split(sizes) for name, value in columns.items() if name != "epoch"}
+    for values in zip(*parts.values(), strict=True):
+        part = dict(zip(parts, values))
         rows, logits = part.pop("index").long(), part.pop("logits")
         part |= {name: part[name][0] for name in PER_BATCH if name in part}
         if "partner" in part:

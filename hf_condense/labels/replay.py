@@ -22,11 +22,12 @@ from hf_condense.labels.columns import read_epoch, table_batches, views_digest
 from hf_condense.labels.encodings import encoding_of
 from hf_condense.labels.regeneration import Regeneration, compare_probes, probes
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.labels.views import epoch_views, render, slices
+from hf_condense.labels.views import batch_sizes, epoch_views, render, slices
 from hf_condense.models.training import Batch
 
 log = logging.getLogger(__name__)
 FORMAT = 2
+EVENED = 3  # the format where the last two batches are evened out (`views.leaves_one`); before, the last had one image
 TINY = 1e-8  # probability below what half precision can tell from zero
 
 
@@ -78,7 +79,7 @@ class LabelStore:
             raise ArtefactError(str(folder), "unfinished labels", "a finished store", "run the relabel stage again")
         settings = manifest["settings"]
         version = settings["format"], settings["view_version"]
-        if version != (FORMAT, VIEW_VERSION):
+        if version not in ((FORMAT, VIEW_VERSION), (EVENED, VIEW_VERSION)):
             raise ArtefactError(f"{folder}: format, view version", version, (FORMAT, VIEW_VERSION), "relabel the set")
         store = cls(folder, manifest)
         for number, (name, facts) in enumerate(manifest["files"].items()):
@@ -146,14 +147,16 @@ class LabelStore:
         logits = self._encoding.decode(columns, self.num_classes)
         if self.settings["views"] == "explicit":
             kept = {name: value for name, value in columns.items() if name not in self._encoding.columns}
-            return table_batches(kept | {"logits": logits}, self.batch_size)
+            evened = self.settings["format"] == EVENED
+            sizes = batch_sizes(self.rows, self.batch_size) if evened else self.batch_size
+            return table_batches(kept | {"logits": logits}, sizes)
         drawn = list(self._drawn(self.settings.get("kept", range(self.epochs))[epoch]))
         if views_digest(drawn) != int(columns["drawn"][0]):
             raise ArtefactError(
                 f"{self.folder}: views of epoch {epoch}", "drawn otherwise than when they were labelled",
-                "those of the numpy version that made the store", "use that version, or relabel the set",
+                "those of the versions of numpy and hf_condense that made the store", "use these, or relabel the set",
             )  # fmt: skip
-        return ((rows, views, part) for (rows, views), part in zip(drawn, logits.split(self.batch_size)))
+        return ((rows, views, part) for (rows, views), part in zip(drawn, logits.split([len(r) for r, _ in drawn])))
 
     def regeneration(
         self, teacher: Ensemble, images: Tensor, labels: Tensor, device: torch.device | None = None

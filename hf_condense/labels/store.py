@@ -22,9 +22,9 @@ from hf_condense.labels.columns import epoch_table, expected_bytes, write_epochs
 from hf_condense.labels.encodings import encoding_of
 from hf_condense.labels.formats import kept_epochs, store_format
 from hf_condense.labels.regeneration import CLOSE, probe_table, probes
-from hf_condense.labels.replay import FORMAT, LabelStore, file_name, image_digest
+from hf_condense.labels.replay import EVENED, FORMAT, LabelStore, file_name, image_digest
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.labels.views import view_batches
+from hf_condense.labels.views import leaves_one, view_batches
 from hf_condense.progress import Progress
 
 FILE_BYTES = 8 << 20  # epochs share a file up to this size: a tiny set would otherwise leave a thousand tiny files
@@ -77,6 +77,8 @@ def write_store(
         "teacher": teacher.describe(),
     }  # fmt: skip
     settings |= _extent(settings, images, batch_size, len(kept), limit)
+    if leaves_one(settings["rows"], settings["batch_size"]):
+        settings["format"] = EVENED
     if len(kept) < epochs:
         settings["kept"] = kept
     if virtual:

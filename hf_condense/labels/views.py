@@ -13,15 +13,30 @@ from hf_condense.data.randomness import Key
 from hf_condense.models.training import Batch, unit_pixels
 
 
+def leaves_one(images: int, batch_size: int) -> bool:
+    """Whether whole batches leave a single image, on which batch norms cannot train, and can spare it a companion."""
+    return images % batch_size == 1 and images > batch_size > 2
+
+
+def batch_sizes(images: int, batch_size: int) -> list[int]:
+    """Images in each batch of an epoch: the last may be short, but not of one image where the one before can help."""
+    whole, left = divmod(images, batch_size)
+    if leaves_one(images, batch_size):
+        return [batch_size] * (whole - 1) + [batch_size - 1, 2]
+    return [batch_size] * whole + [left] * (left > 0)
+
+
 def epoch_batches(key: Key, epoch: int, images: int, batch_size: int, limit: int | None = None) -> list[Tensor]:
-    """Row numbers (int64, CPU) of each batch of an epoch: a fresh order every epoch, the last batch may be short.
+    """Row numbers (int64, CPU) of each batch of an epoch: a fresh order every epoch, sizes as in `batch_sizes`.
 
     Args:
         images: how many there are.
         limit: most batches an epoch; the rest of the order is left out.
     """
     order = torch.from_numpy((key / "order" / epoch).permutation(images))
-    return list(order.split(batch_size))[:limit]
+    if limit is not None:
+        order = order[: limit * batch_size]
+    return list(order.split(batch_sizes(len(order), batch_size)))
 
 
 def epoch_views(
@@ -48,7 +63,6 @@ def view_batches(
     batch_size: int,
     *,
     device: torch.device | None = None,
-    drop_last: bool = False,
     limit: int | None = None,
 ) -> Iterator[tuple[Tensor, Views, Batch]]:
     """One epoch of augmented batches.
@@ -59,15 +73,12 @@ def view_batches(
         policy: how views are drawn.
         key: names order and views; teachers and students that share it see the same.
         device: where views are made; that of the images where not said.
-        drop_last: leave out a short last batch.
         limit: most batches an epoch.
 
     Yields:
         (rows int64 [b] on the CPU, their views, the batch without soft labels)
     """
     for rows, views in epoch_views(policy, key, epoch, len(images), *images.shape[-2:], batch_size, limit):
-        if drop_last and len(rows) < batch_size:
-            return
         yield rows, views, render(images, labels, rows, views, policy, device)
 
 

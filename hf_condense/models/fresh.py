@@ -10,7 +10,7 @@ from torch import nn
 
 from hf_condense.data.randomness import Key, keyed
 from hf_condense.files import fingerprint
-from hf_condense.models.loading import ImageModel, load_model
+from hf_condense.models.loading import ImageModel, load_untrained
 
 if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
@@ -23,7 +23,7 @@ class FreshNetworks:
     what building it would have given. What it gave before is then gone.
 
     Args:
-        name: of the network, as for `load_model`; never its published weights.
+        name: of the architecture, as for `load_untrained`, which is asked when the first network is.
         num_classes, image_size, channels, mean, std: of the dataset.
         whitening: of the dataset, where networks see whitened images.
     """
@@ -70,7 +70,7 @@ class FreshNetworks:
         return fingerprint([self.name, self.facts, self.whitening and self.whitening.facts])
 
     def _build(self, key: Key) -> ImageModel:
-        model = load_model(self.name, pretrained=False, key=key, whitening=self.whitening, **self.facts)
+        model = load_untrained("base_model", self.name, key=key, whitening=self.whitening, **self.facts)
         return model.to(self.device).train().requires_grad_(True)
 
     def _draw(self, key: Key) -> None:

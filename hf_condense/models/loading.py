@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -167,6 +167,36 @@ def load_model(
         whitening=whitening,
     )
     return _fit_input(model, image_size, made.input_size, num_classes)
+
+
+def load_untrained(field: str, name: str, **facts: Any) -> ImageModel:
+    """As `load_model`, for whoever needs random weights: a name that stands for trained ones is refused.
+
+    Args:
+        field: the setting that `name` was given as.
+        facts: the other arguments of `load_model`.
+
+    Raises:
+        ModelError: as `load_model`; or the name is a Hub id or a folder, which always mean their weights.
+    """
+    model = load_model(name, **facts)
+    if model.source["pretrained"]:
+        known = architecture_name(model)
+        raise ModelError(
+            field, name, "the name of an architecture: these networks begin untrained, and this one has trained weights",
+            f"give {known}, its architecture" if known else "give a network of timm or torchvision by name",
+        )  # fmt: skip
+    return model
+
+
+def architecture_name(model: ImageModel) -> str | None:
+    """The name under which `load_model` makes such a network from scratch; None for those of transformers."""
+    library, architecture, args = (model.build[part] for part in ("library", "architecture", "model_args"))
+    if library == "transformers":
+        return None
+    if architecture == "small_stem_resnet":
+        return args["base"]
+    return f"torchvision/{args['arch']}" if architecture == "torchvision_net" else architecture
 
 
 @torch.no_grad()

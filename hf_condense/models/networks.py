@@ -49,11 +49,20 @@ def build(name: str, num_classes: int, image_size: int, channels: int, pretraine
         return _transformers(name, rest)
     if prefix in ("hf-hub", "hf_hub"):
         return _timm_checkpoint(name, f"hf-hub:{rest}", rest)
-    if prefix == "local-dir" or Path(name).is_dir() or name.startswith(("/", "./", "../", "~")):
+    if prefix == "local-dir" or _is_path(name):
         return _folder(name, Path(rest if prefix == "local-dir" else name).expanduser())
     if name.startswith("torchvision/"):
         return _torchvision(name, name.removeprefix("torchvision/"), num_classes, pretrained)
     return _timm(name, name.removeprefix("timm/"), num_classes, image_size, channels, pretrained)
+
+
+def means_weights(name: str) -> bool:
+    """Whether `name` always stands for trained weights, whatever is asked for: Hub ids and folders do."""
+    return name.partition(":")[0] in ("transformers", "hf-hub", "hf_hub", "local-dir") or _is_path(name)
+
+
+def _is_path(name: str) -> bool:
+    return Path(name).is_dir() or name.startswith(("/", "./", "../", "~"))
 
 
 @contextmanager

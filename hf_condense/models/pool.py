@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from hf_condense.config import SqueezeSettings
 from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy, apply_views, draw_views
+from hf_condense.data.cache import one_at_a_time
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
 from hf_condense.files import atomic_path, fingerprint, sha256_file
@@ -120,7 +121,11 @@ def train_member(
     policy = training_policy(settings, image_size, train.stored_size, flip)
     place = member_place(name, settings, train, test, policy, key, cache_folder)
     kept = {epoch: copy_place(place, epoch) for epoch in copies}
-    if not (place.exists() and all(folder.exists() for folder in kept.values())):
+
+    def made() -> bool:
+        return place.exists() and all(folder.exists() for folder in kept.values())
+
+    def make() -> None:
         model = load_model(
             name, num_classes=train.num_classes, image_size=image_size, channels=train.channels, mean=train.mean,
             std=train.std, pretrained=settings.pretrained, class_names=train.class_names, key=key / "initial" / name,
@@ -155,6 +160,11 @@ def train_member(
             with atomic_path(place) as temporary:
                 member.save(temporary)
         shutil.rmtree(state, ignore_errors=True)
+
+    if not made():
+        with one_at_a_time(place):
+            if not made():  # by another run that shares the cache
+                make()
     # read back even what was just made, so that a first and a repeated run go on from the very same bytes
     member = PoolMember.load(place)
     member.model.to(device)

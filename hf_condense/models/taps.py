@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -85,7 +84,6 @@ class Taps:
         self.layout: Layout | None = None
         self._layers = find_layers(model, kinds)
         self._groups: tuple[int, ...] | None = None
-        self._active = True
         self._shape: tuple | None = None
         self._handles: list = []
         self._reset()
@@ -99,15 +97,6 @@ class Taps:
         for handle in self._handles:
             handle.remove()
         self._reset()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Forward passes in here are not read."""
-        self._active = False
-        try:
-            yield
-        finally:
-            self._active = True
 
     def group(self, sizes: Sequence[int] | None) -> None:
         """From now on the rows of a batch count as consecutive groups of these sizes, each with moments of its own."""
@@ -145,7 +134,7 @@ class Taps:
         is_conv = isinstance(module, nn.Conv2d)
 
         def hook(module: nn.Module, args: tuple) -> tuple | None:
-            if not self._active or name in self._found:
+            if name in self._found:
                 return None
             z = args[0]
             tapped, first, second, channels = self._read(z, module, is_conv)

@@ -13,11 +13,12 @@ import torch
 
 from hf_condense.config import SqueezeSettings, WeakPoolSettings, check, check_pool
 from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy
+from hf_condense.data.cache import one_at_a_time
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
 from hf_condense.files import atomic_path, fingerprint, read_json
 from hf_condense.models.checkpoints import read_checkpoint
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.loading import ImageModel, architecture_name
 from hf_condense.models.members import ModelPool, PoolMember
 from hf_condense.models.pool import copy_place, member_place, refuse_chance, train_member, train_on, training_policy
 from hf_condense.models.recalibration import recalibrate
@@ -179,7 +180,12 @@ class _Maker:
         else:
             base = self._trained(name, self.squeeze)
             length = self.squeeze.squeeze_epochs or max(weak.prior_epochs or (0,))  # published weights bring none
-            epochs, origin = self._epochs(length), _architecture(base.model)
+            epochs, origin = self._epochs(length), architecture_name(base.model)
+            if origin is None:
+                raise ModelError(
+                    "base_model", name, "a network of timm or torchvision, which can be trained from scratch",
+                    "choose one, or weak models by --pool_kind post",
+                )  # fmt: skip
             run = replace(self.squeeze, pretrained=False, squeeze_epochs=length)
             self._trained(origin, run, epochs)
         place = self._place(origin, run)
@@ -210,25 +216,31 @@ class _Maker:
         """A weak model, frozen on the device: from the cache when it is there."""
         place = self.cache / "models" / self._identity(candidate)
         if not place.exists():
-            state, key = place.with_name(place.name + ".fit"), self.key / "weak" / candidate.name
-            model = read_checkpoint(candidate.origin)
-            if candidate.ratio is not None:
-                model = self._pruned(model, candidate, key, state)
-            if self.weak.recalibrate:
-                images = self.weak.recalibration_images
-                recalibrate(model, self.train, self.policy, key / "recalibration", self.device, images)
-            model.name = candidate.name
-            weak = PoolMember.measured(
-                candidate.name, model.to(self.device).eval(), self.test, self.device, self.image_size,
-                epochs=base.epochs if candidate.epoch is None else candidate.epoch, license=base.license,
-                dataset=self.dataset, kind=self.weak.pool_kind, epoch=candidate.epoch, ratio=candidate.ratio,
-            )  # fmt: skip
-            with atomic_path(place) as temporary:
-                weak.save(temporary)
-            shutil.rmtree(state, ignore_errors=True)
+            with one_at_a_time(place):
+                if not place.exists():  # made by another run that shares the cache
+                    self._make(candidate, base, place)
         weak = PoolMember.load(place)
         weak.model.to(self.device)
         return weak
+
+    def _make(self, candidate: _Candidate, base: PoolMember, place: Path) -> None:
+        """Prunes, tunes and recalibrates as the settings say, measures, and saves in `place`."""
+        state, key = place.with_name(place.name + ".fit"), self.key / "weak" / candidate.name
+        model = read_checkpoint(candidate.origin)
+        if candidate.ratio is not None:
+            model = self._pruned(model, candidate, key, state)
+        if self.weak.recalibrate:
+            images = self.weak.recalibration_images
+            recalibrate(model, self.train, self.policy, key / "recalibration", self.device, images)
+        model.name = candidate.name
+        weak = PoolMember.measured(
+            candidate.name, model.to(self.device).eval(), self.test, self.device, self.image_size,
+            epochs=base.epochs if candidate.epoch is None else candidate.epoch, license=base.license,
+            dataset=self.dataset, kind=self.weak.pool_kind, epoch=candidate.epoch, ratio=candidate.ratio,
+        )  # fmt: skip
+        with atomic_path(place) as temporary:
+            weak.save(temporary)
+        shutil.rmtree(state, ignore_errors=True)
 
     def _pruned(self, model: ImageModel, candidate: _Candidate, key: Key, state: Path) -> ImageModel:
         from hf_condense.models.pruning import prune  # slow to import, and seldom needed
@@ -261,21 +273,6 @@ def _from_scratch(name: str, settings: SqueezeSettings) -> bool:
     """Whether the name means an architecture; Hub ids and folders mean their weights always."""
     weights = name.partition(":")[0] in ("transformers", "hf-hub", "hf_hub", "local-dir")
     return not (settings.pretrained or weights or Path(name).is_dir() or name.startswith(("/", "./", "../", "~")))
-
-
-def _architecture(model: ImageModel) -> str:
-    """The name under which a trained network's architecture is made from scratch."""
-    build = model.build
-    if build["library"] == "transformers":
-        raise ModelError(
-            "base_model", model.name, "a network of timm or torchvision, which can be trained from scratch",
-            "choose one, or weak models by --pool_kind post",
-        )  # fmt: skip
-    if build["architecture"] == "small_stem_resnet":
-        return build["model_args"]["base"]
-    if build["architecture"] == "torchvision_net":
-        return f"torchvision/{build['model_args']['arch']}"
-    return build["architecture"]
 
 
 def _spread(values: Sequence, count: int) -> tuple:

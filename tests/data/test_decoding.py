@@ -18,6 +18,20 @@ def test_sixteen_bits_become_eight():
     assert np.asarray(shallow).tolist() == [[0, 1, 128, 255]]
 
 
+@pytest.mark.parametrize("values", [[0, 257, 32768, 65535], [0, 0, 0, 0], [0, 0, 300, 0]])
+def test_thirty_two_bits_that_hold_sixteen_become_eight(values):
+    image = Image.fromarray(np.array([values], np.int32))
+    assert open_image(encoded(image, "TIFF")).mode == "I"
+    assert np.asarray(plain_mode(image)).tolist() == [[round(value / 257) for value in values]]
+
+
+@pytest.mark.parametrize("values", [[0, 7, 200, 255], [0, 1, 70000, 0], [-1, 0, 500, 0]])
+def test_thirty_two_bits_of_another_range_are_refused(values):
+    """They would become black or white images."""
+    with pytest.raises(ValueError, match="no agreed range"):
+        to_pixels(encoded(Image.fromarray(np.array([values], np.int32)), "TIFF"), 1, 4)
+
+
 def test_transparent_pixels_show_white():
     rgba = np.zeros((2, 2, 4), np.uint8)
     rgba[0, 0] = (10, 20, 30, 255)

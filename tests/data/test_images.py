@@ -1,8 +1,10 @@
 """The images of one split: decoded in memory, from disk or on the way, always the same pixels."""
 
+import faulthandler
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from small_images import image_dataset
 
 from hf_condense.config import DataSettings
 from hf_condense.data.cache import cache_folder
+from hf_condense.data.images import ImageSource
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
 from hf_condense.errors import ArtefactError, DataError
@@ -47,7 +50,7 @@ def test_decoded_in_memory_on_disk_and_on_the_way_are_equal(data):
     assert whole.dtype == torch.uint8
     assert whole.shape == memory.shape == (99, 3, 12, 12)
     assert torch.equal(disk.decoded(), whole)
-    assert [p.stem for p in (cache_folder() / "decoded").glob("*.npy")] == [disk.fingerprint]
+    assert list((cache_folder() / "decoded").glob("*.npy")) == [disk.decoded_file]
     again = train_of(data, decode_gb=0.0)
     again._decode = None  # the file is found, nothing is decoded
     assert torch.equal(again.decoded(), whole)
@@ -141,6 +144,35 @@ def test_a_cache_that_cannot_be_written_to_is_told(data, tmp_path, monkeypatch):
     with pytest.raises(ArtefactError) as caught:
         train_of(data, decode_gb=0.0).decoded()
     assert caught.value.field == "HF_CONDENSE_CACHE"
+
+
+def test_more_pixels_than_memory_are_opened_and_cannot_be_written_to(data, recwarn):
+    """The file is a hole, so that it takes no room on the disk."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    memory = sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("MemTotal", "SwapTotal")))
+    small = train_of(data, decode_gb=0.0)
+    count = (memory + (4 << 30)) // small.decoded()[0].numel()
+    large = ImageSource(small.table, np.zeros(count), np.zeros(count), ("a",), small.pixel_format, decode_gb=0.0)
+    large.fingerprint = "large"
+    with open(large.decoded_file, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": large.shape})
+        file.truncate(file.tell() + count * small.decoded()[0].numel())
+    pixels = large.decoded()
+    assert pixels.shape == large.shape and not pixels[-1].any() and not large.images([0, count - 1]).any()
+    assert not [str(w.message) for w in recwarn]
+    child = os.fork()
+    if child == 0:
+        faulthandler.disable()
+        small.decoded()[0, 0, 0, 0] = 1  # a private copy would take it, and use up memory
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_other_decoding_makes_another_file(data, monkeypatch):
+    source = train_of(data, decode_gb=0.0)
+    before = source.decoded_file
+    monkeypatch.setattr("hf_condense.data.images.DECODING_VERSION", 1000)
+    assert source.decoded_file != before
 
 
 def test_two_processes_decode_to_disk_once(data, tmp_path):

@@ -177,11 +177,49 @@ def test_a_single_colour_image_among_grey_ones_makes_the_set_rgb():
     assert opened(mixed).train.channels == opened(mixed).test.channels == 3
 
 
-def damaged(labels, bad):
+DAMAGED = object()
+
+
+def test_colours_are_found_wherever_they_stand(caplog):
+    """Folders come sorted by class, so the first rows are one class."""
+    from datasets import concatenate_datasets
+
+    caplog.set_level("INFO")
+
+    grey, colour = image_dataset([0] * 100, mode="L"), image_dataset([1, 2] * 50)
+    for parts in ([grey, colour], [colour, grey]):
+        caplog.clear()
+        assert opened(concatenate_datasets(parts), hold_out=0.1).train.channels == 3
+        assert "grey" in caplog.text and "--channels" in caplog.text
+    caplog.clear()
+    opened(concatenate_datasets([grey, colour]), hold_out=0.1, channels="1")
+    opened(colour.select(range(20)), classes=("dog", "emu"))
+    assert "grey" not in caplog.text
+
+
+def test_the_size_is_that_of_all_images():
+    from datasets import concatenate_datasets
+
+    small, large = image_dataset([0] * 70, width=12, height=12), image_dataset([1, 2] * 60, width=30, height=30)
+    assert opened(concatenate_datasets([small, large]), hold_out=0.1).train.image_size == 30
+
+
+def test_an_empty_test_part_is_refused():
+    from datasets import DatasetDict
+
+    for skip in (False, True):
+        assert "--test_split" in refused(image_dataset([0, 1, 2]), "hold_out", skip_corrupt=skip)
+    assert len(opened(image_dataset([0, 1, 2, 2])).test) == 1
+    broken = DatasetDict(train=image_dataset([0, 1, 2]), test=damaged([0, 1, 2], [0, 1, 2]))
+    refused(broken, "test_split", skip_corrupt=True)
+
+
+def damaged(labels, bad, cell=DAMAGED):
     data = image_dataset(labels)
     cells = data.cast_column("image", _raw())["image"][:]
     for row in bad:
-        cells[row] = {"bytes": cells[row]["bytes"][:60] if row % 2 else b"not an image", "path": None}
+        broken = {"bytes": cells[row]["bytes"][:60] if row % 2 else b"not an image", "path": None}
+        cells[row] = broken if cell is DAMAGED else cell
     return data.remove_columns("image").add_column("image", cells).cast_column("image", _image())
 
 
@@ -189,14 +227,14 @@ def test_a_damaged_image_is_named_or_left_out():
     from datasets import DatasetDict
 
     labels = [0, 1, 2] * 30
-    data = DatasetDict(train=damaged(labels, [70, 73]), test=image_dataset([0, 1, 2]))
+    data = DatasetDict(train=damaged(labels, [70, 77]), test=image_dataset([0, 1, 2]))
     assert "row 70" in refused(data, "image")  # mean and std of small images are measured at once
     found = opened(data, image_size=64)
     with pytest.raises(DataError, match="row 70 of split train") as caught:
         found.train.decoded()
     assert caught.value.field == "image"
-    with pytest.raises(DataError, match="row 73"):
-        found.train.native(73)
+    with pytest.raises(DataError, match="row 77"):
+        found.train.native(77)
     kept = opened(data, skip_corrupt=True)
     assert kept.info.skipped == 2
     assert len(kept.train) == 88 == len(kept.train.decoded())
@@ -204,6 +242,18 @@ def test_a_damaged_image_is_named_or_left_out():
     assert "the bytes are no image" in str(caught.value)
     assert "row 0" in refused(DatasetDict(train=damaged(labels, [0]), test=data["test"]), "image")
     assert opened(damaged(labels, [0]), skip_corrupt=True).info.skipped == 1
+
+
+@pytest.mark.parametrize("cell", [None, {"bytes": None, "path": None}, {"bytes": None, "path": "/nowhere.png"}])
+def test_a_cell_without_an_image_is_named_or_left_out(cell):
+    from datasets import DatasetDict
+
+    data = damaged([0, 1, 2] * 5, [4], cell)
+    data = DatasetDict(train=data, test=image_dataset([0, 1, 2]))
+    kept = opened(data, skip_corrupt=True)
+    assert kept.info.skipped == 1 and 4 not in kept.train.rows and len(kept.train.decoded()) == 14
+    assert opened(data, skip_corrupt=True).info == kept.info
+    assert "row 4 of split train" in refused(data, "image")
 
 
 def test_a_class_of_damaged_images_only_is_refused():

@@ -256,7 +256,7 @@ def test_staged_and_plain_rows_in_one_table(data, device, tmp_path):
     x, y = data(18, 1)
     tx, ty = data(60, 2)
     stages = torch.arange(18) // 9 + 1
-    protocol = get_protocol("pdd-mtt-equal", epochs=30, batch=9, siamese=("color",), seeds=1)
+    protocol = get_protocol("pdd-mtt-equal", epochs=30, batch=9, siamese=("color",))
 
     def go(rows, regimes=("hard",), protocol=protocol, **more):
         table = score(

@@ -2,12 +2,13 @@ import pytest
 import torch
 
 from hf_condense.data.randomness import Key
-from hf_condense.errors import ConfigError
+from hf_condense.errors import ConfigError, ModelError
 from hf_condense.evaluation.losses import protocol_loss
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.students import student_batches, train_student, validation_images
 from hf_condense.labels.store import write_store
 from hf_condense.labels.teacher import Ensemble
+from hf_condense.models.checkpoints import write_checkpoint
 from hf_condense.models.training import FitRecipe, fit
 
 STUDENT = "convnet_w32"
@@ -179,3 +180,27 @@ def test_what_is_missing_is_said(train, quick):
         train("soft")
     with pytest.raises(ConfigError, match="images"):
         train(labels=torch.zeros(4, dtype=torch.int64))
+
+
+def test_trained_weights_are_no_student(data, device, model, quick, tmp_path):
+    x, y = data(30, 1)
+    write_checkpoint(model(7), tmp_path / "own", 8)
+    with pytest.raises(ModelError, match=model(7).build["architecture"]) as caught:
+        train_student(
+            str(tmp_path / "own"), x, y, "hard", protocol=quick(), test_images=x, test_labels=y, num_classes=3,
+            key=Key(0), device=device,
+        )  # fmt: skip
+    assert caught.value.field == "students"
+
+
+def test_a_last_batch_of_one_image_does_not_stop_batch_norms(data, device, model, quick, tmp_path):
+    x, y = data(26, 1)
+    protocol, teacher = quick(batch=25, steps=4).resolve("cifar_mobilenetv2", 8), Ensemble([model(7)])
+    (epochs, limit), policy = protocol.duration(26), protocol.policy(8)
+    store = write_store(tmp_path / "store", x, y, teacher, policy, Key(5), epochs, 25, device, limit=limit)
+    for regime in ("hard", "stored", "online"):
+        found = train_student(
+            "cifar_mobilenetv2", x, y, regime, protocol=protocol, test_images=x, test_labels=y, num_classes=3,
+            key=Key(0), device=device, teacher=teacher, store=store,
+        )  # fmt: skip
+        assert found.steps == 4

@@ -11,6 +11,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.labels import columns, regeneration, replay
 from hf_condense.labels import store as store_module
+from hf_condense.labels import views as views_module
 from hf_condense.labels.encodings import Bytes, Largest
 from hf_condense.labels.formats import kept_epochs, store_format
 from hf_condense.labels.regeneration import compare_probes
@@ -38,10 +39,10 @@ def settings_of(name: str) -> LabelSettings:
 
 @pytest.fixture
 def make(tmp_path, teacher, images):
-    """Writes a store of 25 images in batches of 10, and gives it back with its images and labels."""
+    """Writes a store of `count` images in batches of 10, and gives it back with its images and labels."""
 
-    def write(name="full", folder=None, policy=POLICY, teacher=teacher, **more):
-        x, y = images(25), torch.arange(25) % 3
+    def write(name="full", folder=None, policy=POLICY, teacher=teacher, count=25, **more):
+        x, y = images(count), torch.arange(count) % 3
         form = store_format(settings_of(name))
         folder = tmp_path / (folder or name.replace(", ", "-"))
         return write_store(folder, x, y, teacher, policy, KEY, EPOCHS, 10, CPU, form=form, **more), x, y
@@ -53,9 +54,10 @@ def replayed(store, x, y, **more):
     return [[*store.replay(epoch, x, y, **more)] for epoch in range(store.epochs)]
 
 
+@pytest.mark.parametrize("count", [25, 21])
 @pytest.mark.parametrize("name", FORMS)
-def test_every_store_replays_views_of_the_full_one_with_its_labels(make, teacher, name):
-    store, x, y = make(name)
+def test_every_store_replays_views_of_the_full_one_with_its_labels(make, teacher, name, count):
+    store, x, y = make(name, count=count)
     kept = store.settings.get("kept", range(EPOCHS))
     assert store.epochs == len(kept) == {"pruned": 3, "packed": 5}.get(name.partition(",")[0], EPOCHS)
     error = {"int": 0.004, "pac": 0.004, "vir": 0.0}.get(name[:3], 5e-4)  # a share of the range of the logits
@@ -126,6 +128,21 @@ def test_which_epochs_are_kept():
     for name, value in (("top_k", 0), ("value_bits", 9), ("prune", 0)):
         with pytest.raises(ConfigError, match=name):
             LabelSettings("packed", **{name: value})
+
+
+def test_stores_whose_last_batch_is_one_image_replay_as_they_were_made_or_not_at_all(make, monkeypatch):
+    """As they were made before the last two batches were evened out."""
+    with monkeypatch.context() as before:
+        before.setattr(views_module, "leaves_one", lambda images, batch_size: False)
+        before.setattr(store_module, "leaves_one", lambda images, batch_size: False)
+        (explicit, x, y), (keyed, *_) = make("full", count=21), make("full, keyed", count=21)
+        made = replayed(explicit, x, y)
+    assert [len(batch.labels) for batch in made[0]] == [10, 10, 1]
+    for before, now in zip(made, replayed(explicit, x, y), strict=True):
+        for one, two in zip(before, now, strict=True):
+            assert torch.equal(one.images, two.images) and torch.equal(one.soft, two.soft)
+    with pytest.raises(ArtefactError, match="drawn otherwise"):
+        list(keyed.replay(0, x, y))
 
 
 def test_keyed_views_that_are_drawn_otherwise_are_refused(make, monkeypatch):

@@ -19,6 +19,24 @@ def test_every_epoch_is_another_order_of_all_images():
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize(
+    ("images", "size", "limit", "sizes"),
+    [
+        (9, 4, None, [4, 3, 2]),  # a single image would stop batch norms: it gets a companion, and batches stay as many
+        (5, 4, None, [3, 2]),
+        (10, 4, None, [4, 4, 2]),
+        (9, 4, 2, [4, 4]),  # what the limit leaves out needs none
+        (3, 2, None, [2, 1]),  # nor can one of two be spared
+        (1, 4, None, [1]),
+    ],
+)  # fmt: skip
+def test_a_last_image_is_not_left_alone(images, size, limit, sizes):
+    found = epoch_batches(Key(0), 0, images, size, limit)
+    assert [len(rows) for rows in found] == sizes
+    order = (Key(0) / "order" / 0).permutation(images)
+    assert torch.cat(found).tolist() == order[: sum(sizes)].tolist()
+
+
 def test_a_name_is_a_batch(images):
     x = images(10)
     for (r, _, a), (s, _, b) in zip(run(x, 2), run(x, 2)):
@@ -27,12 +45,11 @@ def test_a_name_is_a_batch(images):
     assert not torch.equal(run(x, 2)[0][2].images, run(x, 3)[0][2].images)
 
 
-def test_labels_are_of_the_rows_and_short_batches_are_kept_or_dropped(images):
+def test_labels_are_of_the_rows_and_a_short_batch_is_kept(images):
     x = images(10)
     batches = run(x)
     assert [len(r) for r, _, _ in batches] == [4, 4, 2]
     assert all(torch.equal(b.labels, r % 3) for r, _, b in batches)
-    assert [len(r) for r, _, _ in run(x, drop_last=True)] == [4, 4]
     assert [len(r) for r, _, _ in run(x, limit=1)] == [4]
     assert torch.equal(run(x, limit=1)[0][2].images, batches[0][2].images)
 

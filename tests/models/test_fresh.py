@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from hf_condense.data.randomness import Key
+from hf_condense.errors import ModelError
+from hf_condense.models.checkpoints import write_checkpoint
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.loading import load_model
 
@@ -22,3 +24,13 @@ def test_a_drawn_network_equals_a_built_one(name, redraws):
         found.backbone.get_classifier().weight.data.zero_()  # whoever trains it leaves nothing behind
         found.requires_grad_(False)
     assert fresh._redraws is redraws
+
+
+def test_a_folder_of_trained_weights_gives_no_fresh_networks(tmp_path):
+    """Its weights would be the same for every key."""
+    write_checkpoint(load_model("convnet_w32", key=Key(0), **FACTS), tmp_path / "own", 16)
+    fresh = FreshNetworks(str(tmp_path / "own"), device=torch.device("cpu"), **FACTS)
+    with pytest.raises(ModelError, match="convnet_w32") as caught:
+        fresh(Key(1))
+    assert caught.value.field == "base_model"
+    assert fresh.fingerprint  # a method that trains no fresh network may have such a base model

@@ -15,6 +15,7 @@ from hf_condense.errors import ArtefactError, ModelError
 from hf_condense.models import pool as pool_module
 from hf_condense.models.pool import ModelPool, squeeze, training_policy
 from hf_condense.models.training import evaluate_top1
+from tests.forked import finish, fork, noted
 
 CPU = torch.device("cpu")
 KEY = Key(0, "squeeze")
@@ -172,12 +173,21 @@ def test_processes_share_the_work(trained, digits, tmp_path):
             pass
 
         def wait_for_everyone(self):
-            self.made = len(list((tmp_path / "models").iterdir()))
+            self.made = len([p for p in (tmp_path / "models").iterdir() if not p.name.endswith(".lock")])
             if self.process_index == 0:
                 assert self.made == 1
 
     assert [m.sha256 for m in make(digits, tmp_path, accelerator=Rank(0))] == [m.sha256 for m in pool]
     assert [m.sha256 for m in make(digits, tmp_path, accelerator=Rank(1))] == [m.sha256 for m in pool]
+
+
+def test_two_runs_train_a_member_once(trained, digits, tmp_path, monkeypatch):
+    """The second one waits for the first and finds its network."""
+    settings = replace(SETTINGS, base_model=("convnet_d1",))
+    log = noted(monkeypatch, pool_module, "train_on", tmp_path)
+    runs = [fork(lambda: make(digits, tmp_path, settings)) for _ in range(2)]
+    assert [finish(run) for run in runs] == [0, 0] and log.read_text() == "train_on\n"
+    assert make(digits, tmp_path, settings)[0].sha256 == trained[0][0].sha256
 
 
 def test_views_of_the_squeeze():

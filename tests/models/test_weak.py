@@ -22,6 +22,7 @@ from hf_condense.models.pool import squeeze
 from hf_condense.models.weak import read_pool, weak_pool
 from hf_condense.resolve import resolve
 from hf_condense.trainer import CondensationTrainer
+from tests.forked import finish, fork, noted
 
 default_cfgs = generate_default_cfgs({"small_wrn.untrained": {"input_size": (3, 8, 8), "classifier": "classifier"}})
 
@@ -237,6 +238,14 @@ def test_processes_share_the_work(weak, request, digits, tmp_path, monkeypatch):
         made.clear()
         assert hashes(make(digits, tmp_path, weak, accelerator=rank)) == hashes(whole)
         assert rank.shares == [[], whole.names[1:][index::2]], "nothing before the base is there, then its own share"
+
+
+def test_two_runs_make_a_weak_model_once(prior, digits, tmp_path, monkeypatch):
+    one = replace(PRIOR, prior_epochs=(2,))
+    log = noted(monkeypatch, weak_module, "recalibrate", tmp_path)
+    runs = [fork(lambda: make(digits, tmp_path, one)) for _ in range(2)]
+    assert [finish(run) for run in runs] == [0, 0] and log.read_text() == "recalibrate\n"
+    assert hashes(make(digits, tmp_path, one)) == hashes(prior)[:2]
 
 
 def test_roles(post):
