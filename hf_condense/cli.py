@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 
-from hf_condense.config import SECTIONS, choices, setting_fields
-from hf_condense.errors import CondensationError
+from hf_condense.config import SECTIONS, check, choices, nearest, setting_fields
+from hf_condense.errors import CondensationError, ConfigError
 from hf_condense.methods import METHODS, list_methods, method_class
 
 STAGES = {
@@ -22,6 +22,10 @@ STAGES = {
     "relabel": "up to the soft labels",
     "evaluate": "up to the scores",
 }
+
+
+LONGEST_DEFAULT = 24  # characters; a longer one says less than it takes away
+COMMAS = "check the path; several values of one setting are written with commas: --regimes hard,stored"
 
 
 def build_parser(
@@ -38,8 +42,9 @@ def build_parser(
         sub = commands.add_parser(name, help=help_text, allow_abbrev=False, description=help_text)
         if name == command:
             add_settings(sub, method, base_method)
+            sub.epilog = "A preset of the dataset goes over defaults."
             if name == "pool":
-                sub.epilog = "--kind and --size are short for --pool_kind and --pool_size."
+                sub.epilog += " --kind and --size are short for --pool_kind and --pool_size."
     inspect = commands.add_parser("inspect", help="what a distilled dataset is, where it came from, what it needs")
     inspect.add_argument("dataset", help="folder or Hub id of a distilled dataset, or a run folder")
     inspect.add_argument("--revision", help="branch, tag or commit of a Hub id")
@@ -85,7 +90,7 @@ def add_settings(parser: argparse.ArgumentParser, method: str | None, base_metho
     """One flag a setting; what is not given stays absent, so that presets and files can speak."""
     parser.add_argument("run_folder", nargs="?", help="go on with this run folder and its config.yaml")
     parser.add_argument("--config", help="YAML file with settings; flags go over it", default=argparse.SUPPRESS)
-    sections = {**SECTIONS, **({"method": method_class(method).settings_class(base_method)} if method else {})}
+    sections = sections_of(method, base_method)
     groups = {
         s: parser.add_argument_group(f"{s} settings" if s != "method" else f"{method} settings") for s in sections
     }
@@ -94,14 +99,36 @@ def add_settings(parser: argparse.ArgumentParser, method: str | None, base_metho
         help_text = f.metadata.get("help", "")
         if allowed:
             help_text += f" ({' | '.join(str(a) for a in allowed if a is not None)})"
+        default = ",".join(map(str, f.default)) if isinstance(f.default, tuple) else str(f.default)
+        if f.default is not None and 0 < len(default) <= LONGEST_DEFAULT:
+            help_text += f" (default {default.lower() if isinstance(f.default, bool) else default})"
         optional_value = {"nargs": "?", "const": "true"} if f.type in ("bool", "bool | None") else {}
         groups[section].add_argument(
             f"--{name}",
             default=argparse.SUPPRESS,
-            metavar="VALUE",
+            metavar="true|false" if optional_value else "a,b,c" if f.type.startswith("tuple") else "VALUE",
             help=help_text.replace("%", "%%"),
             **optional_value,
         )
+
+
+def sections_of(method: str | None, base_method: str | None) -> dict[str, type]:
+    """All sections of settings; with those of a method where one is named."""
+    return {**SECTIONS, **({"method": method_class(method).settings_class(base_method)} if method else {})}
+
+
+def refuse_rest(rest: list[str], method: str | None, base_method: str | None) -> None:
+    """Raises ConfigError for arguments that the parser does not know, with the one that was probably meant."""
+    if not rest:
+        return
+    flag = next((a.partition("=")[0] for a in rest if a.startswith("--")), None)
+    check(flag is not None, "arguments", rest[0], "one run folder", COMMAS)
+    name = flag.removeprefix("--")
+    own = [m for m in list_methods() if name in setting_fields(sections_of(m, None))] if method is None else []
+    step = f"it is a setting of a method ({', '.join(own)}): say --method"
+    check(not own, "arguments", flag, "settings of a run", step)
+    known = list(setting_fields(sections_of(method, base_method)))
+    raise ConfigError("arguments", flag, f"settings of {method or 'a run'}", nearest(name, known))
 
 
 def short_names(arguments: list[str]) -> list[str]:
@@ -145,10 +172,11 @@ def named(setting: str, arguments: Sequence[str]) -> str | None:
     return read_yaml(kept).get(setting) if os.path.isfile(kept) else None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Returns the exit code.
+def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int:
+    """Entry point. Returns the exit code. `only` names the one method that may be run.
 
-    0: done; 1: reproduced with differences; 2: something a person can put right (message on stderr); 130: stopped.
+    0: done; 1: reproduced with differences, or inspected and not as it was published; 2: something a person can put
+    right (message on stderr); 130: stopped.
     """
     arguments = [
         "--" + a[2:].split("=", 1)[0].replace("-", "_") + a[len(a.split("=", 1)[0]) :] if a.startswith("--") else a
@@ -159,7 +187,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments = short_names(arguments)
     try:
         method, base = (named(s, arguments) if command in STAGES else None for s in ("method", "base_method"))
-        given = vars(build_parser(command, method, base).parse_args(arguments))
+        if only is not None:
+            step = "leave --method out, or use `hf-condense run`"
+            check(method in (None, only), "method", method, f"{only}, which this recipe runs", step)
+            method, arguments = only, [*arguments, "--method", only]
+        parser = build_parser(command, method, base)
+        if command in STAGES:
+            found, rest = parser.parse_known_args(arguments)
+            refuse_rest(rest, method, base)
+            given = vars(found)
+        else:
+            given = vars(parser.parse_args(arguments))
         command = given.pop("command")
         others = {"methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set}
         return others[command](**given) if command in others else run(command, given)
@@ -178,7 +216,10 @@ def run(command: str, given: dict) -> int:
 
     folder = given.pop("run_folder", None)
     if folder is not None:
-        given = {"config": os.path.join(folder, "config.yaml"), "output_dir": folder, **given}
+        kept = os.path.join(folder, "config.yaml")
+        there = "config" in given or os.path.isfile(kept)
+        check(there, "run folder", folder, "a folder with the config.yaml of a run that was started", COMMAS)
+        given = {"config": kept, "output_dir": folder, **given}
     if command == "pool":
         given = pool_run(given)
     trainer = CondensationTrainer(**given)
@@ -204,7 +245,7 @@ def inspect(dataset: str, revision: str | None, as_json: bool) -> int:
 
     facts = inspect_folder(dataset, revision)
     print(json.dumps(facts, indent=2) if as_json else report(facts))
-    return 0
+    return 0 if facts["holds"] else 1
 
 
 def push(run_folder: str, repo_id: str, **options) -> int:
@@ -234,7 +275,7 @@ def import_set(**given: str | None) -> int:
 
 def recipe(method: str) -> None:
     """What `recipes/<method>.py` runs: all stages of one method with the flags of the command line."""
-    sys.exit(main(["run", "--method", method, *sys.argv[1:]]))
+    sys.exit(main(["run", *sys.argv[1:]], only=method))
 
 
 if __name__ == "__main__":

@@ -268,11 +268,13 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         check(self.student_seeds >= 1, "student_seeds", self.student_seeds, "1 or more")
+        epochs = self.student_epochs
+        check(epochs is None or epochs >= 1, "student_epochs", epochs, "1 or more")
         check(len(self.students) > 0, "students", self.students, "one or more model names")
-        for regime in self.regimes:
-            check(regime in ("hard", "stored", "online"), "regimes", regime, "hard, stored, online")
-        for row in self.baselines:
-            check(row in ("full", "random", "initial"), "baselines", row, "full, random, initial")
+        for name, allowed in (("regimes", ("hard", "stored", "online")), ("baselines", ("full", "random", "initial"))):
+            step = f"several are written with commas: --{name} {','.join(allowed[:2])}"
+            for value in getattr(self, name):
+                check(value in allowed, name, value, ", ".join(allowed), step)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,6 @@ def estimate(trainer: CondensationTrainer) -> dict[str, float]:
         )  # fmt: skip
         return measure(model, shape, trainer.device)
 
-    needed = trainer.labelled or trainer.method.info.pool  # else no network is trained on the real data
     names = set(c.squeeze.base_model) | set(c.evaluation.students)
     costs = {name: cost(name) for name in sorted(names)}
     base, weak = c.squeeze.base_model, c.weak
@@ -91,7 +90,7 @@ def estimate(trainer: CondensationTrainer) -> dict[str, float]:
         observers = [costs[n] for n in c.squeeze.observers or base]
         teachers = [costs[n] for n in c.squeeze.teachers or base]
     tuned = weak.pool_size * weak.finetune_epochs if weak.pool_kind == "post" and not weak.pool_folder else 0
-    training = 0.0 if weak.pool_folder or not needed else sum(costs[n].backward * 1.5 for n in base)
+    training = 0.0 if weak.pool_folder or not trainer.needs_pool else sum(costs[n].backward * 1.5 for n in base)
     labels = sum(t.forward for t in teachers)
     images = train.num_classes * c.run.ipc
     recipe = trainer.method.recipe(train.num_classes, c.run.ipc, train.image_size)
@@ -125,7 +124,7 @@ def estimate(trainer: CondensationTrainer) -> dict[str, float]:
         full = once if "full" in c.evaluation.baselines else 0.0
         evaluation += c.evaluation.student_seeds * (rows * (once * len(c.evaluation.regimes) + online) + full)
     found["evaluation"] = evaluation / share
-    trained = c.squeeze.squeeze_batch if c.squeeze.squeeze_epochs else 0
+    trained = min(c.squeeze.squeeze_batch, len(train)) if c.squeeze.squeeze_epochs else 0
     activations = max(o.activations for o in observers) * 2 * max(shard if steps else 0, trained)
     found["memory"] = peak_bytes(trainer.device) + activations + sum(4 * o.weights for o in costs.values())
     found["disk"] = 0.0

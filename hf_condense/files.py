@@ -100,11 +100,15 @@ def read_json(path: Path | str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtefactError(
-            str(path), "missing", "a file written by an earlier stage", "run that stage first"
-        ) from None
+        raise ArtefactError(str(path), "missing", "a file that this library wrote", redo(path)) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtefactError(str(path), str(error), "JSON", "delete the file and run the stage again") from None
+        raise ArtefactError(str(path), str(error), "JSON", redo(path)) from None
+
+
+def redo(path: Path | str) -> str:
+    """The next step where a file is missing or damaged: a stage that is done runs again only without its whole folder."""
+    stage = next((p for p in Path(path).parents if (p / "stage.json").is_file()), None)
+    return f"delete {stage} and run the same command again" if stage else "check the path, or make or fetch it again"
 
 
 def save_tensors(path: Path | str, tensors: dict, metadata: dict | None = None) -> None:
@@ -124,6 +128,4 @@ def load_tensors(path: Path | str) -> tuple[dict, dict]:
             names = f.keys()  # not a dict: it has no iterator of its own
             return {k: f.get_tensor(k) for k in names}, json.loads((f.metadata() or {}).get("json", "{}"))
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ArtefactError(
-            str(path), str(error), "a whole safetensors file", "delete it and run the stage again"
-        ) from None
+        raise ArtefactError(str(path), str(error), "a whole safetensors file", redo(path)) from None

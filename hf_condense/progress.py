@@ -1,12 +1,18 @@
-"""Progress with time left for everything a person waits for."""
+"""Progress with time left for everything a person waits for: a bar on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
+import logging
+import time
+
 from tqdm.auto import tqdm
+
+log = logging.getLogger(__name__)
+SAY_EVERY = 60.0  # seconds between lines where no terminal shows the bar
 
 
 class Progress:
-    """One bar: what is done, what is left, the newest values.
+    """One bar: what is done, what is left, the newest values. Without a terminal (nohup, Slurm) it is a line a minute.
 
     Args:
         title: what is being done.
@@ -18,9 +24,18 @@ class Progress:
     def __init__(self, title: str, total: int, show: bool = True, log_every: int = 20) -> None:
         self.log_every = log_every
         self.bar = tqdm(total=total, desc=title, disable=None if show else True, dynamic_ncols=True, leave=True)
+        self.title, self.total, self.done = title, total, 0
+        self._lines = show and self.bar.disable
+        self._began = self._said = time.monotonic()
 
     def advance(self, units: int = 1) -> None:
         self.bar.update(units)
+        self.done += units
+        now = time.monotonic()
+        if self._lines and self.done and now - self._said >= SAY_EVERY:
+            self._said = now
+            left = tqdm.format_interval((now - self._began) / self.done * (self.total - self.done))
+            log.info("%s: %d of %d, about %s left", self.title, self.done, self.total, left)
 
     def say(self, values: dict[str, float]) -> None:
         """Shows numbers at the end of the bar."""

@@ -35,7 +35,7 @@ QUICK = {  # the whole path in about a minute, to see it work
     "protocol": "small", "student_epochs": 10, "label_epochs": 10, "rded_candidates": 20, "dynamics_epochs": 3,
     "inner_steps": 5, "pool_size": 2, "recalibration_images": 500, "experts": 2, "expert_epochs": 4, "first_epochs": 3,
     "span": 2, "chains": 2, "chain_epochs": 10, "discard_epochs": 3,
-    "top1_floor": 0.0, "top1_ceiling": 10.0,  # after an epoch or two
+    "patience_top1": 0.0, "top1_floor": 0.0, "top1_ceiling": 10.0,  # after an epoch or two
 }  # fmt: skip
 
 
@@ -178,7 +178,11 @@ def convert(cls: type, name: str, raw: Any) -> Any:
         value = _number(target, raw)
     except (ValueError, TypeError, KeyError):
         kind = getattr(target, "__name__", str(target))
-        raise ConfigError(name, raw, f"a value of type {kind}", f"write --{name} with a {kind}") from None
+        step = {
+            "bool": f"write --{name} true or --{name} false",
+            "tuple": f"write --{name} with commas between its values",
+        }.get(kind, f"write --{name} with a {kind}")
+        raise ConfigError(name, raw, f"a value of type {kind}", step) from None
     check(target is not float or math.isfinite(value), name, raw, "a finite number")
     return value
 

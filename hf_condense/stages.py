@@ -62,12 +62,11 @@ class Stage:
             return True
         self._began = self._told = time.perf_counter()
         if there is not None:
-            source = (there["version"], there["upstream"]) == (self.version, self.upstream)
-            if same or (self.by_content and source):
+            if self._goes_on(there):
                 self._before = there["facts"]
             else:
                 if not overwrite:
-                    self._refuse_change(there)
+                    self.refuse_change()
                 self._empty()
         if not same:  # nothing is written twice, so that every life of a run gets further
             self._write(done=False, facts=self._before)
@@ -109,11 +108,21 @@ class Stage:
             elif entry != self._file:
                 entry.unlink()
 
-    def _refuse_change(self, there: dict[str, Any]) -> None:
+    def _goes_on(self, there: dict[str, Any]) -> bool:
+        """Whether what the record speaks of can stay where it is."""
+        source = (there["version"], there["upstream"]) == (self.version, self.upstream)
+        return there["fingerprint"] == self.fingerprint or (self.by_content and source)
+
+    def refuse_change(self) -> None:
+        """Raises what `begin` raises without `overwrite`, and does nothing else."""
+        there = read_json(self._file) if self._file.exists() else None
+        if there is None or self._goes_on(there):
+            return
         made = f"with which {self.name} in {self.folder.parent} was run"
         redo = "--overwrite to redo this and later stages"
         old, new = there["settings"], self.settings
-        for name in sorted({*old, *new}):
+        # what a person has most likely changed is named first: the rest often follows from it
+        for name in sorted({*old, *new}, key=lambda name: (name != "method", name != "ipc", name)):
             before, now = old.get(name), new.get(name)
             if canonical_json(before) != canonical_json(now):
                 raise ConfigError(

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from hf_condense import estimate, report
-from hf_condense.config import DataSettings
+from hf_condense.config import DataSettings, check, nearest
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.images import ImageSource, cache_folder
 from hf_condense.data.names import KNOWN, canonical_name
@@ -24,6 +25,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.source import Splits, open_source
 from hf_condense.data.whitening import Whitening, fitted_whitening
 from hf_condense.engine import Engine, Synthetic
+from hf_condense.errors import ConfigError
 from hf_condense.evaluation.protocols import Protocol, get_protocol
 from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.run import ImageSet, score
@@ -36,7 +38,7 @@ from hf_condense.labels.formats import store_format
 from hf_condense.labels.store import LabelStore, write_store
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.memory import keep_freed_memory, peak_bytes, reset_peak
-from hf_condense.methods import method_class
+from hf_condense.methods import METHODS, method_class
 from hf_condense.methods.base import Context, Method
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.pool import ModelPool, squeeze
@@ -62,11 +64,36 @@ def run_folder(config: Config) -> Path:
     return Path(run.output_dir or f"runs/{run.method}-{dataset}-ipc{run.ipc}{'-quick' * run.quick}")
 
 
+def _check_known(method: Method) -> None:
+    """Raises ConfigError for a class that is not in the table: its name would record and resume another one."""
+    cls, known = type(method), METHODS.get(method.name)
+    check(
+        known is not None and cls is method_class(method.name), "method", f"{cls.__module__}:{cls.__qualname__}",
+        f"classes of hf_condense.methods.METHODS, where {method.name!r} is {known.where if known else 'not known'}",
+        "give the class a name of its own and an entry there, as CONTRIBUTING.md says under \"How to add a method\"",
+    )  # fmt: skip
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    """Raises ConfigError for a tracker that Accelerate does not know, or whose package is not installed."""
+    if not names:
+        return
+    known, here = ["all", *LOGGER_TYPE_TO_CLASS], [str(name) for name in get_available_trackers()]
+    for name in names:
+        check(name in known, "trackers", name, ", ".join(known), nearest(name, known))
+        check(
+            name == "all" or name in here, "trackers", name, "trackers whose package is installed",
+            f"install {name}, or leave --trackers out",
+        )  # fmt: skip
+
+
 class CondensationTrainer:
     """From an image dataset to a scored, loadable condensed dataset.
 
     Args:
-        method: name of a method, or a `Method` with settings of your own (`create_method`).
+        method: name of a method, or a `Method` with settings of your own (`create_method`): all of its settings are then
+            the object's, defaults included, and none is a preset's. The run is recorded and gone on with by the method's
+            name, so a class of your own needs a name and an entry in `methods.METHODS` first (see CONTRIBUTING.md).
         dataset: short name, Hub id, folder, or a `datasets` object.
         base_model: name or names of the pool's networks; the preset's where not said.
         config: path of a YAML file with settings.
@@ -75,7 +102,8 @@ class CondensationTrainer:
     Every stage writes into the run folder and is skipped when it is there already; running again resumes.
 
     Raises:
-        ConfigError, DataError: a setting or the dataset cannot be used as asked.
+        ConfigError, DataError: a setting or the dataset cannot be used as asked; or the class of `method` is not the one
+            that its name stands for.
     """
 
     def __init__(
@@ -89,6 +117,7 @@ class CondensationTrainer:
         flags = dict(settings)
         given = None
         if isinstance(method, Method):
+            _check_known(method)
             flags = {**asdict(method.settings), **flags}
             method = method.name
         if isinstance(dataset, (str, os.PathLike)):
@@ -102,6 +131,7 @@ class CondensationTrainer:
         self._given = given
         config = resolve(flags, self._facts)
         self.folder = run_folder(config)
+        _check_trackers(config.run.trackers)
         # before anything asks for a device: only an Accelerator reads what the launcher says of processes
         self.accelerator = Accelerator(
             log_with=list(config.run.trackers) or None, project_dir=str(self.folder / "logs"),
@@ -118,6 +148,7 @@ class CondensationTrainer:
         self.method.plan(self.train.num_classes, run.ipc)  # an IPC that the method cannot make is refused at once
         self.protocol = self._student_recipe()
         self.config = scorable(self)
+        self._check_folder()
         if run.trackers:
             self.accelerator.init_trackers(
                 "hf-condense", {k: str(v) for s in self.config.sections().values() for k, v in s.items()}
@@ -130,6 +161,20 @@ class CondensationTrainer:
         if data not in self._opened:
             self._opened[data] = open_source(data, Key(0, "data"), self._given)
         return self._opened[data]
+
+    def _check_folder(self) -> None:
+        """Raises ConfigError for a folder that cannot be, or that holds a stage of this run with other settings."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            allowed = f"a folder that can be made and written to ({error.strerror})"
+            raise ConfigError("output_dir", str(self.folder), allowed, "choose another --output_dir") from error
+        if self.config.run.overwrite:
+            return
+        stages = self.stages()
+        used = [*["squeeze"] * self.needs_pool, *["statistics"] * self.method.info.pool, *["relabel"] * self.labelled]
+        for name in ("condense", *used, "evaluate"):  # the first one names the method, on which the others depend
+            stages[name].refuse_change()
 
     def _facts(self, data: DataSettings) -> tuple[int, int]:
         train = self._open(data).train
@@ -147,7 +192,7 @@ class CondensationTrainer:
         """The protocol as it was asked for. Labels that the method gives an image are stored with it, not with views."""
         evaluation, changes = self.config.evaluation, {}
         name = evaluation.protocol or self.method.protocol(canonical_name(self.config.data.dataset))
-        if evaluation.student_epochs:
+        if evaluation.student_epochs is not None:
             changes = {"epochs": evaluation.student_epochs, "steps": None}
         if self.method.labels_by and get_protocol(name).label_per != "image":
             changes["label_per"] = "image"
@@ -189,6 +234,11 @@ class CondensationTrainer:
         """Whether a regime needs a teacher; without one a method that needs no pool trains no network."""
         made_here = ("hard", "stored") if self.method.labels_by else ("hard",)
         return any(regime not in made_here for regime in self.config.evaluation.regimes)
+
+    @property
+    def needs_pool(self) -> bool:
+        """Whether networks are trained on the real data: for the synthesis, or to make labels."""
+        return self.labelled or self.method.info.pool
 
     @property
     def context(self) -> Context:
@@ -405,7 +455,7 @@ class CondensationTrainer:
 
     def members(self) -> ModelPool:
         """The networks of the run, as they were kept; none where it needs none."""
-        return ModelPool.load(self.folder / POOL) if self.labelled or self.method.info.pool else ModelPool([])
+        return ModelPool.load(self.folder / POOL) if self.needs_pool else ModelPool([])
 
     def publish(self, own: ImageSet, table: ScoreTable) -> Path:
         """Writes `dataset/`, the folder that is the Hub repository."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from hf_condense.cli import main
+from hf_condense.cli import main, recipe
 
 ROOT = Path(__file__).parents[1]
 TINY = "--ipc 2 --max_per_class 12 --max-test 40 --base_model convnet_d1 --squeeze_epochs 2 --patience_top1 0".split()
@@ -116,6 +117,36 @@ def test_bad_input_is_one_clear_line(arguments, message, tmp_path, capsys):
     assert said.startswith("error: ") and message in said and "Next: " in said and "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--icp 3", "arguments: '--icp' does not work. .*did you mean ipc"),
+        ("--method edc --iteratons=3", "'--iteratons' .*settings of edc. Next: did you mean iterations"),
+        ("--iterations 5", "'--iterations' .*a setting of a method (.*, edc, .*): say --method"),
+        ("--regimes hard stored", "run folder: 'stored' .*with commas: --regimes hard,stored"),
+        ("one two", "arguments: 'two' .*one run folder"),
+        ("--quick maybe", "quick: 'maybe' .*Next: write --quick true or --quick false"),
+        ("--prior_epochs 1,two", "prior_epochs: .*with commas between its values"),
+        ("--protocol smal", "such as small, .*did you mean small"),
+    ],
+)
+def test_a_slip_of_the_keyboard_gets_a_hint(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", *arguments.split()]) == 2
+    assert re.search(message.replace("(", r"\(").replace(")", r"\)"), capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_runs_its_own_method_alone(tmp_path, capsys, monkeypatch):
+    (tmp_path / "dm.yaml").write_text("method: dm\n")
+    for said in (["--method", "dm"], ["--method=dm"], ["--config", str(tmp_path / "dm.yaml")]):
+        monkeypatch.setattr(sys, "argv", ["recipes/edc.py", *said])
+        with pytest.raises(SystemExit) as ended:
+            recipe("edc")
+        assert ended.value.code == 2
+        assert "method: 'dm' does not work. Allowed: edc, which this recipe runs" in capsys.readouterr().err
+
+
 def test_a_truncated_parquet_is_named(tmp_path, capsys):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -135,6 +166,7 @@ def test_help_is_quick_and_lists_a_methods_settings(capsys):
         main(["run", "--method", "edc", "--help"])
     said = capsys.readouterr().out
     assert "--flatness_weight" in said and "--dataset" in said and "(paper | official)" in said
+    assert "--regimes a,b,c" in said and "[true|false]" in said and "per class (default 10)" in " ".join(said.split())
     assert main(["methods"]) == 0 and "edc" in capsys.readouterr().out
 
 

@@ -40,6 +40,7 @@ def test_a_quick_run_is_gone_on_with_from_its_file_and_a_file_is_shortened_by_a_
     own = {"method": "edc", "dataset": "digits", "iterations": 7}
     quick = resolve({**own, "quick": True}, no_facts)
     assert (quick.method.iterations, quick.squeeze.squeeze_epochs) == (7, 2)
+    assert quick.squeeze.patience_top1 == 0.0, "two epochs on photographs may teach nothing yet"
     quick.save(tmp_path / "quick.yaml")
     assert resolve({"config": str(tmp_path / "quick.yaml")}, no_facts).sections() == quick.sections()
     resolve(own, no_facts).save(tmp_path / "whole.yaml")
@@ -94,7 +95,11 @@ def test_every_preset_value_says_where_it_comes_from_and_resolves(name):
         ({"method": "edc", "squeeze_pad": -3}, "squeeze_pad: -3"),
         ({"method": "edc", "squeeze_crop_min": 1.5}, "squeeze_crop_min: 1.5"),
         ({"method": "edc", "teachers": "resnet50"}, "teachers:.*names of the pool"),
+        ({"method": "edc", "student_epochs": 0}, "student_epochs: 0 does not work. Allowed: 1 or more"),
+        ({"method": "edc", "student_epochs": -4}, "student_epochs: -4 does not work"),
         ({"method": "edc", "regimes": "hard,soft"}, "regimes: 'soft'.*hard, stored, online"),
+        ({"method": "edc", "regimes": "hard stored"}, "regimes: 'hard stored'.*with commas: --regimes hard,stored"),
+        ({"method": "edc", "baselines": "full random"}, "baselines: 'full random'.*commas: --baselines full,random"),
     ],
 )
 def test_bad_settings_are_named(flags, message):

@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from datasets import Dataset, Features, Image
 from datasets.features import ClassLabel
 from sklearn.datasets import load_digits
 
 from hf_condense import files
-from hf_condense.errors import ConfigError
-from hf_condense.methods import create_method
+from hf_condense.errors import ConfigError, ModelError
+from hf_condense.estimate import estimate
+from hf_condense.methods import METHODS, create_method
+from hf_condense.methods.base import Start
+from hf_condense.methods.random import Random
+from hf_condense.resolve import read_yaml
 from hf_condense.trainer import CondensationTrainer
 from tests import forked
 
@@ -88,6 +94,57 @@ def test_another_source_does_not_delete_what_was_made_from_the_first(tmp_path, c
     assert not before.items() & times(tmp_path / "shards").items()
 
 
+def test_a_refused_start_changes_nothing_and_says_so_before_the_work(tmp_path):
+    own = {"squeeze_epochs": 1, "patience_top1": 0.0, "regimes": "hard,online"}
+    dm(tmp_path, **own).relabel()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    edc = {k: v for k, v in TINY.items() if k not in ("real_batch", "base_model")} | own
+    for settings, message in (
+        ({"method": "edc", "base_model": "convnet_w32"}, "method: 'edc' does .*Allowed: 'dm', with which cond"),
+        ({"method": "edc", "ipc": 1}, "method: 'edc'"),
+        ({"method": "dm", "ipc": 1, "base_model": "convnet_d1"}, "ipc: 1 does not .*Allowed: 2, "),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            CondensationTrainer(output_dir=str(tmp_path), **{**edc, **settings})
+    with pytest.raises(ConfigError, match="epochs: 3 does not work. Allowed: 2, with which relabel"):
+        dm(tmp_path, **own, student_epochs=3)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    dm(tmp_path, **{**own, "regimes": "hard"})  # nobody labels, so other labels do no harm
+
+
+def test_a_folder_that_cannot_be_is_refused_at_once(tmp_path):
+    (tmp_path / "plain").write_text("")
+    for place in ("/proc/nothing", str(tmp_path / "plain"), str(tmp_path / "plain" / "run")):
+        with pytest.raises(ConfigError, match="output_dir: .* does not work. Allowed: a folder that can be made"):
+            CondensationTrainer("random", "digits", output_dir=place, threads=1)
+
+
+def test_stored_labels_that_nobody_keeps_are_refused_before_the_work(tmp_path):
+    with pytest.raises(ConfigError, match="regimes: 'stored' .* --store none.*Next: --store full, or --regimes hard"):
+        dm(tmp_path, regimes="hard,stored")
+    assert dm(tmp_path, regimes="hard,stored", store="full").config.evaluation.regimes == ("hard", "stored")
+
+
+def test_a_tracker_that_cannot_log_is_refused_with_those_that_can(tmp_path):
+    with pytest.raises(ConfigError, match="trackers: 'tensorbord' .*tensorboard, wandb.*did you mean tensorboard"):
+        dm(tmp_path, trackers="tensorbord")
+    missing = set(LOGGER_TYPE_TO_CLASS) - {str(name) for name in get_available_trackers()}
+    for name in sorted(missing)[:1]:
+        with pytest.raises(ConfigError, match=f"trackers: '{name}' .*Next: install {name}"):
+            dm(tmp_path, trackers=name)
+
+
+def test_the_estimate_counts_no_more_images_than_there_are(tmp_path):
+    shared = {"squeeze_epochs": 1, "base_model": "convnet_w32", "max_per_class": 8}
+    whole, more = (estimate(dm(tmp_path, **{**TINY, **shared}, squeeze_batch=n))["memory"] for n in (32, 4096))
+    assert abs(more - whole) < 10e6  # 4096 images would take hundreds of megabytes
+
+
+def test_a_student_that_cannot_be_is_refused_before_the_work_as_a_student(tmp_path):
+    with pytest.raises(ModelError, match="students: 'convnet_d11' does not .*did you mean convnet_d1"):
+        dm(tmp_path, students="convnet_d11")
+
+
 def test_more_seeds_add_to_the_scores_that_are_there(tmp_path):
     own = {"baselines": "random"}
     dm(tmp_path, **own).evaluate()
@@ -126,6 +183,27 @@ def test_cards_of_the_pool_name_a_dataset_of_the_hub_and_no_folder(tmp_path):
 
     assert 'datasets:\n- "ada/four-digits"' in pool_of("ada/four-digits")
     assert "datasets:" not in pool_of("four-digits")
+
+
+class Mine(Random):
+    """A method of one's own, which starts from nothing."""
+
+    def start(self, shard, context):
+        found = super().start(shard, context)
+        return Start(torch.zeros_like(found.images), found.origin)
+
+
+def test_a_method_of_ones_own_is_run_under_its_own_name_or_not_at_all(tmp_path, monkeypatch):
+    own = {k: v for k, v in TINY.items() if k not in ("iterations", "real_batch")} | {"output_dir": str(tmp_path)}
+    with pytest.raises(ConfigError, match="test_trainer:Mine' does not .*METHODS, where 'random' is .*CONTRIBUTING"):
+        CondensationTrainer(Mine(Mine.Settings()), **own)
+    monkeypatch.setattr(Mine, "name", "mine")
+    with pytest.raises(ConfigError, match="METHODS, where 'mine' is not known"):
+        CondensationTrainer(Mine(Mine.Settings()), **own)
+    entry = replace(METHODS["random"], name="mine", where=f"{__name__}:Mine")
+    monkeypatch.setitem(METHODS, "mine", entry)
+    assert not CondensationTrainer(Mine(Mine.Settings()), **own).condense().images.any()
+    assert read_yaml(str(tmp_path / "config.yaml"))["method"] == "mine"
 
 
 def test_condensed_images_are_there_whoever_asks_first(tmp_path):

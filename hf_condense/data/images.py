@@ -150,7 +150,7 @@ class ImageSource:
         """uint8 [n, C, S, S] of these rows (all where not said), S = `stored_size`.
 
         Raises:
-            DataError: an image does not decode; row and column are named.
+            DataError: an image does not decode; row, column and, where it is one, its file are named.
         """
         if rows is None:
             return self.decoded()
@@ -273,13 +273,14 @@ class ImageSource:
         try:
             return decode(cell)
         except Exception as error:  # decoders raise whatever they like on damaged bytes
-            raise self._corrupt(row, error) from error
+            raise self._corrupt(row, cell, error) from error
 
-    def _corrupt(self, row: int, error: Exception) -> DataError:
+    def _corrupt(self, row: int, cell: Any, error: Exception) -> DataError:
         unknown = isinstance(error, UnidentifiedImageError)  # its message names an object in memory, not the fault
         reason = "the bytes are no image" if unknown else f"{type(error).__name__}: {error}"
+        file = cell.get("path") if isinstance(cell, dict) else None
         return DataError(
-            self.table.column_names[0], f"row {self.rows[row]} of split {self.split}",
+            self.table.column_names[0], f"row {self.rows[row]} of split {self.split}" + (f", {file}" if file else ""),
             f"an image that decodes ({reason})",
             "mend or remove that row, or pass --skip_corrupt to leave out and count such images",
         )  # fmt: skip

@@ -6,6 +6,7 @@ than most methods do.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import math
 from collections.abc import Sequence
@@ -314,7 +315,9 @@ def get_protocol(name: str, **changes: Any) -> Protocol:
     """
     known = _protocols()
     if name not in known:
-        raise ConfigError("protocol", name, "a protocol", nearest(name, list(known)))
+        like = difflib.get_close_matches(name, known, n=8, cutoff=0.0)
+        allowed = f"one of {len(known)} protocols, such as {', '.join(like)}"
+        raise ConfigError("protocol", name, allowed, nearest(name, list(known)))
     protocol = known[name]
     allowed = {f.name for f in fields(Protocol)} - {"name", "cases"}
     for change in changes:

@@ -92,6 +92,17 @@ def per_class(images: dict[str, Any]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
+def caps(content: dict[str, Any]) -> dict[str, str]:
+    """What a shortened run left out, in words for "train" and "test"; empty words where it used all there is."""
+    data, scores = content["config"].get("data", {}), content.get("scores") or {}
+    train, test = data.get("max_per_class"), data.get("max_test")
+    used = next((f"{line['images']:,} images" for line in scores.get("table", []) if line["row"] == "full"), "a part")
+    return {
+        "train": f"{used} (at most {train} a class) of " if train is not None else "",
+        "test": f" ({test:,} of them at most)" if test is not None else "",
+    }
+
+
 def hub_dataset(source_id: str) -> str | None:
     """The id when it names a dataset on the Hub; None for folders, embedded sets and datasets given as objects."""
     known = KNOWN.get(canonical_name(source_id))
@@ -132,7 +143,7 @@ def render_card(facts: CardFacts) -> str:
         f=facts, title=title(content), method=content["method"], source=content["source"], images=content["images"],
         labels=content["labels"], soft=content.get("soft_label"), training=content["training"], record=facts.record,
         source_link=hub_dataset(content["source"]["id"]), per_class=per_class(content["images"]),
-        place=facts.repo_id or PLACE,
+        place=facts.repo_id or PLACE, caps=caps(content),
     )  # fmt: skip
     head = yaml.safe_dump(facts.header, sort_keys=False, allow_unicode=True, width=1000)
     return f"---\n{head}---\n\n{text.strip()}\n"

@@ -59,16 +59,17 @@ class Commit:
 
 
 def compare(
-    api: HfApi, repo_id: str, kind: Kind, files: Files, revision: str | None = None, owned: tuple[str, ...] = ()
+    api: HfApi | None, repo_id: str, kind: Kind, files: Files, revision: str | None = None, owned: tuple[str, ...] = ()
 ) -> Commit:
     """What a commit of `files` would change in the repository; all is new where there is none yet.
 
     Args:
+        api: None where no Hub can be asked: then there is none yet.
         files: path in the repository -> file, or its bytes.
         revision: branch; main where not said.
         owned: folders of the repository in which nothing but `files` may stay.
     """
-    head = _head(api, repo_id, kind, revision)
+    head = None if api is None else _head(api, repo_id, kind, revision)
     there = {}
     if head is not None:
         tree = api.list_repo_tree(repo_id, recursive=True, revision=head, repo_type=kind)

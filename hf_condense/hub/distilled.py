@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,8 @@ from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.formation import decode_set
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS, content_hash, decode_png
+from hf_condense.hub.card import title
+from hf_condense.hub.models import check_teacher, need_image_model
 from hf_condense.hub.record import NEXT, read_record
 from hf_condense.hub.training import RecordedTraining, TrainingStage
 from hf_condense.labels.store import LabelStore
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from hf_condense.models.loading import ImageModel
 
 
-@dataclass
+@dataclass(repr=False)  # the record alone is pages
 class DistilledDataset:
     """A condensed set in memory. Made by `load`, which checks it.
 
@@ -57,7 +59,7 @@ class DistilledDataset:
     class_names: list[str]
     content: dict[str, Any]
     record: dict[str, Any]
-    _table: pa.Table = field(repr=False)
+    _table: pa.Table
 
     @classmethod
     def load(cls, folder_or_id: str | Path, revision: str | None = None) -> DistilledDataset:
@@ -164,12 +166,13 @@ class DistilledDataset:
                 of each image's label where labels belong to images), online (`soft` holds the logits of `teacher`).
             epoch: names the epoch's order and views; any order of epochs is fine. A store with fewer epochs begins again.
             batch_size: the recorded one where not said; with stored labels a divisor of the stored batch.
-            teacher: for `online`, and for stored labels that are virtual.
+            teacher: for `online`, and for stored labels that are virtual: the recorded one, as `published_teacher` or
+                `read_checkpoint` of each folder in the run's `pool/models` gives it.
             seed: names order and views of `hard` and `online`; stored labels bring theirs.
             whitening: of the source, for sets whose networks see whitened pixels (`data.whitening.fitted_whitening`).
 
         Raises:
-            ConfigError: an unknown regime, no teacher where one is needed, or an epoch after the last stage.
+            ConfigError: an unknown regime, no teacher where one is needed or another one, or an epoch after the last stage.
             ArtefactError: `stored` where no per-view labels were published, or virtual ones of another teacher.
         """
         device = torch.device(device)
@@ -177,18 +180,8 @@ class DistilledDataset:
             raise ConfigError("regime", regime, "stored, hard, online", "choose one of them")
         images, labels = self._on(device)
         if regime == "stored" and not self.training.labels_images(regime):
-            if self.store is None:
-                have = ", ".join(self.content["labels"]["regimes"])
-                raise ArtefactError("regime", regime, f"what was published: {have}", "use another regime")
-            return self.store.replay(epoch % self.store.epochs, images, labels, batch_size, teacher=teacher)
-        if regime == "online" and teacher is None:
-            names = [m.get("id") or m["name"] for m in self.content.get("models", []) if "teacher" in m["roles"]]
-            raise ConfigError(
-                "teacher",
-                None,
-                "an Ensemble of the recorded teachers",
-                f"load {', '.join(names) or 'one'}, or take `hub.models.published_teacher(data)`",
-            )
+            return self._stored().replay(epoch % self.store.epochs, images, labels, batch_size, teacher=teacher)
+        self._need_teacher(regime, teacher)
         return self.training.batches(
             images, labels, regime, epoch, self.policy, seed, batch_size, teacher=teacher, whitening=whitening
         )
@@ -227,10 +220,12 @@ class DistilledDataset:
             state_folder: where an unfinished training is kept, to go on from; the caller deletes it.
 
         Raises:
-            ConfigError, ArtefactError: a regime without what it needs, or a set without a recipe.
+            ConfigError, ArtefactError: a network of another kind, a regime without what it needs, or a set without a recipe.
         """
+        need_image_model("network", network, str)
+        self._need_teacher(regime, teacher)
         images, labels = self._on(torch.device(device))
-        store = self.store if regime == "stored" and not self.training.labels_images(regime) else None
+        store = self._stored() if regime == "stored" and not self.training.labels_images(regime) else None
         return self.training.train(
             network, images, labels, regime, seed, whitening, teacher=teacher, store=store, state_folder=state_folder
         )
@@ -255,6 +250,21 @@ class DistilledDataset:
         images, labels = decode_set(self.images, self.labels, self.formation_factor)
         return TorchDataset(images, self.soft_labels.float() if soft else labels, transform)
 
+    def _stored(self) -> LabelStore:
+        if self.store is not None:
+            return self.store
+        have = self.content["labels"]["regimes"]
+        if "stored" in have:
+            raise ArtefactError(
+                str(self.folder / SOFT_LABELS), "missing", "the stored labels of the set", "fetch the dataset again"
+            )
+        raise ArtefactError("regime", "stored", f"what was published: {', '.join(have)}", "use another regime")
+
+    def _need_teacher(self, regime: str, teacher: Ensemble | None) -> None:
+        if regime == "online" and (teacher is None or teacher is not self.__dict__.get("_trusted")):
+            check_teacher(self, teacher)
+            self.__dict__["_trusted"] = teacher  # an epoch should not pay for hashing the weights again
+
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         kept = self.__dict__.get("_placed")  # an epoch should not pay for the copy again
         if kept is None or kept[0] != device:
@@ -264,6 +274,10 @@ class DistilledDataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        regimes = ", ".join(self.content["labels"]["regimes"])
+        return f"DistilledDataset({title(self.content)}, labels {regimes}, {str(self.folder)!r})"
 
 
 class TorchDataset(torch.utils.data.Dataset):

@@ -21,8 +21,9 @@ def inspect_folder(folder_or_id: str | Path, revision: str | None = None) -> dic
     """Reads a distilled dataset and checks it; says what does not hold instead of raising.
 
     Returns:
-        Plain data: title, commit (of the Hub repository, else None), method, source, images, models, regimes, content_hash (recorded, found, holds), files
-        (name -> holds | changed | missing), bytes of each column and config, needed (bytes a student needs by regime).
+        Plain data: holds (whether all of it is as it was published), title, commit (of the Hub repository, else None),
+        method, source, images, models, regimes, content_hash (recorded, found, holds), files (name -> holds | changed |
+        missing), bytes of each column and config, needed (bytes a student needs by regime).
 
     Raises:
         ArtefactError: it cannot be read at all, or lists files outside its folder.
@@ -33,10 +34,13 @@ def inspect_folder(folder_or_id: str | Path, revision: str | None = None) -> dic
     recorded, found = content["content_hash"], data.content_hash
     sizes = column_bytes(folder / DATA)
     for name in (SOFT_LABELS, TENSORS):
-        files = [f for f in (folder / name).rglob("*") if f.is_file()]
-        if files:
-            sizes[name] = sum(f.stat().st_size for f in files)
+        parts = [f for f in (folder / name).rglob("*") if f.is_file()]
+        if parts:
+            sizes[name] = sum(f.stat().st_size for f in parts)
+    files = check_files(folder, data.record["files"])
+    same_classes = data.class_names == content["class_names"]
     return {
+        "holds": recorded == found and same_classes and set(files.values()) <= {"holds"},
         "place": str(folder_or_id),
         "commit": folder.name if folder.parent.name == "snapshots" else None,  # as the Hub's cache lays them out
         "title": title(content),
@@ -49,8 +53,8 @@ def inspect_folder(folder_or_id: str | Path, revision: str | None = None) -> dic
         "soft_label": content.get("soft_label"),
         "training": content.get("training", {}),
         "content_hash": {"recorded": recorded, "found": found, "holds": recorded == found},
-        "class_names_hold": data.class_names == content["class_names"],
-        "files": check_files(folder, data.record["files"]),
+        "class_names_hold": same_classes,
+        "files": files,
         "bytes": sizes,
         "needed": needed_bytes(content, sizes),
         "record": {k: v for k, v in data.record.items() if k not in ("files", "scores_table")},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_condense.errors import ArtefactError
+from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.files import write_json
 from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS
 from hf_condense.hub.card import PLACE, card_facts, readable_bytes, render_card, title
@@ -36,10 +36,12 @@ class Pushed:
     Args:
         commits: of the model repositories, then of the dataset.
         target: how openly, and whether anything was sent at all.
+        refused: why a dry run would be refused if it were none, or None.
     """
 
     commits: tuple[Commit, ...]
     target: Target
+    refused: ConfigError | None = None
 
     @property
     def dataset(self) -> Commit:
@@ -60,6 +62,12 @@ class Pushed:
             lines.append(f"private and gated, because {self.target.reason}; --public says otherwise")
         elif self.target.private:
             lines.append("private")
+        if self.target.api is None:
+            lines.append(
+                "the Hub does not answer: told as if nothing were there, and without asking for the source's terms"
+            )
+        if self.refused:
+            lines.append(f"without --dry_run this is refused: {self.refused}")
         return "\n".join(lines)
 
 
@@ -87,7 +95,7 @@ def push(
         public: publishes openly what comes from such a source.
         create_pr: opens a pull request on the dataset instead of changing it.
         revision: branch of the dataset, made where it is missing; main where not said.
-        dry_run: only says what would go up.
+        dry_run: only says what would go up, and what would be refused; a Hub that does not answer counts as empty.
         push_models: sends the networks that nobody else can get to `<repo>-<model>`, as safetensors, and names them by
             revision and sha256 in the set's record.
 
@@ -100,10 +108,16 @@ def push(
     folder = _whole(place)
     both = read_record(folder)
     content, record = both["content"], both["record"]
-    if not push_models:
-        refuse_lost_teachers(needs_teacher(content), unpublished(content, record, "teacher"))
+    refused = None
+    try:
+        if not push_models:
+            refuse_lost_teachers(needs_teacher(content), unpublished(content, record, "teacher"))
+    except ConfigError as refusal:
+        if not dry_run:
+            raise
+        refused = refusal
     target = Target.of_source(content["source"], private, public, dry_run)
-    if "/" not in repo_id:
+    if "/" not in repo_id and target.api is not None:
         with told_clearly(repo_id):
             repo_id = f"{target.api.whoami()['name']}/{repo_id}"
     commits = []
@@ -123,7 +137,7 @@ def push(
     commits.append(
         target.send(repo_id, "dataset", files, message, revision=revision, create_pr=create_pr, owned=OWNED)
     )
-    return Pushed(tuple(commits), target)
+    return Pushed(tuple(commits), target, refused)
 
 
 def dataset_files(folder: Path, repo_id: str) -> dict[str, Path | bytes]:

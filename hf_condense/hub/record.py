@@ -7,12 +7,13 @@ from typing import Any
 
 from hf_condense.errors import ArtefactError
 from hf_condense.files import read_json
-from hf_condense.hub.artefact import CONDENSATION
+from hf_condense.hub.artefact import CONDENSATION, FORMAT
 
 NEXT = "ask whoever published it; the set was changed, or another program wrote it"
 # a type, a list of one, or names with theirs; `str` as a name stands for any name
 SHAPE: dict[str, Any] = {
     "content": {
+        "format": int,
         "content_hash": str,
         "class_names": [str],
         "config": {str: {}},
@@ -29,7 +30,7 @@ def read_record(folder: Path) -> dict[str, dict[str, Any]]:
     """`content` and `record` of a distilled dataset.
 
     Raises:
-        ArtefactError: the file is missing or damaged, or lacks a part that readers rely on.
+        ArtefactError: the file is missing or damaged, of a later format, or lacks a part that readers rely on.
     """
     path = folder / CONDENSATION
     try:
@@ -37,6 +38,10 @@ def read_record(folder: Path) -> dict[str, dict[str, Any]]:
     except RecursionError:
         raise ArtefactError(str(path), "lists in lists without end", "a record of a distilled dataset", NEXT) from None
     _check_shape(found, SHAPE, path, "")
+    if found["content"]["format"] > FORMAT:
+        raise ArtefactError(
+            f"format of {path}", found["content"]["format"], f"up to {FORMAT}", "install a newer hf-condense"
+        )
     return found
 
 

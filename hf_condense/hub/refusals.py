@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from hf_condense.errors import HubError
 
@@ -23,6 +23,10 @@ _BY_STATUS = {
 }  # fmt: skip
 
 
+class NoAnswer(HubError):
+    """No Hub could be reached."""
+
+
 def status_of(error: BaseException) -> int | None:
     """The HTTP status of an answer, where the error is one."""
     response = getattr(error, "response", None)
@@ -34,6 +38,8 @@ def told_clearly(repo_id: str) -> Iterator[None]:
     """Turns what the Hub's client raises during a push into a HubError. Errors of this library pass as they are."""
     try:
         yield
+    except LocalTokenNotFoundError as error:
+        raise HubError("token", None, "that of a Hub account", "run `hf auth login` or set HF_TOKEN") from error
     except (HfHubHTTPError, _HTTPError, ConnectionError, HFValidationError, RuntimeError, ValueError) as error:
         raise _explained(repo_id, error) from error
 
@@ -51,7 +57,7 @@ def _explained(repo_id: str, error: Exception) -> HubError:
         reason = reason.__cause__
     if reason is None:
         said = _line(error.__cause__ or error)
-        return HubError(
+        return NoAnswer(
             "repository", repo_id, f"a connection that holds ({said})", f"check the network, then {_AGAIN}"
         )
     status, said = status_of(reason), getattr(reason, "server_message", None) or _line(reason)

@@ -14,6 +14,7 @@ from hf_condense.config import check
 from hf_condense.hub.card import hub_dataset, title
 from hf_condense.hub.commits import Commit
 from hf_condense.hub.distilled import DistilledDataset
+from hf_condense.hub.models import need_image_model
 from hf_condense.hub.visibility import Target
 from hf_condense.models.card import ModelCardFacts, render
 from hf_condense.models.checkpoints import write_checkpoint
@@ -57,6 +58,8 @@ def push_student(
         HubError: the Hub refuses, or cannot be reached.
     """
     content = data.content
+    need_image_model("model", model)
+    check(model.build is not None, "model", model.name, "one that load_model made, so that others can build it")
     check(0 <= top1 <= 1, "top1", top1, "a share from 0 to 1")
     check(model.num_classes == len(data.class_names), "model", model.name, f"one for {len(data.class_names)} classes")
     check(

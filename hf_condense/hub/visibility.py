@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_session
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 
 from hf_condense.config import check
 from hf_condense.data.licenses import non_commercial
 from hf_condense.hub.card import hub_dataset
 from hf_condense.hub.commits import Commit, Files, Kind, commit, compare
-from hf_condense.hub.refusals import status_of, told_clearly
+from hf_condense.hub.refusals import NoAnswer, status_of, told_clearly
+
+PATIENCE = 10  # seconds that a dry run waits for the Hub
 
 
 def restriction(source: dict[str, Any], api: HfApi) -> str | None:
@@ -40,17 +42,28 @@ def restriction(source: dict[str, Any], api: HfApi) -> str | None:
     return None
 
 
+def answers(api: HfApi) -> bool:
+    """Whether the Hub says anything at all."""
+    try:
+        with told_clearly(api.endpoint):
+            get_session().head(api.endpoint, timeout=PATIENCE)
+    except NoAnswer:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Target:
     """How openly things are published, for every repository of a push.
 
     Args:
+        api: None in a dry run that no Hub answers; nothing is then known of repositories and of the source's terms.
         private: None leaves it to the owner's default, and a repository that exists as it is.
         reason: why they are private and each reader has to be let in by hand, or None.
         dry_run: look, and change nothing.
     """
 
-    api: HfApi
+    api: HfApi | None
     private: bool | None
     reason: str | None
     dry_run: bool
@@ -67,6 +80,8 @@ class Target:
         """
         check(not (public and private), "private", private, "one of --private and --public", "drop one of them")
         api = HfApi()
+        if dry_run and not answers(api):
+            return cls(None, False if public else private, None, dry_run)
         with told_clearly(source["id"]):
             reason = None if public else restriction(source, api)
         check(

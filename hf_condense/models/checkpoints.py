@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hf_condense.errors import ArtefactError
-from hf_condense.files import read_json, write_json
+from hf_condense.files import read_json, redo, write_json
 from hf_condense.models.loading import ImageModel
 
 FACTS = "image_model.json"  # what neither library has a place for
@@ -91,13 +91,9 @@ def read_checkpoint(folder: Path | str) -> ImageModel:
     try:
         model = ImageModel(_read_backbone(folder, facts), **facts)
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise ArtefactError(
-            str(folder), str(error), "a whole checkpoint", "delete the folder and run again"
-        ) from error
+        raise ArtefactError(str(folder), str(error), "a whole checkpoint", redo(folder)) from error
     if model.sha256() != digest:
-        raise ArtefactError(
-            str(folder), model.sha256(), f"weights with sha256 {digest}", "delete the folder and run again"
-        )
+        raise ArtefactError(str(folder), model.sha256(), f"weights with sha256 {digest}", redo(folder))
     return model
 
 

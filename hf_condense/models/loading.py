@@ -179,7 +179,13 @@ def load_untrained(field: str, name: str, **facts: Any) -> ImageModel:
     Raises:
         ModelError: as `load_model`; or the name is a Hub id or a folder, which always mean their weights.
     """
-    model = load_model(name, **facts)
+    try:
+        model = load_model(name, **facts)
+    except ModelError as error:
+        if error.field != "base_model":
+            raise
+        step = error.next_step.replace("--base_model", f"--{field}")
+        raise ModelError(field, name, error.allowed, step) from error
     if model.source["pretrained"]:
         known = architecture_name(model)
         raise ModelError(

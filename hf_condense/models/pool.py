@@ -85,12 +85,14 @@ def squeeze(
 def refuse_chance(member: PoolMember, patience: float, num_classes: int) -> None:
     """Networks that do not know the classes make labels of noise, and the damage shows only at the very end."""
     chance = 1 / num_classes
+    # only classes that were learned elsewhere can stand in another order
+    order = "the usual cause is another label order: compare the model's class names with the dataset's; else "
     if member.top1 < patience * chance:
         raise ModelError(
             "base_model", f"{member.name} with top-1 {100 * member.top1:.1f} %",
             f"{100 * patience * chance:.1f} % or more ({patience} times chance)",
-            "the usual cause is another label order: compare the model's class names with the dataset's; else train "
-            "longer (--squeeze_epochs), lower --squeeze_lr, or lower --patience_top1",
+            f"{order if member.source['pretrained'] else ''}train longer (--squeeze_epochs), lower --squeeze_lr, "
+            "or lower --patience_top1",
         )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_images import encoded, image_dataset, picture
 
 from hf_condense.config import DataSettings
@@ -242,6 +243,17 @@ def test_a_damaged_image_is_named_or_left_out():
     assert "the bytes are no image" in str(caught.value)
     assert "row 0" in refused(DatasetDict(train=damaged(labels, [0]), test=data["test"]), "image")
     assert opened(damaged(labels, [0]), skip_corrupt=True).info.skipped == 1
+
+
+def test_a_damaged_picture_of_a_folder_is_named_by_its_file(tmp_path):
+    for name, value in (("cat", 10), ("dog", 200)):
+        for i in range(4):
+            place = tmp_path / "pictures" / name / f"{i}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), value + i).save(place)
+    place.write_bytes(place.read_bytes()[:40])
+    with pytest.raises(DataError, match=f"row 7 of split train, {place}"):
+        open_source(DataSettings(dataset=str(tmp_path / "pictures"), hold_out=0.25), Key(0))
 
 
 @pytest.mark.parametrize("cell", [None, {"bytes": None, "path": None}, {"bytes": None, "path": "/nowhere.png"}])

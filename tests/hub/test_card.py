@@ -48,6 +48,19 @@ def test_text_says_scores_cost_limits_and_citation(artefact, tmp_path):
     assert "contain real pixels" not in text
 
 
+def test_a_shortened_run_says_what_it_left_out(artefact, content_of, tmp_path):
+    def words(name, **data):
+        scores = {"table": [{"row": "edc", "images": 12}, {"row": "full", "images": 1_600}]}
+        write_artefact(tmp_path / name, artefact(content=content_of(config={"run": {}, "data": data}, scores=scores)))
+        return " ".join(card_of(tmp_path / name).text.split())
+
+    text = words("short", max_per_class=60, max_test=400)
+    assert "stand for 1,600 images (at most 60 a class) of the `train` split" in text
+    assert "`full` included, are 1,600 images" in text and "held-out real images (400 of them at most)" in text
+    text = words("whole", max_per_class=None, max_test=None)
+    assert "that stand for the `train` split" in text and "at most" not in text
+
+
 def test_a_selection_of_real_images_says_so(artefact, content_of, tmp_path):
     content = content_of(method=method_info("random"), source={"id": "/data/mine", "license": None}, models=[])
     write_artefact(tmp_path / "set", artefact(content=content))

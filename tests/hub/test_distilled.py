@@ -1,6 +1,7 @@
 """Loading verifies; every label regime, transformers' Trainer and a plain loop train on what was loaded."""
 
 import json
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,9 +49,10 @@ def folder(artefact, content_of, tmp_path):
     device = torch.device("cpu")
     write_store(tmp_path / "labels", images, labels, teacher, POLICY, Key(0, "labels"), 2, 6, device)
     training = provenance.training_block("small", POLICY, 6, 2)
+    known = {"name": "convnet_w32", "roles": ["teacher"], "sha256": network().sha256(), "top1": None}
     made = artefact(
         images=images,
-        content=content_of(training=training, regimes=["hard", "stored", "online"]),
+        content=content_of(training=training, regimes=["hard", "stored", "online"], models=[known]),
         soft_labels=teacher.soft_labels(images, device),
         store_folder=tmp_path / "labels",
     )
@@ -231,9 +233,28 @@ def test_datasets_reads_the_store_as_a_config(folder, tmp_path):
 
 
 def test_online_labels_come_from_the_teacher_given(folder):
-    data, teacher = DistilledDataset.load(folder), Ensemble([network(5)])
+    data, teacher = DistilledDataset.load(folder), Ensemble([network()])
     for batch in data.training_batches("online", 3, teacher=teacher):
         assert torch.equal(batch.soft, teacher.logits(batch.images))
+
+
+def test_a_teacher_with_other_weights_is_refused_before_any_batch(folder, artefact, content_of, tmp_path):
+    data = DistilledDataset.load(folder)
+    for use in (data.training_batches, lambda regime, _, **more: data.train("convnet_d1", regime, **more)):
+        with pytest.raises(ConfigError, match="with the weights that labelled the set.*read_checkpoint") as caught:
+            use("online", 0, teacher=Ensemble([network(5)]))
+        assert caught.value.field == "teacher" and network(5).sha256()[:16] in caught.value.value
+        with pytest.raises(ConfigError, match="RUN/pool/models"):
+            use("online", 0)
+    (folder.parent / "pool" / "models").mkdir(parents=True)  # of the run that holds the set
+    with pytest.raises(ConfigError, match=str(folder.parent / "pool" / "models")):
+        data.training_batches("online", 0)
+    write_artefact(tmp_path / "bare", artefact(content=content_of(models=[], regimes=["hard", "online"])))
+    bare, taught = DistilledDataset.load(tmp_path / "bare"), network(5)
+    with pytest.raises(ConfigError, match="teacher"):  # nothing is recorded: at least it is a trained one
+        bare.training_batches("online", 0, teacher=Ensemble([taught]))
+    taught.needs_squeeze = False
+    assert next(bare.training_batches("online", 0, teacher=Ensemble([taught]))).soft is not None
 
 
 def test_what_a_regime_needs_is_said(folder, artefact, tmp_path):
@@ -249,6 +270,36 @@ def test_what_a_regime_needs_is_said(folder, artefact, tmp_path):
         data.training_batches("stored", 0)
     with pytest.raises(ArtefactError, match="no soft labels"):
         data.torch_dataset(soft=True)
+
+
+def test_labels_that_did_not_arrive_are_told_from_those_that_never_were(folder):
+    shutil.rmtree(folder / "soft_labels")
+    data = DistilledDataset.load(folder)
+    for use in (data.training_batches, lambda regime, _: data.train("convnet_d1", regime)):
+        with pytest.raises(ArtefactError, match="soft_labels: 'missing'.*fetch the dataset again"):
+            use("stored", 0)
+
+
+def test_a_record_of_a_later_format_is_refused(artefact, tmp_path):
+    content = write_artefact(tmp_path / "set", artefact())
+    both = json.loads((tmp_path / "set" / "condensation.json").read_text())
+    (tmp_path / "set" / "condensation.json").write_text(json.dumps({**both, "content": {**content, "format": 9}}))
+    for reader in (DistilledDataset.load, inspect_folder):
+        with pytest.raises(ArtefactError, match="format of .*: 9 .*install a newer hf-condense"):
+            reader(tmp_path / "set")
+
+
+def test_other_networks_than_image_models_are_refused_in_words(folder):
+    data = DistilledDataset.load(folder)
+    with pytest.raises(ConfigError, match="network: 'Linear'.*ImageModel.*load_model"):
+        data.train(nn.Linear(3, 3), "hard")
+    with pytest.raises(ConfigError, match="teacher: 'Linear'.*Ensemble"):
+        data.training_batches("online", 0, teacher=nn.Linear(3, 3))
+
+
+def test_it_is_shown_in_one_line(folder):
+    shown = repr(DistilledDataset.load(folder))
+    assert "\n" not in shown and len(shown) < 300 and "cifar10 in 4 images per class" in shown and str(folder) in shown
 
 
 def test_a_store_of_other_images_is_refused(folder, artefact, tmp_path):

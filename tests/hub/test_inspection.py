@@ -3,6 +3,7 @@
 import pyarrow.parquet as pq
 import torch
 
+from hf_condense.cli import main
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.randomness import Key
 from hf_condense.hub.artefact import write_artefact
@@ -34,10 +35,11 @@ def test_an_untouched_set_holds(artefact, tmp_path):
     write_artefact(tmp_path / "set", artefact())
     (tmp_path / "set" / "README.md").write_text("an edited card")
     facts = inspect_folder(tmp_path / "set")
-    assert facts["content_hash"]["holds"] and set(facts["files"].values()) == {"holds"}
+    assert facts["holds"] and facts["content_hash"]["holds"] and set(facts["files"].values()) == {"holds"}
     text = report(facts)
     assert "content  holds" in text and "2 of 2 hold" in text and "uoft-cs/cifar10 @ 0b27" in text
     assert str(tmp_path) not in text
+    assert main(["inspect", str(tmp_path / "set")]) == 0
 
 
 def test_what_does_not_hold_is_said_and_nothing_raises(artefact, tmp_path):
@@ -47,7 +49,15 @@ def test_what_does_not_hold_is_said_and_nothing_raises(artefact, tmp_path):
     pq.write_table(table.take([1, 0, *range(2, 12)]), path)
     (tmp_path / "set" / "preview.png").unlink()
     facts = inspect_folder(tmp_path / "set")
-    assert not facts["content_hash"]["holds"]
+    assert not facts["holds"] and not facts["content_hash"]["holds"]
     assert facts["files"] == {"data/train-00000-of-00001.parquet": "changed", "preview.png": "missing"}
     text = report(facts)
     assert "DOES NOT HOLD" in text and "changed: data/" in text and "missing: preview.png" in text
+    assert main(["inspect", str(tmp_path / "set")]) == main(["inspect", str(tmp_path / "set"), "--json"]) == 1
+
+
+def test_one_missing_file_is_enough(artefact, tmp_path):
+    write_artefact(tmp_path / "set", artefact())
+    (tmp_path / "set" / "preview.png").unlink()
+    assert inspect_folder(tmp_path / "set")["content_hash"]["holds"]
+    assert main(["inspect", str(tmp_path / "set")]) == 1

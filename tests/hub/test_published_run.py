@@ -12,11 +12,13 @@ from huggingface_hub import HfApi, ModelCard
 from hf_condense.cli import main
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
-from hf_condense.errors import ConfigError, HubError, ModelError
+from hf_condense.errors import ArtefactError, ConfigError, HubError, ModelError
 from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.hub.inspection import inspect_folder, report
 from hf_condense.hub.models import published_teacher
 from hf_condense.hub.push import push
+from hf_condense.labels.teacher import Ensemble
+from hf_condense.models.checkpoints import read_checkpoint
 from hf_condense.models.loading import load_model
 from hf_condense.reproduction import compare, recipe, reproduce, scores
 from hf_condense.trainer import CondensationTrainer
@@ -57,6 +59,47 @@ def test_a_set_whose_teacher_nobody_could_get_is_refused(trainer, hub, tmp_path)
     with pytest.raises(ModelError, match="with its pool"):
         push(folder, repo_id, push_models=True)  # the folder alone has no networks
     assert not hub.api().repo_exists(repo_id, repo_type="dataset")
+
+
+def test_the_teacher_of_a_run_that_was_not_pushed_is_in_its_pool(trainer):
+    """What the refusals say to do works, and what looks like it is refused."""
+    pool = trainer.folder / "pool" / "models"
+    data = DistilledDataset.load(trainer.folder)
+    data.record.pop("published_models", None)
+    for ask in (lambda: published_teacher(data), lambda: data.training_batches("online", 0)):
+        with pytest.raises((ConfigError, ModelError), match="read_checkpoint") as caught:
+            ask()
+        assert str(pool) in caught.value.next_step
+    teacher = Ensemble([read_checkpoint(folder) for folder in pool.iterdir() if folder.is_dir()], "logits")
+    assert torch.equal(teacher.soft_labels(data.images, torch.device("cpu")), data.soft_labels)
+    assert next(data.training_batches("online", 0, teacher=teacher)).soft is not None
+    train = trainer.train
+    untrained = load_model(
+        "convnet_d1", num_classes=10, image_size=8, channels=1, mean=train.mean, std=train.std,
+        class_names=train.class_names, key=Key(0),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="weights that labelled"):
+        data.training_batches("online", 0, teacher=Ensemble([untrained]))
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "00-convnet_d1/model.safetensors", "00-convnet_d1/image_model.json"]
+)
+def test_what_is_said_of_a_damaged_pool_mends_it(trainer, tmp_path, name):
+    folder = tmp_path / "run"
+    shutil.copytree(trainer.folder, folder)
+    shutil.rmtree(folder / "dataset")  # to be written again, for which the networks are read
+    damaged = folder / "pool" / "models" / name
+    damaged.write_bytes(damaged.read_bytes()[:20])
+    again = {**TINY, "output_dir": str(folder)}
+    for harm in (lambda: None, damaged.unlink):
+        harm()
+        with pytest.raises(ArtefactError) as caught:
+            CondensationTrainer(**again).run()
+        assert caught.value.next_step == f"delete {folder / 'pool'} and run the same command again"
+    shutil.rmtree(folder / "pool")
+    CondensationTrainer(**again).run()
+    assert DistilledDataset.load(folder).content == DistilledDataset.load(trainer.folder).content
 
 
 def test_networks_go_first_and_the_record_names_them(trainer, hub, published):
@@ -241,7 +284,7 @@ def test_run_publishes_at_its_end_and_says_first_what_would_stop_it(trainer, hub
     assert "push_" not in (trainer.folder / "config.yaml").read_text()
     with hub.fault("whoami", status=401), pytest.raises(HubError, match="hf auth login"):
         CondensationTrainer(**TINY, output_dir=str(tmp_path / "new"), push_to_hub=repo_id, push_models=True).run()
-    assert not (tmp_path / "new").exists()  # nothing was done in vain
+    assert not any((tmp_path / "new").rglob("*"))  # nothing was done in vain
 
 
 def test_push_and_inspect_from_the_command_line(trainer, hub, published, capsys):

@@ -6,7 +6,7 @@ from itertools import count
 import pytest
 import torch
 from datasets import load_dataset
-from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub import DatasetCard, HfApi, constants
 
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.randomness import Key, keyed
@@ -122,6 +122,32 @@ def test_a_dry_run_says_what_would_go_up_and_does_nothing(run, hub):
     done = push(folder, repo_id)
     assert {c.path: c.bytes for c in done.dataset.sent} == sizes
     assert "sent 0 files" not in done.text() and not push(folder, repo_id, dry_run=True).dataset.sent
+
+
+def test_a_dry_run_notes_what_would_be_refused_and_needs_no_hub(run, hub):
+    repo_id, folder = hub.fresh("dry"), run("org/source", regimes=("hard", "stored", "online"))
+    with pytest.raises(ConfigError, match="online labels need convnet_w32"):
+        push(folder, repo_id)
+    would = push(folder, repo_id, dry_run=True)
+    assert "without --dry_run this is refused: push_models" in would.text() and "would send 6 files" in would.text()
+    with hub.offline():
+        alone = push(folder, repo_id, dry_run=True)
+        assert push(folder, "of-mine", dry_run=True).dataset.repo_id == "of-mine"
+        with pytest.raises(HubError, match="check the network"):
+            push(run(), repo_id)
+    assert "the Hub does not answer: told as if nothing were there" in alone.text()
+    assert {c.path: c.bytes for c in alone.dataset.sent} == {c.path: c.bytes for c in would.dataset.sent}
+    assert "does not answer" not in would.text() and not hub.api().repo_exists(repo_id, repo_type="dataset")
+
+
+def test_who_is_not_logged_in_is_told_so(run, hub, monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    folder = run()
+    for repo_id in ("of-mine", hub.fresh("mine")):
+        for options in ({}, {"dry_run": True}):
+            with pytest.raises(HubError, match="run `hf auth login` or set HF_TOKEN"):
+                push(folder, repo_id, **options)
 
 
 def test_branches_pull_requests_and_private_repositories(run, hub):

@@ -83,11 +83,18 @@ def test_a_source_that_is_not_for_everybody_keeps_the_student_closed(trained, hu
 
 
 @pytest.mark.parametrize(
-    "wrong, message", [({"top1": 61.0}, "a share from 0 to 1"), ({"names": "abc"}, "class_names")]
+    "wrong, message",
+    [
+        ({"top1": 61.0}, "a share from 0 to 1"),
+        ({"kind": torch.nn.Linear(3, 3)}, "model: 'Linear'.*load_model"),
+        ({"names": "abc"}, "class_names"),
+    ],
 )
 def test_what_does_not_fit_is_refused(trained, hub, wrong, message):
     data, student, _ = trained
-    if "names" in wrong:
+    if "kind" in wrong:
+        student = wrong.pop("kind")
+    elif "names" in wrong:
         student.class_names = tuple(wrong.pop("names"))
     with pytest.raises(ConfigError, match=message):
         push_student(student, "lab/x", data, "lab/tiny", **{"top1": 0.5, "regime": "hard", "epochs": 1, **wrong})

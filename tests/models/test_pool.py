@@ -104,14 +104,19 @@ def test_saved_pool_loads_equal_here_and_in_timm(trained, tmp_path):
         ModelPool.load(tmp_path / "pool")
 
 
-def test_chance_is_refused_naming_label_order(digits, tmp_path):
-    with pytest.raises(ModelError, match="label order"):
+def test_chance_is_refused_naming_label_order_where_it_can_differ(trained, digits, tmp_path):
+    with pytest.raises(ModelError, match=r"Next: train longer \(--squeeze_epochs\)"):
         make(digits, tmp_path, replace(SETTINGS, base_model=("convnet_d1",), squeeze_lr=1e-6))  # learns nothing
     # flipping the sign of what is learned must trip the same gate
-    with pytest.raises(ModelError, match="label order"):
-        shuffled = replace(digits, test=digits.test.subset(range(50)))
-        shuffled.test.labels = (shuffled.test.labels + 1) % 10
+    shuffled = replace(digits, test=digits.test.subset(range(50)))
+    shuffled.test.labels = (shuffled.test.labels + 1) % 10
+    with pytest.raises(ModelError, match="Next: train longer"):
         make(shuffled, tmp_path, replace(SETTINGS, base_model=("convnet_d1",)))
+    trained[0].save(tmp_path / "pool")
+    own = (str(tmp_path / "pool" / "00-convnet_d1"),)
+    taken = replace(SETTINGS, base_model=own, pretrained=True, squeeze_epochs=0)
+    with pytest.raises(ModelError, match="Next: the usual cause is another label order"):
+        make(shuffled, tmp_path, taken)
 
 
 def test_published_weights_as_they_are(trained, digits, tmp_path):
