@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from hf_condense import estimate, report
-from hf_condense.config import DataSettings, check, nearest
+from hf_condense.config import DataSettings
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.images import ImageSource, cache_folder
 from hf_condense.data.names import KNOWN, canonical_name
@@ -25,7 +24,6 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.source import Splits, open_source
 from hf_condense.data.whitening import Whitening, fitted_whitening
 from hf_condense.engine import Engine, Synthetic
-from hf_condense.errors import ConfigError
 from hf_condense.evaluation.protocols import Protocol, get_protocol
 from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.run import ImageSet, score
@@ -38,7 +36,7 @@ from hf_condense.labels.formats import store_format
 from hf_condense.labels.store import LabelStore, write_store
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.memory import keep_freed_memory, peak_bytes, reset_peak
-from hf_condense.methods import METHODS, method_class
+from hf_condense.methods import method_class
 from hf_condense.methods.base import Context, Method
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.pool import ModelPool, squeeze
@@ -46,11 +44,12 @@ from hf_condense.models.statistics import RealStatistics
 from hf_condense.models.statistics_files import write_statistics
 from hf_condense.models.weak import read_pool, weak_pool
 from hf_condense.precision import resolve_precision
+from hf_condense.preflight import check_folder, check_known, check_trackers, scorable
 from hf_condense.progress import Progress
 from hf_condense.publishing import gather_artefact, ready_to_push
 from hf_condense.resolve import Config, read_yaml, resolve
 from hf_condense.run_stages import label_settings, stages_of
-from hf_condense.scored_rows import how_made, scorable, scored_rows
+from hf_condense.scored_rows import how_made, scored_rows
 from hf_condense.stages import Stage
 
 log = logging.getLogger(__name__)
@@ -62,29 +61,6 @@ def run_folder(config: Config) -> Path:
     """Where the run writes: what the person said, or `runs/<method>-<dataset>-ipc<N>`."""
     run, dataset = config.run, Path(config.data.dataset).name
     return Path(run.output_dir or f"runs/{run.method}-{dataset}-ipc{run.ipc}{'-quick' * run.quick}")
-
-
-def _check_known(method: Method) -> None:
-    """Raises ConfigError for a class that is not in the table: its name would record and resume another one."""
-    cls, known = type(method), METHODS.get(method.name)
-    check(
-        known is not None and cls is method_class(method.name), "method", f"{cls.__module__}:{cls.__qualname__}",
-        f"classes of hf_condense.methods.METHODS, where {method.name!r} is {known.where if known else 'not known'}",
-        "give the class a name of its own and an entry there, as CONTRIBUTING.md says under \"How to add a method\"",
-    )  # fmt: skip
-
-
-def _check_trackers(names: tuple[str, ...]) -> None:
-    """Raises ConfigError for a tracker that Accelerate does not know, or whose package is not installed."""
-    if not names:
-        return
-    known, here = ["all", *LOGGER_TYPE_TO_CLASS], [str(name) for name in get_available_trackers()]
-    for name in names:
-        check(name in known, "trackers", name, ", ".join(known), nearest(name, known))
-        check(
-            name == "all" or name in here, "trackers", name, "trackers whose package is installed",
-            f"install {name}, or leave --trackers out",
-        )  # fmt: skip
 
 
 class CondensationTrainer:
@@ -117,7 +93,7 @@ class CondensationTrainer:
         flags = dict(settings)
         given = None
         if isinstance(method, Method):
-            _check_known(method)
+            check_known(method)
             flags = {**asdict(method.settings), **flags}
             method = method.name
         if isinstance(dataset, (str, os.PathLike)):
@@ -131,7 +107,7 @@ class CondensationTrainer:
         self._given = given
         config = resolve(flags, self._facts)
         self.folder = run_folder(config)
-        _check_trackers(config.run.trackers)
+        check_trackers(config.run.trackers)
         # before anything asks for a device: only an Accelerator reads what the launcher says of processes
         self.accelerator = Accelerator(
             log_with=list(config.run.trackers) or None, project_dir=str(self.folder / "logs"),
@@ -148,7 +124,7 @@ class CondensationTrainer:
         self.method.plan(self.train.num_classes, run.ipc)  # an IPC that the method cannot make is refused at once
         self.protocol = self._student_recipe()
         self.config = scorable(self)
-        self._check_folder()
+        check_folder(self)
         if run.trackers:
             self.accelerator.init_trackers(
                 "hf-condense", {k: str(v) for s in self.config.sections().values() for k, v in s.items()}
@@ -161,20 +137,6 @@ class CondensationTrainer:
         if data not in self._opened:
             self._opened[data] = open_source(data, Key(0, "data"), self._given)
         return self._opened[data]
-
-    def _check_folder(self) -> None:
-        """Raises ConfigError for a folder that cannot be, or that holds a stage of this run with other settings."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            allowed = f"a folder that can be made and written to ({error.strerror})"
-            raise ConfigError("output_dir", str(self.folder), allowed, "choose another --output_dir") from error
-        if self.config.run.overwrite:
-            return
-        stages = self.stages()
-        used = [*["squeeze"] * self.needs_pool, *["statistics"] * self.method.info.pool, *["relabel"] * self.labelled]
-        for name in ("condense", *used, "evaluate"):  # the first one names the method, on which the others depend
-            stages[name].refuse_change()
 
     def _facts(self, data: DataSettings) -> tuple[int, int]:
         train = self._open(data).train

@@ -1,0 +1,118 @@
+"""What a run is refused for before any work, and what it goes without."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+from hf_condense.config import check, nearest
+from hf_condense.data.randomness import Key
+from hf_condense.errors import ConfigError
+from hf_condense.methods import METHODS, method_class
+from hf_condense.models.loading import load_untrained
+from hf_condense.models.networks import means_weights
+
+if TYPE_CHECKING:
+    from hf_condense.data.images import ImageSource
+    from hf_condense.methods.base import Method
+    from hf_condense.resolve import Config
+    from hf_condense.trainer import CondensationTrainer
+
+log = logging.getLogger(__name__)
+
+
+def check_known(method: Method) -> None:
+    """Raises ConfigError for a class that is not in the table: its name would record and resume another one."""
+    cls, known = type(method), METHODS.get(method.name)
+    check(
+        known is not None and cls is method_class(method.name), "method", f"{cls.__module__}:{cls.__qualname__}",
+        f"classes of hf_condense.methods.METHODS, where {method.name!r} is {known.where if known else 'not known'}",
+        "give the class a name of its own and an entry there, as CONTRIBUTING.md says under \"How to add a method\"",
+    )  # fmt: skip
+
+
+def check_trackers(names: tuple[str, ...]) -> None:
+    """Raises ConfigError for a tracker that Accelerate does not know, or whose package is not installed."""
+    if not names:
+        return
+    known, here = ["all", *LOGGER_TYPE_TO_CLASS], [str(name) for name in get_available_trackers()]
+    for name in names:
+        check(name in known, "trackers", name, ", ".join(known), nearest(name, known))
+        check(
+            name == "all" or name in here, "trackers", name, "trackers whose package is installed",
+            f"install {name}, or leave --trackers out",
+        )  # fmt: skip
+
+
+def check_folder(trainer: CondensationTrainer) -> None:
+    """Raises ConfigError for a folder that cannot be, or that holds a stage of this run with other settings."""
+    try:
+        trainer.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        allowed = f"a folder that can be made and written to ({error.strerror})"
+        raise ConfigError("output_dir", str(trainer.folder), allowed, "choose another --output_dir") from error
+    if trainer.config.run.overwrite:
+        return
+    stages, used = trainer.stages(), {
+        "condense": True,  # the first one, because it names the method, on which the others depend
+        "squeeze": trainer.needs_pool, "statistics": trainer.method.info.pool, "relabel": trainer.labelled,
+        "evaluate": True,
+    }  # fmt: skip
+    for name in (name for name, here in used.items() if here):
+        stages[name].refuse_change()
+
+
+def scorable(trainer: CondensationTrainer) -> Config:
+    """The settings without label regimes that the protocol cannot train with and a random row that the data cannot fill.
+
+    Raises:
+        ConfigError: somebody asked for one of them by name, no regime is left, or a student is no architecture.
+        ModelError: a student that nobody knows, or that does not take such images.
+    """
+    config, protocol, train = trainer.config, trainer.protocol, trainer.train
+    for student in config.evaluation.students:
+        _check_student(student, train)
+    evaluation, kept = config.evaluation, {"regimes": [], "baselines": []}
+    staged = trainer.method.plan(train.num_classes, config.run.ipc).groups[-1][0].stage > 1
+
+    def check_possible(setting: str, name: str) -> None:
+        if setting == "regimes":
+            protocol.check_regime(name, staged)
+            kept_labels = protocol.label_per == "image" or config.labels.store != "none"
+            check(
+                name != "stored" or kept_labels, "regimes", name, "hard or online with --store none: no labels are kept",
+                "--store full, or --regimes hard",
+            )  # fmt: skip
+        elif name == "random" and config.run.method != "random":
+            _check_enough(train, config.run.ipc)
+
+    for setting, names in kept.items():
+        for name in getattr(evaluation, setting):
+            try:
+                check_possible(setting, name)
+                names.append(name)
+            except ConfigError as error:
+                if config.came_from[setting] in ("flag", "file"):
+                    raise
+                log.warning("without %s of the %s: %s", name, setting, error)
+    check(len(kept["regimes"]) > 0, "regimes", evaluation.regimes, f"one that protocol {protocol.name} trains with")
+    return config.change("evaluation", **{setting: tuple(names) for setting, names in kept.items()})
+
+
+def _check_student(name: str, train: ImageSource) -> None:
+    """Raises ConfigError for a name that means trained weights, ModelError for one that makes no network."""
+    check(not means_weights(name), "students", name, "architectures: a student begins untrained")
+    load_untrained(
+        "students", name, num_classes=train.num_classes, image_size=train.image_size, channels=train.channels,
+        mean=train.mean, std=train.std, key=Key(0),
+    )  # fmt: skip
+
+
+def _check_enough(train: ImageSource, ipc: int) -> None:
+    """Raises ConfigError where a class has fewer images than a row of random ones takes."""
+    counts = np.bincount(train.labels, minlength=train.num_classes)
+    few = f"{ipc} or more images of each class; {train.class_names[counts.argmin()]} has {counts.min()}"
+    check(counts.min() >= ipc, "baselines", "random", few, "leave that row out, or choose a smaller --ipc")
