@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 
-from hf_condense.config import SECTIONS, check, choices, nearest, setting_fields
+from hf_condense.config import check, choices, nearest, setting_fields
 from hf_condense.errors import CondensationError, ConfigError
-from hf_condense.methods import METHODS, list_methods, method_class
+from hf_condense.methods import METHODS, list_methods, sections_of
 
 STAGES = {
     "run": "all stages: squeeze, condense, relabel, evaluate, write the dataset",
@@ -110,11 +110,6 @@ def add_settings(parser: argparse.ArgumentParser, method: str | None, base_metho
             help=help_text.replace("%", "%%"),
             **optional_value,
         )
-
-
-def sections_of(method: str | None, base_method: str | None) -> dict[str, type]:
-    """All sections of settings; with those of a method where one is named."""
-    return {**SECTIONS, **({"method": method_class(method).settings_class(base_method)} if method else {})}
 
 
 def refuse_rest(rest: list[str], method: str | None, base_method: str | None) -> None:

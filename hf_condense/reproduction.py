@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hf_condense.config import SECTIONS, check, nearest, setting_fields
+from hf_condense.config import check, nearest, setting_fields
 from hf_condense.data.names import KNOWN, canonical_name
 from hf_condense.errors import CondensationError, ConfigError
 from hf_condense.files import write_json
@@ -19,7 +19,7 @@ from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.hub.models import needs_teacher
 from hf_condense.hub.provenance import WITHOUT_EFFECT
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.methods import method_class
+from hf_condense.methods import sections_of
 from hf_condense.trainer import CondensationTrainer
 
 Verdict = Literal["equal", "close", "different"]
@@ -110,7 +110,8 @@ def reproduce(
     """Runs the recipe that a distilled dataset records, from its settings and source revision, and compares.
 
     Whoever published the set decides what is computed, and nothing else: nothing is published or overwritten, and no
-    folder of this machine is opened unless the caller names it. The comparison is also written to `reproduction.json` of the new run folder. Running it again resumes.
+    folder of this machine is opened unless the caller names it. The comparison is also written to `reproduction.json` of
+    the new run folder. Running it again resumes.
 
     Args:
         place: folder, run folder or Hub id.
@@ -152,7 +153,7 @@ def recipe(content: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:
     recorded = {name: value for section in content["config"].values() for name, value in section.items()}
     settings = {name: value for name, value in recorded.items() if name not in WITHOUT_EFFECT}
     method = str(settings.get("method", "random"))
-    known = setting_fields({**SECTIONS, "method": method_class(method).settings_class(settings.get("base_method"))})
+    known = setting_fields(sections_of(method, settings.get("base_method")))
     for name in settings.keys() - known.keys():
         step = f"{nearest(name, list(known))} The set may be of another version, or changed by hand"
         raise ConfigError(name, settings[name], f"settings of {method} runs", step)

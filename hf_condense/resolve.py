@@ -27,7 +27,7 @@ from hf_condense.config import (
 from hf_condense.data.names import canonical_name
 from hf_condense.errors import ConfigError
 from hf_condense.files import write_text
-from hf_condense.methods import method_class
+from hf_condense.methods import method_class, sections_of
 
 SOURCES = ("published", "official script", "third party", "ours")
 QUICK = {  # the whole path in about a minute, to see it work
@@ -228,8 +228,7 @@ def resolve(flags: dict[str, Any], facts: Callable[[DataSettings], tuple[int, in
     flags.pop("config", None)
     said = {**{k: (v, "file") for k, v in file.items()}, **{k: (v, "flag") for k, v in flags.items()}}
     method, base = said.get("method", ("random", ""))[0], said.get("base_method", (None, ""))[0]
-    settings = method_class(method).settings_class(base)
-    sections = {**SECTIONS, "method": settings}
+    sections = sections_of(method, base)
     known = setting_fields(sections)
     for name in said:
         check(name in known, name, said[name][0], f"settings of {method} runs", nearest(name, list(known)))

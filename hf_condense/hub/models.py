@@ -121,14 +121,8 @@ def fetch_model(id: str, revision: str, sha256: str) -> ImageModel:
     Raises:
         ModelError: it cannot be had, or has other weights.
     """
-    folder = fetch_snapshot(
-        id,
-        "model",
-        revision=revision,
-        error=ModelError,
-        field="teacher",
-        allowed="a model repository that can be read",
-    )
+    allowed = "a model repository that can be read"
+    folder = fetch_snapshot(id, "model", revision=revision, error=ModelError, field="teacher", allowed=allowed)
     model = read_checkpoint(folder)
     if model.sha256() != sha256:
         raise ModelError("teacher", f"{id} with weights {model.sha256()}", sha256, "name the revision of the record")

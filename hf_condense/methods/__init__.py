@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hf_condense.config import nearest
+from hf_condense.config import SECTIONS, nearest
 from hf_condense.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -310,6 +310,11 @@ def method_class(name: str) -> type[Method]:
     """The class of a method; imports its module."""
     module, cls = method_info(name).where.split(":")
     return getattr(import_module(module), cls)
+
+
+def sections_of(name: str | None, base_method: str | None) -> dict[str, type]:
+    """All sections of settings; with those of a method where one is named."""
+    return {**SECTIONS, **({"method": method_class(name).settings_class(base_method)} if name is not None else {})}
 
 
 def create_method(name: str, **config: Any) -> Method:

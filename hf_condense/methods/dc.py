@@ -73,7 +73,8 @@ class DC(MatchingFamily):
         loops = Loops(*s.loops(context.ipc), s.network_lr, s.train_batch, s.real_batch, s.distance)
         views = self.views(context)
         # every new network clusters anew: dear at IPC 1, where each step has one
-        return GradientMatching(context.fresh, views, loops, self.centres(context, views))
+        centres = self.centres(context, views)
+        return GradientMatching(context.fresh, views, loops, centres)
 
     def protocol(self, dataset: str) -> str:
         return "dc-mnist" if dataset == "mnist" else "dc" if dataset in CLASSIC else "small"

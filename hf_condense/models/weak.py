@@ -20,6 +20,7 @@ from hf_condense.files import atomic_path, fingerprint, read_json
 from hf_condense.models.checkpoints import read_checkpoint
 from hf_condense.models.loading import ImageModel, architecture_name
 from hf_condense.models.members import ModelPool, PoolMember
+from hf_condense.models.networks import means_weights
 from hf_condense.models.pool import copy_place, member_place, refuse_chance, train_member, train_on, training_policy
 from hf_condense.models.recalibration import recalibrate
 from hf_condense.models.training import FitRecipe
@@ -271,8 +272,7 @@ class _Maker:
 
 def _from_scratch(name: str, settings: SqueezeSettings) -> bool:
     """Whether the name means an architecture; Hub ids and folders mean their weights always."""
-    weights = name.partition(":")[0] in ("transformers", "hf-hub", "hf_hub", "local-dir")
-    return not (settings.pretrained or weights or Path(name).is_dir() or name.startswith(("/", "./", "../", "~")))
+    return not (settings.pretrained or means_weights(name))
 
 
 def _spread(values: Sequence, count: int) -> tuple:
