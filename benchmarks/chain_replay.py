@@ -24,7 +24,7 @@ from hf_condense.engine import Engine
 from hf_condense.evaluation.budget import epochs_budget, replay_budget, union_sizes
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.run import ImageSet, score
-from hf_condense.evaluation.service import Students
+from hf_condense.evaluation.student_trainer import StudentTrainer
 from hf_condense.memory import keep_freed_memory
 
 ROOT = Path("runs/chain_replay")
@@ -54,7 +54,7 @@ def measured(seeds: int, chains: int) -> dict:
     )  # fmt: skip
     train, test = run.train, run.splits.test
     protocol = get_protocol("small")
-    students = Students(protocol, 6, 10, train.mean, train.std, run.device, False)
+    students = StudentTrainer(protocol, 6, 10, train.mean, train.std, run.device, False)
     rows, seconds = {}, {}
     for name, count in (("pool", chains), ("replay", 0)):
         method = create_method("pdd", **{**vars(run.config.method), "chains": count})

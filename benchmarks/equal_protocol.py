@@ -20,12 +20,12 @@ import torch
 
 from benchmarks import fashion
 from benchmarks.record import write
-from hf_condense.engine import Synthetic
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.run import ImageSet
 from hf_condense.memory import peak_bytes, reset_peak
 from hf_condense.methods import method_class
-from hf_condense.resolve import load_preset
+from hf_condense.plan import Synthetic
+from hf_condense.run.resolve import load_preset
 from hf_condense.selection.noise import gaussian_images
 
 BASE = "convnet_bn_w32"

@@ -10,9 +10,10 @@ import torch
 from datasets import load_dataset
 
 from hf_condense import CondensationTrainer
-from hf_condense.engine import Engine, Synthetic
+from hf_condense.engine import Engine
 from hf_condense.evaluation.run import ImageSet, score
 from hf_condense.methods.base import Context
+from hf_condense.plan import Synthetic
 from hf_condense.selection.real import random_real
 
 ROOT = Path("runs/fashion")

@@ -21,10 +21,10 @@ from benchmarks import fashion
 from benchmarks.fashion import SEEDS, pool, random_sets, scored
 from benchmarks.record import write
 from hf_condense import CondensationTrainer, create_method
-from hf_condense.engine import Synthetic
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.run import ImageSet
 from hf_condense.methods.base import Context
+from hf_condense.plan import Synthetic
 
 GRID = [(25, 0.1), (75, 0.01), (75, 0.1), (75, 1.0), (200, 0.1), (500, 0.01), (500, 0.1)]
 CHOSEN = {"iterations": 75, "match_weight": 0.01}  # what `select` found

@@ -30,12 +30,13 @@ from hf_condense.config import DataSettings
 from hf_condense.data.formation import decode_set
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import Splits, open_source
-from hf_condense.engine import Engine, Synthetic
+from hf_condense.engine import Engine
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.students import train_student
 from hf_condense.memory import keep_freed_memory
 from hf_condense.methods.base import Context
 from hf_condense.models.fresh import FreshNetworks
+from hf_condense.plan import Synthetic
 from hf_condense.selection.real import random_real
 
 ROOT = Path("runs/fashion_matching")

@@ -24,7 +24,7 @@ from hf_condense.models.embedding import embed
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.objectives.distribution_matching import DistributionMatching
 from hf_condense.objectives.gradient_matching import GradientMatching, Loops
-from hf_condense.objectives.paired import PairedViews
+from hf_condense.selection.paired import PairedViews
 
 CPU, KEY, CLASSES = torch.device("cpu"), Key(0, "step"), 10
 

@@ -3,7 +3,7 @@
     python -m benchmarks.pdd_table digits
     HF_CONDENSE_DATA=<folder with fashion_mnist/> python -m benchmarks.pdd_table fashion_mnist
 
-A set a seed, and a student a set. Students of sets without stages have E epochs, or 1.5 E; those of staged sets E/2 in each
+A set a seed, and a student a set. StudentTrainer of sets without stages have E epochs, or 1.5 E; those of staged sets E/2 in each
 stage (as released, where E is 1000) or as many as show them as many images as E epochs without stages. E is short here, and
 so are batches. MTT and DM are scored on unclamped images with class numbers, EDC on 8 bits under the labels of its pool.
 Seconds are of a processor, on one thread. Those of a set count experts and chains, but not the pool of EDC; those of a
@@ -24,12 +24,13 @@ from datasets import load_dataset
 
 from benchmarks.record import write
 from hf_condense import CondensationTrainer
-from hf_condense.engine import Engine, Synthetic
+from hf_condense.engine import Engine
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.run import ImageSet, score
-from hf_condense.evaluation.service import Students
+from hf_condense.evaluation.student_trainer import StudentTrainer
 from hf_condense.files import fingerprint
 from hf_condense.memory import keep_freed_memory
+from hf_condense.plan import Synthetic
 from hf_condense.selection.real import random_real
 
 ROOT = Path("runs/pdd_table")
@@ -94,7 +95,7 @@ def sets_of(run: CondensationTrainer, study: Study, base: str) -> tuple[list[Syn
     os.environ["HF_CONDENSE_CACHE"] = str(ROOT / "pools")
     protocol = get_protocol(PROTOCOLS[base], epochs=study.epochs, batch=study.batch)
     train = run.train
-    students = Students(protocol, IPC, train.num_classes, train.mean, train.std, run.device, run.flip)
+    students = StudentTrainer(protocol, IPC, train.num_classes, train.mean, train.std, run.device, run.flip)
     context = replace(run.prepare(), students=students)
     os.environ["HF_CONDENSE_CACHE"] = str(run.folder / "cache")
     made, seconds = [], []

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import SiameseDraw
-from hf_condense.objectives.paired import PairedViews
+from hf_condense.selection.paired import PairedViews
 
 
 def plain_batches(views: PairedViews, images: Tensor, labels: Tensor, draw: SiameseDraw | None, count: int, key: Key):

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_condense.data.randomness import Key
-from hf_condense.models.loading import ImageModel, load_model
+from hf_condense.models.image_model import ImageModel
+from hf_condense.models.loading import load_model
 
 POOL = ("convnet_d1", "convnet_w32", "cifar_wrn16_2")
 CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)

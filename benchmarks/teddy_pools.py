@@ -28,8 +28,9 @@ from hf_condense import CondensationTrainer, create_method
 from hf_condense.config import WeakPoolSettings
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.cache import cache_folder
+from hf_condense.data.pixels import to_unit
 from hf_condense.engine import Engine
-from hf_condense.evaluation.protocols import Protocol
+from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.students import train_student
 from hf_condense.methods.base import Context
 from hf_condense.models.members import ModelPool, PoolMember
@@ -37,7 +38,6 @@ from hf_condense.models.pool import train_member
 from hf_condense.models.recalibration import recalibrate
 from hf_condense.models.statistics import running_statistics
 from hf_condense.models.weak import weak_pool
-from hf_condense.objectives.parameterisation import to_unit
 from hf_condense.selection.real import random_real
 
 NET, IPC, VIEWS = "convnet_bn", 10, 20

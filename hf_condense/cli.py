@@ -12,7 +12,8 @@ from itertools import pairwise
 
 from hf_condense.config import check, choices, nearest, setting_fields
 from hf_condense.errors import CondensationError, ConfigError
-from hf_condense.methods import METHODS, list_methods, sections_of
+from hf_condense.methods import list_methods, sections_of
+from hf_condense.methods.registry import METHODS
 
 STAGES = {
     "run": "all stages: squeeze, condense, relabel, evaluate, write the dataset",
@@ -134,7 +135,7 @@ def short_names(arguments: list[str]) -> list[str]:
 
 def pool_run(given: dict) -> dict:
     """What `pool` takes where nobody said it: pruned weak models, and a run folder that says so."""
-    from hf_condense.resolve import read_yaml
+    from hf_condense.run.resolve import read_yaml
 
     said = {**(read_yaml(given["config"]) if "config" in given else {}), **given}
     kind, dataset = said.get("pool_kind", "none"), said.get("dataset", "digits")
@@ -147,7 +148,7 @@ def pool_run(given: dict) -> dict:
 
 def named(setting: str, arguments: Sequence[str]) -> str | None:
     """What the arguments, a --config file or a run folder say of a setting that adds flags of its own."""
-    from hf_condense.resolve import read_yaml
+    from hf_condense.run.resolve import read_yaml
 
     said = {"method": None, "base_method": None, "config": None}
     for argument, following in zip(arguments, [*arguments[1:], None]):

@@ -16,8 +16,8 @@ from hf_condense.errors import CondensationError, ConfigError
 from hf_condense.files import write_json
 from hf_condense.hub.card import hub_dataset
 from hf_condense.hub.distilled import DistilledDataset
-from hf_condense.hub.models import needs_teacher
 from hf_condense.hub.provenance import WITHOUT_EFFECT
+from hf_condense.hub.teachers import needs_teacher
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.methods import sections_of
 from hf_condense.trainer import CondensationTrainer

@@ -14,10 +14,11 @@ from hf_condense import create_method, files
 from hf_condense.config import DataSettings
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
-from hf_condense.engine import Engine, Synthetic
+from hf_condense.engine import Engine
 from hf_condense.methods.base import Context
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.objectives.base import Term
+from hf_condense.plan import Synthetic
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ import pytest
 
 from hf_condense.errors import ConfigError
 from hf_condense.methods import list_methods, method_class
-from hf_condense.resolve import resolve
+from hf_condense.run.resolve import resolve
 
 BASE = {"pdd": {"base_method": "dm"}}
 NUMBERS = {int: ("-2", "1.5"), float: ("nan", "inf")}

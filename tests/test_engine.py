@@ -13,8 +13,9 @@ from accelerate import Accelerator
 from hf_condense import files
 from hf_condense.data.randomness import Key
 from hf_condense.engine import Engine
-from hf_condense.methods.base import Context, Method, Plan, Recipe, Start, blocks
+from hf_condense.methods.base import Context, Method
 from hf_condense.objectives.base import Term
+from hf_condense.plan import Plan, Recipe, Start, blocks
 
 
 class Towards:

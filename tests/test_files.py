@@ -10,7 +10,7 @@ import torch
 
 from hf_condense import files
 from hf_condense.errors import ArtefactError, ConfigError
-from hf_condense.stages import Stage
+from hf_condense.run.record import Stage
 
 
 def test_a_failure_leaves_what_was_there(tmp_path):

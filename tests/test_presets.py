@@ -11,7 +11,7 @@ from hf_condense.data.siamese import SiamesePolicy
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.methods import method_class
 from hf_condense.methods.matching_family import CLASSIC
-from hf_condense.resolve import load_preset, preset_names, resolve
+from hf_condense.run.resolve import load_preset, preset_names, resolve
 from hf_condense.trainer import CondensationTrainer
 
 FAMILY = ("dm", "dc", "dsa", "idc", "dream", "coreset")

@@ -9,7 +9,7 @@ import yaml
 
 from hf_condense.errors import ConfigError
 from hf_condense.methods import create_method, list_methods
-from hf_condense.resolve import SOURCES, load_preset, nearest_preset, preset_names, resolve
+from hf_condense.run.resolve import SOURCES, load_preset, nearest_preset, preset_names, resolve
 
 
 def no_facts(data):
@@ -119,7 +119,7 @@ def test_methods_by_name():
 
 
 def test_a_preset_extends_data_pool_and_students_of_another_but_not_its_method():
-    from hf_condense.resolve import load_preset
+    from hf_condense.run.resolve import load_preset
 
     edc, other = load_preset("edc", "digits", 10, "paper"), load_preset("sre2l", "digits", 10, "paper")
     assert other.values["students"] == edc.values["students"] and other.image_size == edc.image_size
@@ -127,7 +127,7 @@ def test_a_preset_extends_data_pool_and_students_of_another_but_not_its_method()
 
 
 def test_every_preset_of_every_method_resolves_in_both_variants():
-    from hf_condense.resolve import preset_names
+    from hf_condense.run.resolve import preset_names
 
     for method in list_methods():
         for name in (n for n in preset_names(method) if "-ipc" not in n):

@@ -18,11 +18,11 @@ from sklearn.datasets import load_digits
 
 from hf_condense import files
 from hf_condense.errors import ConfigError, ModelError
-from hf_condense.estimate import estimate
 from hf_condense.methods import METHODS, create_method
-from hf_condense.methods.base import Start
 from hf_condense.methods.random import Random
-from hf_condense.resolve import read_yaml
+from hf_condense.plan import Start
+from hf_condense.run.estimate import estimate
+from hf_condense.run.resolve import read_yaml
 from hf_condense.trainer import CondensationTrainer
 from tests import forked
 

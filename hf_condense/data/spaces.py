@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from hf_condense.config import check
-
-if TYPE_CHECKING:
-    from hf_condense.data.whitening import Whitening
+from hf_condense.data.whitening import Whitening
 
 
 class PixelSpace(Protocol):
@@ -23,8 +21,8 @@ class PixelSpace(Protocol):
     def decode(self, z: Tensor) -> Tensor:
         """z to unit pixels; differentiable, as `encode` is."""
 
-    def pull(self, gradient: Tensor) -> Tensor:
-        """The gradient in z of a value whose gradient in unit pixels is given."""
+    def vjp(self, z: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient in z, at z, of a value whose gradient in unit pixels is given."""
 
     def clamp_(self, z: Tensor) -> None:
         """Puts z, in place, where it decodes into [0, 1]."""
@@ -50,7 +48,7 @@ class NormalisedPixels:
     def decode(self, z: Tensor) -> Tensor:
         return z * self.std + self.mean
 
-    def pull(self, gradient: Tensor) -> Tensor:
+    def vjp(self, z: Tensor, gradient: Tensor) -> Tensor:
         return gradient * self.std
 
     @torch.no_grad()
@@ -74,8 +72,8 @@ class WhitenedPixels:
     def decode(self, z: Tensor) -> Tensor:
         return self.whitening.inverse(z)
 
-    def pull(self, gradient: Tensor) -> Tensor:
-        return self.whitening.pull(gradient)
+    def vjp(self, z: Tensor, gradient: Tensor) -> Tensor:
+        return self.whitening.vjp(gradient)
 
     @torch.no_grad()
     def clamp_(self, z: Tensor) -> None:

@@ -81,7 +81,7 @@ class Whitening(nn.Module):
         """Whitened images [n, C, S, S] to unit pixels."""
         return self._map(white, self.restore) + self.mean
 
-    def pull(self, gradient: Tensor) -> Tensor:
+    def vjp(self, gradient: Tensor) -> Tensor:
         """The gradient in whitened images from that in unit pixels: `restore` is its own transpose."""
         return self._map(gradient, self.restore)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hf_condense.evaluation.protocols import Protocol
+    from hf_condense.evaluation.protocol import Protocol
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hf_condense.evaluation.protocols import Protocol
+from hf_condense.evaluation.protocol import Protocol
 
 _DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")
 

@@ -13,7 +13,7 @@ from hf_condense.errors import ConfigError
 from hf_condense.models.training import Batch
 
 if TYPE_CHECKING:
-    from hf_condense.evaluation.protocols import Protocol
+    from hf_condense.evaluation.protocol import Protocol
 
 Loss = Callable[[Tensor, Batch], Tensor]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hf_condense.evaluation.classic import CLASSIC
-from hf_condense.evaluation.protocols import SMALL, Case, Protocol
+from hf_condense.evaluation.protocol import SMALL, Case, Protocol
 
 _HALF = {"schedule": "smoothing", "schedule_params": {"zeta": 2.0}}  # a cosine that ends at half the rate
 _SGD = {"optimizer": "sgd", "weight_decay": 1e-4}

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from hf_condense.config import LabelSettings, check
 from hf_condense.data.formation import decode_set
+from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
-from hf_condense.evaluation.protocols import Protocol
+from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.students import train_student, validation_images
 from hf_condense.files import fingerprint, read_json, write_json
 from hf_condense.labels.formats import store_format
-from hf_condense.labels.store import LabelStore, image_digest, write_store
+from hf_condense.labels.store import LabelStore, write_store
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.training import evaluate_top1
 from hf_condense.progress import Progress

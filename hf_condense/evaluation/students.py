@@ -21,7 +21,7 @@ from hf_condense.data.spaces import pixel_space
 from hf_condense.errors import ConfigError
 from hf_condense.evaluation.losses import protocol_loss
 from hf_condense.evaluation.phases import soft_hard_soft
-from hf_condense.evaluation.protocols import Protocol
+from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.staged import stage_rows
 from hf_condense.labels.replay import LabelStore, as_logits
 from hf_condense.labels.teacher import Ensemble
@@ -33,7 +33,7 @@ from hf_condense.progress import Progress
 
 if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
-    from hf_condense.models.loading import ImageModel
+    from hf_condense.models.image_model import ImageModel
 
 DEVICE_BYTES = 4 << 30  # sets up to this size are kept on the device, larger ones (full ImageNet) are fetched by batch
 

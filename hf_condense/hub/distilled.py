@@ -22,8 +22,8 @@ from hf_condense.data.formation import decode_set
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS, content_hash, decode_png
 from hf_condense.hub.card import title
-from hf_condense.hub.models import check_teacher, need_image_model
 from hf_condense.hub.record import NEXT, read_record
+from hf_condense.hub.teachers import check_teacher, need_image_model
 from hf_condense.hub.training import RecordedTraining, TrainingStage
 from hf_condense.labels.store import LabelStore
 from hf_condense.models.training import Batch
@@ -32,7 +32,7 @@ from hf_condense.snapshots import fetch_snapshot
 if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
     from hf_condense.labels.teacher import Ensemble
-    from hf_condense.models.loading import ImageModel
+    from hf_condense.models.image_model import ImageModel
 
 
 @dataclass(repr=False)  # the record alone is pages

@@ -11,8 +11,8 @@ from hf_condense.files import sha256_file
 from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS
 from hf_condense.hub.card import readable_bytes, title
 from hf_condense.hub.distilled import DistilledDataset, locate
-from hf_condense.hub.models import needs_teacher
 from hf_condense.hub.record import listed_file
+from hf_condense.hub.teachers import needs_teacher
 
 FLOAT_BYTES = 4
 

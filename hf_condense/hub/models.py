@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_condense.config import check
-from hf_condense.errors import ConfigError, ModelError
+from hf_condense.errors import ModelError
 from hf_condense.files import read_json
 from hf_condense.hub.card import hub_dataset
 from hf_condense.hub.provenance import portable
+from hf_condense.hub.teachers import from_the_run, recorded_teachers
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.card import render
 from hf_condense.models.checkpoints import FACTS, read_checkpoint
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 from hf_condense.models.members import PoolMember
 from hf_condense.snapshots import fetch_snapshot
 
@@ -56,22 +56,6 @@ def unpublished(content: Mapping[str, Any], record: Mapping[str, Any], role: str
     """Names of the models (of one role) that nobody else can get."""
     models = [m for m in content.get("models", []) if role is None or role in m["roles"]]
     return [m["name"] for m in models if published_place(m, record) is None]
-
-
-def needs_teacher(content: Mapping[str, Any]) -> list[str]:
-    """Label regimes of a set that work only where its teachers can be had."""
-    labels = content["labels"]
-    virtual = (labels.get("store") or {}).get("store") == "virtual"
-    return [r for r in labels["regimes"] if r == "online" or (r == "stored" and virtual)]
-
-
-def refuse_lost_teachers(regimes: list[str], lost: list[str]) -> None:
-    """Raises ConfigError where label regimes would need teachers whom nobody else can get."""
-    check(
-        not (regimes and lost), "push_models", False,
-        f"True, because {' and '.join(regimes)} labels need {', '.join(lost)}, which nobody else can get",
-        "add --push_models, or run without these labels (--regimes hard,stored)",
-    )  # fmt: skip
 
 
 def find_member(pool: Path, model: Mapping[str, Any]) -> Path:
@@ -144,48 +128,8 @@ def published_teacher(data: DistilledDataset) -> Ensemble:
     if missing or not teachers:
         raise ModelError(
             "teacher", missing, "networks that were pushed beside the set",
-            f"{_from_the_run(data)}, or push the set again with --push_models",
+            f"{from_the_run(data.content, data.folder)}, or push the set again with --push_models",
         )  # fmt: skip
     models = [fetch_model(sent[m["name"]]["id"], sent[m["name"]]["revision"], m["sha256"]) for m in teachers]
     made = data.content["soft_label"]
     return Ensemble(models, made["ensemble"], bn=made.get("teacher_bn", "running"))
-
-
-def need_image_model(field: str, model: object, *others: type) -> None:
-    """Raises ConfigError where something is neither an ImageModel nor one of the `others`."""
-    check(
-        isinstance(model, (ImageModel, *others)), field, type(model).__name__,
-        "an ImageModel" + " or a name for load_model" * (str in others),
-        "take one from hf_condense.models.loading.load_model, or put your network into an ImageModel",
-    )  # fmt: skip
-
-
-def check_teacher(data: DistilledDataset, teacher: Ensemble | None) -> None:
-    """Refuses a teacher whose labels would not be those of the set: a network by the same name has other weights.
-
-    Raises:
-        ConfigError: there is none, or one of its networks is none of the record's (where nothing is recorded: untrained).
-    """
-    recorded = {m.get("sha256") for m in data.content.get("models", [])}
-    names = ", ".join(m["name"] for m in recorded_teachers(data.content))
-    allowed = f"an Ensemble of the recorded teachers{names and f' ({names})'}, with the weights that labelled the set"
-    published = bool(data.record.get("published_models"))
-    step = "take `hub.models.published_teacher(data)`" if published else _from_the_run(data)
-    if not isinstance(teacher, Ensemble):
-        raise ConfigError("teacher", None if teacher is None else type(teacher).__name__, allowed, step)
-    for model in teacher.models:
-        if (model.sha256() not in recorded) if recorded else model.needs_squeeze:
-            raise ConfigError("teacher", f"{model.name} with weights {model.sha256()[:16]}", allowed, step)
-
-
-def recorded_teachers(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Entries of the models that made the soft labels."""
-    return [m for m in content.get("models", []) if "teacher" in m["roles"]]
-
-
-def _from_the_run(data: DistilledDataset) -> str:
-    """Where the teachers lie if nobody published them, as something to type."""
-    pool, made = data.folder.parent / "pool/models", data.content.get("soft_label") or {}
-    pool = pool if pool.is_dir() else "RUN/pool/models"  # of the run that made the set, wherever that is
-    how = f'"{made.get("ensemble") or "logits"}", bn="{made.get("teacher_bn", "running")}"'
-    return f"read each from its folder in {pool}: `Ensemble([read_checkpoint(folder), ...], {how})`"

@@ -12,15 +12,15 @@ from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from hf_condense.data.augmentation import ViewPolicy
-    from hf_condense.data.source import SourceInfo
-    from hf_condense.methods import MethodInfo
-    from hf_condense.models.pool import PoolMember
+from hf_condense.data.augmentation import ViewPolicy
+from hf_condense.data.source import SourceInfo
+from hf_condense.methods.registry import MethodInfo
+from hf_condense.models.image_model import ImageModel
+from hf_condense.models.members import PoolMember
 
 LIBRARIES = (
     "hf-condense", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "huggingface_hub",
@@ -64,6 +64,12 @@ def describe_model(member: PoolMember, roles: Iterable[str]) -> dict[str, Any]:
             **weak,
         }
     )
+
+
+def describe_network(model: ImageModel, roles: Iterable[str]) -> dict[str, Any]:
+    """A network beside the pool, taken as it was published, in the same words."""
+    facts = {"sha256": model.sha256(), "top1": None, "epochs": 0, "parameters": model.parameter_count}
+    return portable({"name": model.name, "roles": list(roles), **model.source, **facts})
 
 
 def training_block(

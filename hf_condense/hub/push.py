@@ -12,21 +12,16 @@ from hf_condense.hub.card import PLACE, card_facts, readable_bytes, render_card,
 from hf_condense.hub.commits import Commit
 from hf_condense.hub.distilled import locate
 from hf_condense.hub.inspection import check_files
-from hf_condense.hub.models import (
-    find_member,
-    model_files,
-    model_repository,
-    needs_teacher,
-    refuse_lost_teachers,
-    unpublished,
-)
+from hf_condense.hub.models import find_member, model_files, model_repository, unpublished
 from hf_condense.hub.record import listed_file, read_record
 from hf_condense.hub.refusals import told_clearly
+from hf_condense.hub.teachers import needs_teacher, refuse_lost_teachers
 from hf_condense.hub.visibility import Target
 
 OWNED = (DATA, SOFT_LABELS, TENSORS)
 CARD = "README.md"
 POOL = Path("pool/models")  # of a run folder
+POOL_ROLES = {"observer", "teacher"}  # of networks in the run's pool; others are taken as they were published
 
 
 @dataclass(frozen=True)
@@ -122,7 +117,9 @@ def push(
             repo_id = f"{target.api.whoami()['name']}/{repo_id}"
     commits = []
     if push_models:
-        models = [m for m in content["models"] if m["name"] in unpublished(content, {})]
+        models = [
+            m for m in content["models"] if m["name"] in unpublished(content, {}) and set(m["roles"]) <= POOL_ROLES
+        ]
         sent = {}
         for model in models:
             name = model_repository(repo_id, model["name"])

@@ -14,11 +14,11 @@ from hf_condense.config import check
 from hf_condense.hub.card import hub_dataset, title
 from hf_condense.hub.commits import Commit
 from hf_condense.hub.distilled import DistilledDataset
-from hf_condense.hub.models import need_image_model
+from hf_condense.hub.teachers import need_image_model
 from hf_condense.hub.visibility import Target
 from hf_condense.models.card import ModelCardFacts, render
 from hf_condense.models.checkpoints import write_checkpoint
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 
 TASK = "image-classification"
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from hf_condense.config import check
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError
-from hf_condense.evaluation.protocols import Protocol
-from hf_condense.evaluation.service import Students
+from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.staged import stage_rows
+from hf_condense.evaluation.student_trainer import StudentTrainer
 from hf_condense.evaluation.students import student_batches, training_plan
-from hf_condense.models.loading import ImageModel, load_model
+from hf_condense.models.image_model import ImageModel
+from hf_condense.models.loading import load_model
 from hf_condense.models.training import Batch
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class RecordedTraining:
         self, network: ImageModel | str, images: Tensor, labels: Tensor, regime: str, seed: int,
         whitening: Whitening | None, **more: Any,
     ) -> ImageModel:  # fmt: skip
-        """Trains a network; arguments as for `DistilledDataset.train` and `Students.train`."""
+        """Trains a network; arguments as for `DistilledDataset.train` and `StudentTrainer.train`."""
         self._require_recipe()
         key, classes = Key(seed, "train"), len(self.class_names)
         if isinstance(network, str):
@@ -152,7 +153,9 @@ class RecordedTraining:
                 whitening=whitening if self.protocol.zca else None,
             )  # fmt: skip
         ipc = max(1, len(images) // classes)
-        students = Students(self.protocol, ipc, classes, device=images.device, whitening=whitening, **self.pixels)
+        students = StudentTrainer(
+            self.protocol, ipc, classes, device=images.device, whitening=whitening, **self.pixels
+        )
         soft = self.soft if self.labels_images(regime) else None
         return students.train(
             network, images, labels, key=key, regime=regime, soft=soft, stages=self.stages, rates=self.rates, **more

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from hf_condense.config import check
 from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy, Views
+from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.files import fingerprint, read_json, sha256_file
@@ -39,14 +39,6 @@ def as_logits(probabilities: Tensor) -> Tensor:
 def file_name(number: int) -> str:
     """Of the file with that number."""
     return f"views-{number:05d}.parquet"
-
-
-def image_digest(images: Tensor) -> str:
-    """sha256 of dtype, shape and pixels of images [N, C, S, S]: labels belong to exactly these."""
-    digest = hashlib.sha256(f"{images.dtype} {tuple(images.shape)}\n".encode())
-    for part in images.split(4096):
-        digest.update(part.cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 class LabelStore:

@@ -15,6 +15,7 @@ from torch import Tensor
 from hf_condense.config import LabelSettings, check
 from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy, Views
 from hf_condense.data.formation import decode_set
+from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError
 from hf_condense.files import canonical_json, read_json, remove_leftovers, sha256_file, write_json
@@ -22,7 +23,7 @@ from hf_condense.labels.columns import epoch_table, expected_bytes, write_epochs
 from hf_condense.labels.encodings import encoding_of
 from hf_condense.labels.formats import kept_epochs, store_format
 from hf_condense.labels.regeneration import CLOSE, probe_table, probes
-from hf_condense.labels.replay import EVENED, FORMAT, LabelStore, file_name, image_digest
+from hf_condense.labels.replay import EVENED, FORMAT, LabelStore, file_name
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.labels.views import leaves_one, view_batches
 from hf_condense.progress import Progress

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.config import check
-from hf_condense.models.training import unit_pixels
+from hf_condense.data.pixels import unit_pixels
 
 if TYPE_CHECKING:
-    from hf_condense.models.loading import ImageModel
+    from hf_condense.models.image_model import ImageModel
 
 
 class Ensemble(nn.Module):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from hf_condense.data.augmentation import ViewPolicy, Views, apply_views, draw_views, mixed_targets
+from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
-from hf_condense.models.training import Batch, unit_pixels
+from hf_condense.models.training import Batch
 
 
 def leaves_one(images: int, batch_size: int) -> bool:

@@ -3,90 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
+from accelerate import Accelerator
+from torch import Tensor
 
+from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.randomness import Key
-from hf_condense.methods import METHODS, MethodInfo
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from hf_condense.data.augmentation import ViewPolicy
-    from hf_condense.data.source import ImageSource
-    from hf_condense.data.whitening import Whitening
-    from hf_condense.engine import Synthetic
-    from hf_condense.evaluation.service import Students
-    from hf_condense.models.experts import ExpertBuffer
-    from hf_condense.models.fresh import FreshNetworks
-    from hf_condense.models.pool import ModelPool
-    from hf_condense.models.statistics import RealStatistics
-    from hf_condense.objectives.base import Objective
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Rows of the synthetic set that are made together, independent of every other shard of their group.
-
-    Args:
-        id: names the shard's file and keys its randomness.
-        kind: "start" makes first images, "optimise" takes the newest images of its rows and moves them.
-        rows: row numbers in the synthetic set.
-        labels: class of each row.
-        stage: PDD stage in which they are made.
-    """
-
-    id: str
-    kind: Literal["start", "optimise"]
-    rows: tuple[int, ...]
-    labels: tuple[int, ...]
-    stage: int = 1
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Ordered groups of independent shards; a group begins when the one before it is whole.
-
-    Every row is made by at least one start shard. `chained` groups run in order on one process, because state
-    crosses from shard to shard (some `official` variants). On the shards of a `joint` plan all processes work
-    together, each on its share of the classes.
-    """
-
-    labels: tuple[int, ...]
-    groups: tuple[tuple[Shard, ...], ...]
-    chained: bool = False
-    joint: bool = False
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How pixels are optimised.
-
-    Args:
-        steps: optimiser steps for each shard.
-        lr: learning rate, in units of `space`.
-        optimizer, betas, momentum: Adam with its betas, or SGD with its momentum.
-        schedule: name for `models.schedules.multiplier`.
-        space: what is learned: pixels in units of the dataset's standard deviation, in [0, 1], or whitened (ZCA).
-        clamp_every: steps after which pixels are put back into [0, 1]; 0 leaves them free, and they are published as
-            float images too.
-        rates: learning rate of what the objective learns beside pixels, by name. What has none is kept and published,
-            but the optimiser does not move it: the objective sets it itself.
-    """
-
-    steps: int
-    lr: float
-    optimizer: Literal["adam", "sgd"] = "adam"
-    betas: tuple[float, float] = (0.5, 0.9)
-    momentum: float = 0.0
-    schedule: str = "cosine"
-    space: Literal["normalised", "unit", "whitened"] = "normalised"
-    clamp_every: int = 1
-    rates: Mapping[str, float] = field(default_factory=dict)
+from hf_condense.data.source import ImageSource
+from hf_condense.data.whitening import Whitening
+from hf_condense.methods.registry import METHODS, MethodInfo
+from hf_condense.models.fresh import FreshNetworks
+from hf_condense.models.image_model import ImageModel
+from hf_condense.models.members import ModelPool
+from hf_condense.models.statistics import RealStatistics
+from hf_condense.objectives.base import Objective
+from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, Synthetic
 
 
 @dataclass(frozen=True)
@@ -107,34 +42,37 @@ class StatisticsRequest:
     kinds: tuple[str, ...] = ("conv", "norm")
 
 
-@dataclass(frozen=True)
-class Frozen:
-    """Images of earlier stages, which count but do not move.
+class StudentTrainer(Protocol):
+    """Trains networks as the students of the run are trained; for methods that train networks on their own images.
 
-    Args:
-        images: float unit pixels [m, C, S, S], stage after stage, on the CPU.
-        labels: int64 [m].
-        stages: number of those stages.
+    `protocol` is the run's, not yet resolved for a student; `ipc` counts training images of a class in the finished set;
+    `fingerprint` stands for everything that changes a trained network.
     """
 
-    images: torch.Tensor
-    labels: torch.Tensor
-    stages: int
+    protocol: Any
+    ipc: int
+    fingerprint: str
 
-    def of_stage(self, stage: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and labels of all stages up to this one."""
-        count = len(self.labels) // self.stages * stage
-        return self.images[:count], self.labels[:count]
+    def train(self, network: ImageModel, images: Tensor, labels: Tensor, *, key: Key, **settings: Any) -> ImageModel:
+        """Trains `network` on uint8 or float images [n, C, S, S] with labels int64 [n], and returns it in eval mode."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Context:
-    """What a method may use. The engine and the trainer fill it; a method only reads it.
+    """What a method sees of the run.
 
-    `observers` and their `statistics` are there for methods that need a pool; `fresh(key)` gives an untrained network
-    of the first base model to those that draw new ones as they go. `experts` are there once `Method.ready` has
-    made them, `frozen` in later stages. `students` trains networks as students are trained. `real_rows` are rows of the
-    source where `train` is only a part of it.
+    Args:
+        train: the real images.
+        image_size: side of the synthetic images in pixels.
+        ipc: synthetic images a class.
+        key: of the synthesis.
+        flip: whether a mirrored image keeps its class.
+        observers: the pool's networks that synthesis looks through; with their `statistics` of the real images. Both
+            only for methods that need a pool.
+        fresh: gives an untrained network of the first base model for each key.
+        whitening: of the real images, where pixels are whitened.
+        student_trainer: trains networks as the run's students.
+        accelerator: the processes of the run.
     """
 
     train: ImageSource
@@ -148,29 +86,29 @@ class Context:
     statistics: list[RealStatistics] | None = None
     fresh: FreshNetworks | None = None
     whitening: Whitening | None = None
-    students: Students | None = None
+    student_trainer: StudentTrainer | None = None
     accelerator: Accelerator | None = None
-    experts: ExpertBuffer | None = None
-    frozen: Frozen | None = None
-    stage: int = 1
-    real_rows: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
         return self.train.num_classes
 
+    @property
+    def spec(self) -> SetSpec:
+        """Size of the set that is made."""
+        return SetSpec(self.num_classes, self.ipc, self.image_size)
 
-@dataclass
-class Start:
-    """First images of a shard.
+
+@dataclass(frozen=True)
+class UsedNetwork:
+    """A network beside the pool that a method has looked through, for the provenance.
 
     Args:
-        images: uint8 [n, C, S, S], or float unit pixels where 8 bits are not enough.
-        origin: row in the source of each image, -1 where there is none.
+        role: what it did: "backbone", "ranker".
     """
 
-    images: torch.Tensor
-    origin: np.ndarray
+    model: ImageModel
+    role: str
 
 
 class Method(ABC):
@@ -201,6 +139,8 @@ class Method(ABC):
     def info(self) -> MethodInfo:
         return METHODS[self.name]
 
+    # pure: equal arguments give equal answers, before any data is read
+
     def plan(self, num_classes: int, ipc: int) -> Plan:
         """One start shard a class. Pure: equal arguments give equal plans."""
         labels = tuple(c for c in range(num_classes) for _ in range(ipc))
@@ -210,30 +150,8 @@ class Method(ABC):
         )
         return Plan(labels, (starts,))
 
-    def statistics(self, context: Context) -> StatisticsRequest | None:
-        """The statistics that `objective` needs, or None."""
-        return None
-
-    def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> Context:
-        """What must be there before a group of shards is worked on: experts, networks trained on earlier stages.
-
-        Called on all processes, before each group whose shards are not all made.
-
-        Args:
-            shard: the first of the group.
-            earlier: what the groups of earlier stages have made; None in the first stage.
-
-        Returns:
-            the context that `start` and `objective` of the group get.
-        """
-        return context
-
-    @abstractmethod
-    def start(self, shard: Shard, context: Context) -> Start:
-        """First images of a start shard."""
-
-    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe | None:
-        """How pixels are optimised, or None for methods that only select. Pure, as `plan`."""
+    def recipe(self, shard: Shard, spec: SetSpec) -> Recipe | None:
+        """How the pixels of an optimise shard are moved, or None for methods that only select. Pure, as `plan`."""
         return None
 
     def images_per_step(self, num_classes: int, ipc: int) -> float:
@@ -244,10 +162,6 @@ class Method(ABC):
         """Images that networks are trained on in `ready`, of `real` ones in an epoch; what the estimate counts."""
         return 0.0
 
-    def objective(self, context: Context) -> Objective:
-        """What pixels are optimised for; made anew for each shard, once for a chained group."""
-        raise AssertionError(f"{self.name} has a recipe but no objective")
-
     @property
     def formation_factor(self) -> int:
         """f, where each published image holds f x f training images as tiles (`data.formation`); 1 where it is one."""
@@ -257,6 +171,11 @@ class Method(ABC):
     def trains_students(self) -> bool:
         """Whether synthesis itself trains networks as students are trained: images then depend on the protocol."""
         return False
+
+    @property
+    def network_count(self) -> int | None:
+        """Networks that synthesis goes through, where it trains a fixed number of them; None elsewhere."""
+        return None
 
     @property
     def labels_by(self) -> str | None:
@@ -270,30 +189,49 @@ class Method(ABC):
         """Name of the student protocol that fits this method on `dataset`."""
         return "small"
 
+    def staged_protocol(self, dataset: str) -> str:
+        """Name of the student protocol that fits this method as the base of one that works in stages."""
+        return self.protocol(dataset)
 
-def blocks(labels: tuple[int, ...], size: int, prefix: str) -> tuple[Shard, ...]:
-    """Optimise-shards of `size` consecutive rows (the last one may be short)."""
-    return tuple(
-        Shard(f"{prefix}-{i:05d}", "optimise", tuple(range(a, min(a + size, len(labels)))), labels[a : a + size])
-        for i, a in enumerate(range(0, len(labels), size))
-    )
+    # on data
 
+    def check(self, context: Context) -> None:
+        """Refuses, before any work, what this method cannot do with the real images or networks of the run.
 
-def mixed_blocks(num_classes: int, ipc: int, size: int, prefix: str) -> tuple[Shard, ...]:
-    """Optimise-shards that mix classes: up to `size` classes with one image each, or several where classes are few.
+        Args:
+            context: without observers and statistics, which are not made yet.
 
-    Image k of a class is made in the same way whatever `ipc` is, as long as shards are whole: fewer images are the
-    first of more.
-    """
-    classes, ids = min(size, num_classes), max(1, size // num_classes)
-    shards = []
-    for number, first in enumerate(range(0, ipc, ids)):
-        for part, begin in enumerate(range(0, num_classes, classes)):
-            cells = [
-                (c, k)
-                for k in range(first, min(first + ids, ipc))
-                for c in range(begin, min(begin + classes, num_classes))
-            ]
-            rows, labels = tuple(c * ipc + k for c, k in cells), tuple(c for c, _ in cells)
-            shards.append(Shard(f"{prefix}-{number:05d}-{part:03d}", "optimise", rows, labels))
-    return tuple(shards)
+        Raises:
+            ConfigError, DataError: with the class or the network named.
+        """
+        return
+
+    def statistics(self, context: Context) -> StatisticsRequest | None:
+        """The statistics that `objective` needs, or None."""
+        return None
+
+    def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> Any:
+        """What must be there before a group of shards is worked on: experts, networks trained on earlier stages.
+
+        Called on all processes, before each group whose shards are not all made.
+
+        Args:
+            shard: the first of the group.
+            earlier: what the groups of earlier stages have made; None in the first stage.
+
+        Returns:
+            a value that only this method understands, which `start` and `objective` of the group get.
+        """
+        return None
+
+    @abstractmethod
+    def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
+        """First images of a start shard; `ready` is what the method's own `ready` gave."""
+
+    def objective(self, context: Context, ready: Any = None) -> Objective:
+        """What pixels are optimised for: a new one for each shard, one for a whole chained group."""
+        raise AssertionError(f"{self.name} has a recipe but no objective")
+
+    def networks(self, context: Context) -> Iterable[UsedNetwork]:
+        """Networks beside the pool that the images depend on and that others can get, asked for when they are made."""
+        return ()

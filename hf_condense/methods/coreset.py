@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,12 +15,14 @@ from hf_condense.data.cache import cache_folder
 from hf_condense.data.crops import centre
 from hf_condense.data.randomness import Key
 from hf_condense.errors import DataError, ModelError
-from hf_condense.methods import MethodInfo
-from hf_condense.methods.base import Context, Method, Shard, Start
+from hf_condense.methods.base import Context, Method, UsedNetwork
 from hf_condense.methods.matching_family import CLASSIC
-from hf_condense.models.loading import ImageModel, load_model
+from hf_condense.methods.registry import MethodInfo
+from hf_condense.models.image_model import ImageModel
+from hf_condense.models.loading import load_model
 from hf_condense.models.pool import training_policy
 from hf_condense.models.training import FitRecipe
+from hf_condense.plan import Shard, Start
 from hf_condense.selection.centres import farthest_first, medoids
 from hf_condense.selection.dynamics import Dynamics, training_dynamics
 from hf_condense.selection.features import features_of
@@ -85,7 +87,7 @@ class Coreset(Method):
         watched = self.settings.selection in ("forgetting", "el2n_easy", "el2n_hard", "pca_tiles")
         return self.settings.dynamics_epochs * real if watched else 0.0
 
-    def start(self, shard: Shard, context: Context) -> Start:
+    def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         settings, train, label = self.settings, context.train, shard.labels[0]
         rows, size, each = train.rows_of(label), context.image_size, self._images_each
         count = len(shard.labels) * each
@@ -100,6 +102,11 @@ class Coreset(Method):
         if settings.selection == "pca_tiles":
             images = combine(images, settings.tile_factor, size)
         return Start(images, picks[::each])
+
+    def networks(self, context: Context) -> list[UsedNetwork]:
+        if self.settings.selection != "backbone_centres":
+            return []
+        return [UsedNetwork(self._backbone(context), "backbone")]
 
     def protocol(self, dataset: str) -> str:
         return "dc" if dataset in CLASSIC else "small"
@@ -136,14 +143,16 @@ class Coreset(Method):
         return ranked(self._el2n(rows, context), count, key, largest=True)
 
     def _backbone_centres(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
-        train = context.train
-        backbone = _pretrained(
-            self.settings.backbone, train.num_classes, train.image_size, train.channels, train.mean, train.std
-        )
-        found = features_of(backbone, train, rows, context.image_size, context.device)
+        found = features_of(self._backbone(context), context.train, rows, context.image_size, context.device)
         return medoids(found, count, key).numpy()
 
     # what selections look at
+
+    def _backbone(self, context: Context) -> ImageModel:
+        train = context.train
+        return _pretrained(
+            self.settings.backbone, train.num_classes, train.image_size, train.channels, train.mean, train.std
+        )
 
     def _features(self, rows: np.ndarray, context: Context) -> torch.Tensor:
         return features_of(context.observers[0].model, context.train, rows, context.image_size, context.device)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from hf_condense.config import check, setting
-from hf_condense.methods.base import Context, Plan, Recipe, Shard
+from hf_condense.methods.base import Context
 from hf_condense.methods.matching_family import CLASSIC, DSA_FAMILIES, FamilySettings, MatchingFamily
 from hf_condense.objectives.gradient_matching import GradientMatching, Loops
+from hf_condense.plan import Plan, Recipe, SetSpec, Shard
 
 # images a class -> (image steps with each network, epochs of its training between them): the official table
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -60,19 +61,19 @@ class DC(MatchingFamily):
         shard = Shard(f"{self.name}-00000", "optimise", rows, starts.labels)
         return Plan(starts.labels, (*starts.groups, (shard,)), joint=True)
 
-    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
-        return self.free_pixels(self.settings.iterations * self.settings.loops(ipc)[0])
+    def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
+        return self.free_pixels(self.settings.iterations * self.settings.loops(spec.ipc)[0])
 
     def images_per_step(self, num_classes: int, ipc: int) -> float:
         outer, inner = self.settings.loops(ipc)
         trained = inner * ipc * (outer - 1) / outer
         return num_classes * (self.settings.real_batch + 2 * ipc + trained)  # gradients of gradients count twice
 
-    def objective(self, context: Context) -> GradientMatching:
+    def objective(self, context: Context, ready: Any = None) -> GradientMatching:
         s = self.settings
         loops = Loops(*s.loops(context.ipc), s.network_lr, s.train_batch, s.real_batch, s.distance)
         views = self.views(context)
-        # every new network clusters anew: dear at IPC 1, where each step has one
+        # every new network clusters anew: expensive at IPC 1, where each step has one
         centres = self.centres(context, views)
         return GradientMatching(context.fresh, views, loops, centres)
 

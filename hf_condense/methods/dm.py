@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hf_condense.config import check, setting
-from hf_condense.methods.base import Context, Plan, Recipe, blocks
+from hf_condense.methods.base import Context
 from hf_condense.methods.matching_family import FamilySettings, MatchingFamily
 from hf_condense.objectives.distribution_matching import DistributionMatching
+from hf_condense.plan import Plan, Recipe, SetSpec, Shard, blocks
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,13 @@ class DM(MatchingFamily):
         size = (self.settings.classes_per_shard or num_classes) * ipc
         return Plan(starts.labels, (*starts.groups, blocks(starts.labels, size, self.name)))
 
-    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
+    def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         return self.free_pixels(self.settings.iterations)
 
     def images_per_step(self, num_classes: int, ipc: int) -> float:
         return num_classes * (self.settings.real_batch / 3 + ipc)  # real images only go forward
 
-    def objective(self, context: Context) -> DistributionMatching:
+    def objective(self, context: Context, ready: Any = None) -> DistributionMatching:
         s, views = self.settings, self.views(context)
         return DistributionMatching(
             context.fresh, views, context.key, s.real_batch, context.precision, self.centres(context, views)

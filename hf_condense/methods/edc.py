@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
-from hf_condense.methods.base import Context, Method, Plan, Recipe, Shard, Start, StatisticsRequest, blocks
+from hf_condense.methods.base import Context, Method, StatisticsRequest
 from hf_condense.methods.patches import ranked_patches
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.settings import MatchingSettings
+from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, blocks
 from hf_condense.selection.noise import gaussian_images
 from hf_condense.selection.real import random_real
 
@@ -65,7 +66,7 @@ class EDC(Method):
             self.settings.statistics_mode,
         )
 
-    def start(self, shard: Shard, context: Context) -> Start:
+    def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         key, size = context.key / shard.id, context.image_size
         if self.settings.init == "noise":
             count = len(shard.labels)
@@ -77,10 +78,10 @@ class EDC(Method):
             return Start(images, rows)
         return ranked_patches(shard, context, self.settings)
 
-    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
+    def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         return Recipe(self.settings.iterations, self.settings.lr)
 
-    def objective(self, context: Context) -> FeatureStatistics:
+    def objective(self, context: Context, ready: Any = None) -> FeatureStatistics:
         return FeatureStatistics(
             [member.model for member in context.observers],
             context.statistics,

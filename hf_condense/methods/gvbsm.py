@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
-from hf_condense.methods.base import Context, Method, Plan, Recipe, Shard, Start, StatisticsRequest, blocks
+from hf_condense.methods.base import Context, Method, StatisticsRequest
 from hf_condense.objectives.densification import Densification, DensifiedStatistics
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.settings import MatchingSettings
+from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, blocks
 from hf_condense.selection.noise import gaussian_images
 from hf_condense.selection.real import random_real
 
@@ -101,16 +102,16 @@ class GVBSM(Method):
             policy = replace(policy, roll=0, fill=None)
         return StatisticsRequest(self.settings.matching().patch_side(context.image_size), policy, mode)
 
-    def start(self, shard: Shard, context: Context) -> Start:
+    def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         key, size, train = context.key / shard.id, context.image_size, context.train
         if self.settings.init == "real":
             return Start(*random_real(train, shard.labels, size, key))
         return Start(gaussian_images(train, len(shard.labels), size, key), np.full(len(shard.labels), -1))
 
-    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
+    def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         return Recipe(self.settings.iterations, self.settings.lr)
 
-    def objective(self, context: Context) -> FeatureStatistics:
+    def objective(self, context: Context, ready: Any = None) -> FeatureStatistics:
         s = self.settings
         parts = (
             [member.model for member in context.observers],

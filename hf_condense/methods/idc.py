@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,13 +12,14 @@ from hf_condense.data.crops import centre
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import SiamesePolicy
 from hf_condense.errors import DataError
-from hf_condense.methods.base import Context, Method, Plan, Recipe, Shard, Start
+from hf_condense.methods.base import Context, Method
 from hf_condense.objectives.formation_matching import FormationMatching
-from hf_condense.objectives.paired import PairedViews
 from hf_condense.objectives.real_training import RealLoop, RealTraining
+from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start
 from hf_condense.selection.centres import medoids
 from hf_condense.selection.features import features_of
 from hf_condense.selection.noise import grey_noise
+from hf_condense.selection.paired import PairedViews
 from hf_condense.selection.real import random_rows
 from hf_condense.selection.realism import tile
 from hf_condense.selection.sampler import CentresSampler, RandomSampler, Sampler, SamplerSettings
@@ -89,7 +90,7 @@ class IDC(Method):
         shard = Shard(f"{self.name}-00000", "optimise", rows, starts.labels)
         return Plan(starts.labels, (*starts.groups, (shard,)), joint=True)
 
-    def start(self, shard: Shard, context: Context) -> Start:
+    def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         s, key, train, size = self.settings, context.key / shard.id, context.train, context.image_size
         if s.init == "noise":
             return Start(grey_noise(train, len(shard.labels), size, key), np.full(len(shard.labels), -1))
@@ -109,15 +110,15 @@ class IDC(Method):
         images = centre(train.images(rows), size)
         return Start(tile(images, len(shard.labels), s.formation_factor, size), rows[: len(shard.labels)])
 
-    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
+    def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         """The official script steps after each class, and momentum goes on moving the others meanwhile.
 
         A class sees its images m^C times slower in momentum, and moved by lr (1 + m + ... + m^(C-1)), from one of its C
         steps to the next. With that rate and momentum, one step for all classes is the same update.
         """
         s = self.settings
-        carried = s.momentum**num_classes
-        lr = s.lr * (ipc / 10) * (image_size / s.lr_side) ** 2 * (1 - carried) / (1 - s.momentum)
+        carried = s.momentum**spec.num_classes
+        lr = s.lr * (spec.ipc / 10) * (spec.image_size / s.lr_side) ** 2 * (1 - carried) / (1 - s.momentum)
         return Recipe(
             s.iterations * s.inner_steps, lr, optimizer="sgd", momentum=carried, schedule="constant", space="unit",
             clamp_every=s.inner_steps,
@@ -128,7 +129,7 @@ class IDC(Method):
         decoded = min(ipc * s.formation_factor**2, s.syn_batch)
         return num_classes * (s.real_batch + 2 * decoded) + s.network_images  # gradients of gradients count twice
 
-    def objective(self, context: Context) -> FormationMatching:
+    def objective(self, context: Context, ready: Any = None) -> FormationMatching:
         s, key = self.settings, context.key
         families = tuple(f for f in s.families if f != "flip" or context.flip)
         policy = SiamesePolicy(families, mode="combined") if families else None
@@ -151,6 +152,10 @@ class IDC(Method):
 
     def protocol(self, dataset: str) -> str:
         return "idc-mnist" if dataset == "mnist" else "idc" if dataset in DATASETS else "small"
+
+    def staged_protocol(self, dataset: str) -> str:
+        name = self.protocol(dataset)
+        return f"pdd-{name}" if name == "idc" else name
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from hf_condense.config import check, setting
 from hf_condense.data.siamese import SiamesePolicy
-from hf_condense.methods.base import Context, Method, Recipe, Shard, Start
-from hf_condense.objectives.paired import PairedViews
+from hf_condense.methods.base import Context, Method
+from hf_condense.plan import Recipe, Shard, Start
 from hf_condense.selection.noise import gaussian_images
+from hf_condense.selection.paired import PairedViews
 from hf_condense.selection.real import random_real
 from hf_condense.selection.sampler import CentresSampler, SamplerSettings
 
@@ -42,7 +43,7 @@ class FamilySettings(SamplerSettings):
 class MatchingFamily(Method):
     """Pixels move freely in normalised space; they are published in 8 bits and, unclamped, as float images."""
 
-    def start(self, shard: Shard, context: Context) -> Start:
+    def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         key, train, size = context.key / shard.id, context.train, context.image_size
         if self.settings.init == "noise":
             images = gaussian_images(train, len(shard.labels), size, key)

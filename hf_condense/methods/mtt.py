@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy
-from hf_condense.methods.base import Context, Method, Plan, Recipe, Shard, Start
+from hf_condense.methods.base import Context, Method
 from hf_condense.methods.matching_family import DSA_FAMILIES
-from hf_condense.models.experts import ExpertRecipe, train_experts
+from hf_condense.models.experts import ExpertBuffer, ExpertRecipe, train_experts
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.objectives.trajectory import Stretches, TrajectoryMatching
+from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start
 from hf_condense.selection.real import random_real
 
 if TYPE_CHECKING:
-    from hf_condense.engine import Synthetic
+    from hf_condense.plan import Synthetic
 
 
 @dataclass(frozen=True)
@@ -90,24 +91,23 @@ class MTT(Method):
         shard = Shard(f"{self.name}-00000", "optimise", rows, starts.labels)
         return Plan(starts.labels, (*starts.groups, (shard,)), joint=True)
 
-    def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> Context:
-        """Experts, which begin as the networks of the context do."""
+    def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> ExpertBuffer | None:
+        """Experts, which begin as the networks of the context do; those of a folder begin untrained."""
         if shard.kind == "start":
-            return context
+            return None
         s = self.settings
         recipe = ExpertRecipe(
             s.trained_epochs, s.expert_lr, batch=s.expert_batch, families=self._families(context), dtype=s.expert_dtype
         )
-        experts = train_experts(
+        return train_experts(
             context.fresh, context.train, recipe, s.experts, key=context.key / "experts", device=context.device,
-            accelerator=context.accelerator, folder=s.expert_folder if context.stage == 1 else None,
+            accelerator=context.accelerator, folder=s.expert_folder if context.fresh.untrained else None,
         )  # fmt: skip
-        return replace(context, experts=experts)
 
-    def start(self, shard: Shard, context: Context) -> Start:
+    def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         return Start(*random_real(context.train, shard.labels, context.image_size, context.key / shard.id))
 
-    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
+    def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         s = self.settings
         return Recipe(
             s.iterations, s.lr, optimizer="sgd", momentum=s.momentum, schedule="constant",
@@ -121,14 +121,14 @@ class MTT(Method):
     def images_before(self, real: int) -> float:
         return 0.0 if self.settings.expert_folder else self.settings.experts * self.settings.trained_epochs * real
 
-    def objective(self, context: Context) -> TrajectoryMatching:
+    def objective(self, context: Context, ready: ExpertBuffer | None = None) -> TrajectoryMatching:
         s, families = self.settings, self._families(context)
         stretches = Stretches(
             s.first_epochs, s.span, s.student_steps, self._batch(context.num_classes, context.ipc), s.pairs, s.gradient
         )
         network = context.fresh.numbered(0, context.key / "experts")  # any of them: its weights are never read
         return TrajectoryMatching(
-            FlatNetwork(network.eval()), context.experts, stretches, s.student_lr,
+            FlatNetwork(network.eval()), ready, stretches, s.student_lr,
             SiamesePolicy(families, family_per="call") if families else None, s.assign_labels,
         )  # fmt: skip
 
@@ -136,8 +136,15 @@ class MTT(Method):
     def labels_by(self) -> str | None:
         return "the last expert" if self.settings.assign_labels else None
 
+    @property
+    def network_count(self) -> int:
+        return self.settings.experts
+
     def protocol(self, dataset: str) -> str:
         return f"{self.name}-zca" if self.settings.zca else self.name
+
+    def staged_protocol(self, dataset: str) -> str:
+        return f"pdd-{self.protocol(dataset)}"
 
     def _batch(self, num_classes: int, ipc: int) -> int:
         """Images in one step of a student; later stages of PDD keep that of the first."""
@@ -160,3 +167,6 @@ class TESLA(MTT):
 
     name = "tesla"
     Settings = TESLASettings
+
+    def staged_protocol(self, dataset: str) -> str:
+        return self.protocol(dataset)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from hf_condense.methods.base import Context, Shard, Start
+from hf_condense.methods.base import Context
+from hf_condense.plan import Shard, Start
 from hf_condense.selection.realism import realistic_crops
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from hf_condense.methods.base import Context, Method, Shard, Start
+from hf_condense.methods.base import Context, Method
+from hf_condense.plan import Shard, Start
 from hf_condense.selection.real import random_real
 
 
@@ -19,5 +21,5 @@ class Random(Method):
     name = "random"
     Settings = RandomSettings
 
-    def start(self, shard: Shard, context: Context) -> Start:
+    def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         return Start(*random_real(context.train, shard.labels, context.image_size, context.key / shard.id))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hf_condense.config import check, setting
-from hf_condense.methods.base import Context, Method, Shard, Start
+from hf_condense.methods.base import Context, Method
 from hf_condense.methods.patches import ranked_patches
+from hf_condense.plan import Shard, Start
 
 PROTOCOLS = (
     "cifar10", "cifar100", "tiny-imagenet", "imagenette", "imagewoof", "imagenet-10", "imagenet-100", "imagenet-1k",
@@ -36,7 +38,7 @@ class RDED(Method):
     name = "rded"
     Settings = RDEDSettings
 
-    def start(self, shard: Shard, context: Context) -> Start:
+    def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         return ranked_patches(shard, context, self.settings)
 
     def protocol(self, dataset: str) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
-from hf_condense.methods.base import Context, Method, Plan, Recipe, Shard, Start, StatisticsRequest, mixed_blocks
+from hf_condense.methods.base import Context, Method, StatisticsRequest
 from hf_condense.methods.patches import ranked_patches
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.settings import MatchingSettings
+from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, mixed_blocks
 from hf_condense.selection.noise import gaussian_images
 from hf_condense.selection.real import random_real
 
@@ -122,7 +123,7 @@ class SRe2L(Method):
         patch = self.settings.matching().patch_side(context.image_size)
         return StatisticsRequest(patch, self._view(context, self.settings.iterations), "running")
 
-    def start(self, shard: Shard, context: Context) -> Start:
+    def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         key, size, count = context.key / shard.id, context.image_size, len(shard.labels)
         if self.settings.init == "noise":
             return Start(gaussian_images(context.train, count, size, key), np.full(count, -1))
@@ -130,10 +131,10 @@ class SRe2L(Method):
             return Start(*random_real(context.train, shard.labels, size, key))
         return ranked_patches(shard, context, self.settings, "medium")
 
-    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
+    def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         return Recipe(self.settings.iterations, self.settings.lr)
 
-    def objective(self, context: Context) -> FeatureStatistics:
+    def objective(self, context: Context, ready: Any = None) -> FeatureStatistics:
         return FeatureStatistics(
             [member.model for member in context.observers],
             context.statistics,

@@ -9,7 +9,7 @@ values could not be read: where there are values of SRe2L, with which it compare
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from hf_condense.config import check, setting
 from hf_condense.methods.base import Context, StatisticsRequest
@@ -18,6 +18,7 @@ from hf_condense.objectives.base import Objective
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.first_order import FirstOrder, Targets
 from hf_condense.objectives.stacked_statistics import StackedStatistics
+from hf_condense.plan import Shard, Synthetic
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,17 @@ class Teddy(SRe2L):
     Settings = TeddySettings
     protocols: ClassVar[dict[str, str]] = {k: v for k, v in SRe2L.protocols.items() if k != "cifar10"}
 
-    def __init__(self, settings: Any) -> None:
-        super().__init__(settings)
-        self._targets: dict[tuple, Targets] = {}  # pool -> gradients of the real data, the same for every shard
-
     def statistics(self, context: Context) -> StatisticsRequest | None:
         return super().statistics(context) if self.settings.match == "statistics" else None
 
-    def objective(self, context: Context) -> Objective:
+    def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> Targets:
+        """A place for gradients of the real data, which are the same for every shard of a group."""
+        return {}
+
+    def objective(self, context: Context, ready: Targets | None = None) -> Objective:
         models, per_step = [member.model for member in context.observers], self.settings.models_per_step
         if self.settings.match == "gradient":
-            pool = (context.train.fingerprint, *(member.sha256 for member in context.observers))
-            targets = self._targets.setdefault(pool, {})
-            return FirstOrder(models, context.train, per_step=per_step, targets=targets)
+            return FirstOrder(models, context.train, per_step=per_step, targets=ready)
         kind = StackedStatistics if self.settings.stacked else FeatureStatistics
         return kind(
             models, context.statistics, self.settings.matching(), lambda step: self._view(context, step),

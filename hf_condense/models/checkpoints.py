@@ -12,7 +12,7 @@ from torch import nn
 
 from hf_condense.errors import ArtefactError
 from hf_condense.files import read_json, redo, write_json
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 
 FACTS = "image_model.json"  # what neither library has a place for
 
@@ -103,7 +103,7 @@ def _read_backbone(folder: Path, facts: dict) -> nn.Module:
         from transformers import AutoModelForImageClassification
 
         return AutoModelForImageClassification.from_pretrained(folder)
-    from hf_condense.models.networks import registered_timm
+    from hf_condense.models.registry import registered_timm
 
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn and at once replaced
         create = registered_timm().create_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from hf_condense.models.heads import find
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 
 
 def embed(model: ImageModel, images: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hf_condense.config import check, check_choices
 from hf_condense.data.cache import cache_folder, one_at_a_time
+from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy, apply_siamese, draw_siamese
 from hf_condense.errors import ArtefactError, ConfigError
@@ -33,7 +34,7 @@ from hf_condense.files import (
     write_json,
 )
 from hf_condense.models.flat import Encoded, FlatNetwork
-from hf_condense.models.training import Batch, FitRecipe, fit, unit_pixels
+from hf_condense.models.training import Batch, FitRecipe, fit
 from hf_condense.progress import Progress
 from hf_condense.snapshots import fetch_snapshot
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from hf_condense.data.images import ImageSource
     from hf_condense.models.fresh import FreshNetworks
-    from hf_condense.models.loading import ImageModel
+    from hf_condense.models.image_model import ImageModel
 
 log = logging.getLogger(__name__)
 VERSION = 1  # raised when the same recipe no longer gives the same trajectories

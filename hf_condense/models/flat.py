@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
 from hf_condense.errors import ConfigError
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 
 
 class Encoded(nn.Module):

@@ -10,7 +10,8 @@ from torch import nn
 
 from hf_condense.data.randomness import Key, keyed
 from hf_condense.files import fingerprint
-from hf_condense.models.loading import ImageModel, load_untrained
+from hf_condense.models.image_model import ImageModel
+from hf_condense.models.loading import load_untrained
 
 if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
@@ -27,6 +28,8 @@ class FreshNetworks:
         num_classes, image_size, channels, mean, std: of the dataset.
         whitening: of the dataset, where networks see whitened images.
     """
+
+    untrained = True  # those that stand in for these in later PDD stages are trained
 
     def __init__(
         self,

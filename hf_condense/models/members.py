@@ -15,7 +15,7 @@ from hf_condense.errors import ModelError
 from hf_condense.files import atomic_path, read_json, write_json, write_text
 from hf_condense.models.card import ModelCardFacts, render
 from hf_condense.models.checkpoints import read_checkpoint, write_checkpoint
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 from hf_condense.models.training import evaluate_top1
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from torch import nn
 
 from hf_condense.config import nearest
 from hf_condense.errors import ModelError
+from hf_condense.models.registry import registered_timm
 
 SMALL_STEM_UP_TO = 64  # pixels; above it ResNets keep their 7x7 stem and pooling
 
@@ -90,15 +91,6 @@ def _fetching(name: str, id: str) -> Iterator[None]:
                 "that folder as --base_model; without --pretrained, timm and torchvision names need no download"
             )
         raise ModelError("base_model", name, f"weights of {id} that can be read ({reason})", step) from error
-
-
-def registered_timm():
-    """timm, with the networks of this library registered in it."""
-    import timm
-
-    from hf_condense.models import cifar_nets, convnet, resnet_ap  # noqa: F401  (their import registers them)
-
-    return timm
 
 
 def _timm(name: str, model: str, num_classes: int, image_size: int, channels: int, pretrained: bool) -> Network:

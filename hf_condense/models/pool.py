@@ -15,13 +15,15 @@ from tqdm import tqdm
 from hf_condense.config import SqueezeSettings
 from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy, apply_views, draw_views
 from hf_condense.data.cache import one_at_a_time
+from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
 from hf_condense.files import atomic_path, fingerprint, sha256_file
 from hf_condense.models.checkpoints import write_checkpoint
-from hf_condense.models.loading import ImageModel, load_model
+from hf_condense.models.image_model import ImageModel
+from hf_condense.models.loading import load_model
 from hf_condense.models.members import POOL_VERSION, ModelPool, PoolMember, count_macs
-from hf_condense.models.training import Batch, FitRecipe, fit, unit_pixels
+from hf_condense.models.training import Batch, FitRecipe, fit
 from hf_condense.progress import Progress
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
 from hf_condense.models import heads
 from hf_condense.models.checkpoints import shape_manifest
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 
 ROUND_TO = 8  # channel counts that accelerators like
 

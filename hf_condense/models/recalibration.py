@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.data.augmentation import ViewPolicy, apply_views, row_views
+from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
-from hf_condense.models.training import unit_pixels
 
 if TYPE_CHECKING:
     from hf_condense.data.source import ImageSource

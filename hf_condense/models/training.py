@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_condense.config import check
-from hf_condense.data.crops import centre
+from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key, keyed
 from hf_condense.files import fingerprint
 from hf_condense.models.fit_state import FitState
@@ -250,14 +250,6 @@ def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     batches = iter(batches)
     while group := list(islice(batches, size)):
         yield group
-
-
-def unit_pixels(images: Tensor, device: torch.device, size: int | None = None) -> Tensor:
-    """Float unit pixels on `device`, centre-cropped to `size` where the stored side is larger."""
-    if size is not None and images.shape[-1] > size:
-        images = centre(images, size)
-    images = images.to(device, non_blocking=True)
-    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
 from hf_condense.files import atomic_path, fingerprint, read_json
 from hf_condense.models.checkpoints import read_checkpoint
-from hf_condense.models.loading import ImageModel, architecture_name
+from hf_condense.models.image_model import ImageModel
+from hf_condense.models.loading import architecture_name
 from hf_condense.models.members import ModelPool, PoolMember
 from hf_condense.models.networks import means_weights
 from hf_condense.models.pool import copy_place, member_place, refuse_chance, train_member, train_on, training_policy

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
 from hf_condense.data.randomness import Key
-
-if TYPE_CHECKING:
-    from hf_condense.methods.base import Shard
+from hf_condense.plan import Shard
 
 
 @dataclass
@@ -29,7 +27,7 @@ class Term:
     logs: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Objective(Protocol):
+class Objective(ABC):
     """State of one shard; owns no optimiser and no outer loop.
 
     `share` is (this process, processes): where all of them work on one shard, each yields the terms of its own classes.
@@ -38,20 +36,34 @@ class Objective(Protocol):
 
     share: tuple[int, int] = (0, 1)
 
+    @abstractmethod
     def start(self, shard: Shard, images: Tensor, labels: Tensor, key: Key) -> None:
         """Called before the first step of a shard (or before `load_state_dict`, when it is resumed)."""
 
-    def learnables(self) -> dict[str, Tensor]:
-        """What is learned beside pixels: soft labels, a learning rate."""
-
+    @abstractmethod
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """The parts of the loss, one at a time."""
 
+    def learnables(self) -> dict[str, Tensor]:
+        """What is learned beside pixels: soft labels, a learning rate."""
+        return {}
+
     def after(self, images: Tensor, step: int, key: Key) -> None:
         """Called after the update, with the images that the step's terms have seen."""
+        return
+
+    def revise(self, images: Tensor, step: int, key: Key) -> Tensor | None:
+        """What the images are to be from now on, of any side; None leaves them and their optimiser as they are.
+
+        Args:
+            images: as the step's update has left them.
+        """
+        return None
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that a resumed shard needs to go on exactly: tensors under flat names."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Puts back what `state_dict` gave."""
+        return

@@ -17,9 +17,9 @@ from hf_condense.config import check
 from hf_condense.data.randomness import Key
 from hf_condense.models.embedding import embed
 from hf_condense.models.fresh import FreshNetworks
-from hf_condense.models.loading import ImageModel
-from hf_condense.objectives.base import Term
-from hf_condense.objectives.paired import PairedViews
+from hf_condense.models.image_model import ImageModel
+from hf_condense.objectives.base import Objective, Term
+from hf_condense.selection.paired import PairedViews
 from hf_condense.selection.sampler import Sampler, real_images
 
 # real images in one forward pass: those of all classes at once take a CPU longer, 256 do not, 64 need least memory
@@ -28,7 +28,7 @@ CHUNK = {"cpu": 64}
 LARGE_CHUNK = 512  # elsewhere
 
 
-class DistributionMatching:
+class DistributionMatching(Objective):
     """Loss = sum over classes of ||mean feature of a real batch - mean feature of its images||².
 
     Every step has its own network, the same for all shards: a class's images depend on no other class.
@@ -59,9 +59,6 @@ class DistributionMatching:
         self._labels = labels.cpu()
         self._classes, self._place = self._labels.unique(return_inverse=True)
 
-    def learnables(self) -> dict[str, Tensor]:
-        return {}
-
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """One term for all classes of the shard."""
         key = self.key / "step" / step  # not the shard's
@@ -75,9 +72,6 @@ class DistributionMatching:
         difference = self._real_means(network, draw, key / "real") - averaging(self._place, found) @ found
         loss = difference.square().sum()
         yield Term(loss, "distribution", {"distribution": loss.detach() / len(self._classes)})
-
-    def after(self, images: Tensor, step: int, key: Key) -> None:
-        """Nothing is remembered from step to step."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """The sampler's; networks and random batches follow from the step."""

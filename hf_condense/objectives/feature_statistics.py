@@ -17,13 +17,13 @@ from hf_condense.errors import ArtefactError
 from hf_condense.models.frozen import forward, freeze
 from hf_condense.models.statistics import RealStatistics
 from hf_condense.models.taps import Taps
-from hf_condense.objectives.base import Term
+from hf_condense.objectives.base import Objective, Term
 from hf_condense.objectives.matching import Matching
 from hf_condense.objectives.settings import MatchingSettings
 from hf_condense.objectives.turns import whose_turn
 
 
-class FeatureStatistics:
+class FeatureStatistics(Objective):
     """Loss = CE + r * matching + lambda * flatness + further parts, of the observers whose turn it is.
 
     With BatchNorm statistics only it is SRe2L's (arXiv:2306.13092) and, over a weak pool, Teddy's (arXiv:2410.07579);
@@ -90,9 +90,6 @@ class FeatureStatistics:
         for taps, matching in zip(self.taps, self.matching):
             taps.group(sizes)
             matching.start(labels, images.dtype)
-
-    def learnables(self) -> dict[str, Tensor]:
-        return {}
 
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """One term for each observer of the step. `images`: unit pixels [n, C, H, W]; `labels`: int64 [n], of `start`."""

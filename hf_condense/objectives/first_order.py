@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from hf_condense.config import check
+from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
 from hf_condense.models.frozen import freeze
-from hf_condense.models.training import unit_pixels
-from hf_condense.objectives.base import Term
+from hf_condense.objectives.base import Objective, Term
 from hf_condense.objectives.gradients import Distance, full_gradient, gradient_distance, parameter_gradients
 from hf_condense.objectives.turns import whose_turn
 
@@ -25,7 +25,7 @@ BATCH = 128  # real images of one pass
 Targets = dict[tuple[int, tuple[int, ...]], list[Tensor]]
 
 
-class FirstOrder:
+class FirstOrder(Objective):
     """Loss = d(gradient of the images, gradient of all real images of their classes), averaged over observers.
 
     Observers are frozen, so the gradient of the real data is computed once for each of them. Images are seen as they
@@ -56,24 +56,12 @@ class FirstOrder:
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
         self._key, self._classes = key, tuple(labels.unique().tolist())
 
-    def learnables(self) -> dict[str, Tensor]:
-        return {}
-
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """One term for each observer of the step."""
         for k in whose_turn(step, len(self.observers), self.per_step, self._key):
             found = parameter_gradients(self.observers[k], images, labels, create_graph=True)
             loss = gradient_distance(found, self._target(k, images.device), self.distance)
             yield Term(loss / self.per_step, "first_order", {"gradient": loss.detach()})
-
-    def after(self, images: Tensor, step: int, key: Key) -> None:
-        """Nothing is remembered from step to step."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """There is no state: whose turn it is follows from the step."""
 
     def _target(self, k: int, device: torch.device) -> list[Tensor]:
         place = (k, self._classes)

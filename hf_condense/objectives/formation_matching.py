@@ -8,11 +8,11 @@ from torch import Tensor
 from hf_condense.data.formation import Formation, decode_as
 from hf_condense.data.randomness import Key
 from hf_condense.models.fresh import FreshNetworks
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.gradient_matching import GradientMatching, Loops, part_of
 from hf_condense.objectives.gradients import Distance
-from hf_condense.objectives.paired import PairedViews
 from hf_condense.objectives.real_training import RealTraining
+from hf_condense.selection.paired import PairedViews
 from hf_condense.selection.sampler import Sampler
 
 KERNEL_DIMS = 3  # kernels of convolutions have three dimensions or more, classifiers two, biases and norms one

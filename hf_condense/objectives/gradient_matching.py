@@ -16,11 +16,11 @@ from torch import Tensor
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import siamese_pixels
 from hf_condense.models.fresh import FreshNetworks
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 from hf_condense.models.recalibration import recalibrate
-from hf_condense.objectives.base import Term
+from hf_condense.objectives.base import Objective, Term
 from hf_condense.objectives.gradients import Distance, gradient_distance, parameter_gradients
-from hf_condense.objectives.paired import PairedViews
+from hf_condense.selection.paired import PairedViews
 from hf_condense.selection.sampler import Sampler, real_images
 
 NORM_IMAGES = 16  # real images a class that batch norms are set from
@@ -47,7 +47,7 @@ class Loops:
     distance: Distance = "rows"
 
 
-class GradientMatching:
+class GradientMatching(Objective):
     """Loss = sum over classes of d(gradient of its images, gradient of a real batch of it), in ever new networks.
 
     Every `outer` steps there is a new untrained network; between the steps it is trained on the images. Where several
@@ -58,8 +58,6 @@ class GradientMatching:
         views: real batches and shared augmentation; the network is trained under draws for each image.
         sampler: chooses the real batches; independent random ones where there is none.
     """
-
-    share: tuple[int, int] = (0, 1)
 
     without: tuple[int, ...] = ()  # numbers of dimensions of weights that are not matched
 
@@ -74,9 +72,6 @@ class GradientMatching:
         known = labels.cpu()
         # rows of each class that is this process's own
         self._rows = {c: (known == c).nonzero()[:, 0].to(labels.device) for c in known.unique().tolist()[rank::world]}
-
-    def learnables(self) -> dict[str, Tensor]:
-        return {}
 
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """One term for each class."""
@@ -99,9 +94,6 @@ class GradientMatching:
                 self._gradients(shown, None, c, draw, create_graph=True), target, self.loops.distance
             )
             yield Term(loss, "gradient", {"gradient": loss.detach()})
-
-    def after(self, images: Tensor, step: int, key: Key) -> None:
-        """The network is trained when the next step begins, on the images as they then are."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """The network's weights; its optimiser (plain SGD) has nothing to remember. Empty where every step has a new one."""

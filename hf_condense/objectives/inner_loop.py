@@ -41,7 +41,7 @@ class InnerLoop:
     target: Tensor
     batches: Sequence[Batch]
 
-    def slope(
+    def loss_gradient(
         self, weights: Tensor, batch: Batch, images: Tensor, labels: Tensor, create_graph: bool = False
     ) -> Tensor:
         """Gradient [P] in the weights of the mean cross-entropy of a batch's own images and labels."""
@@ -52,7 +52,7 @@ class InnerLoop:
         """|end - target|^2 as a share of |start - target|^2: a scalar."""
         return (end - self.target).square().sum() / (self.start - self.target).square().sum()
 
-    def pull(self, end: Tensor) -> Tensor:
+    def end_gradient(self, end: Tensor) -> Tensor:
         """Gradient [P] of `distance` in where the student ends."""
         return 2 * (end - self.target) / (self.start - self.target).square().sum()
 
@@ -82,7 +82,7 @@ def end_distance(
         return _StepByStep.apply(images, labels, rate, loop, gradient)
     weights = loop.start.detach().requires_grad_(True)
     for batch in loop.batches:
-        weights = weights - rate * loop.slope(
+        weights = weights - rate * loop.loss_gradient(
             weights, batch, images[batch.rows], labels[batch.rows], create_graph=True
         )
     return loop.distance(weights)
@@ -91,8 +91,8 @@ def end_distance(
 class _StepByStep(torch.autograd.Function):
     """Forward keeps the student's weights before each step, backward goes through the steps again, last one first.
 
-    With theta' = theta - rate * g(theta, images) and the pull p' on theta' (the gradient of the distance), the pull on
-    theta is p = p' - rate * H p', on the images - rate * d<g, p'>/d images, on the rate - <g, p'>. Eq. 6 of TESLA is
+    With theta' = theta - rate * g(theta, images) and the adjoint p' of theta' (the gradient of the distance in it), the
+    adjoint of theta is p = p' - rate * H p', of the images - rate * d<g, p'>/d images, of the rate - <g, p'>. Eq. 6 of TESLA is
     what remains when p = p' everywhere.
     """
 
@@ -102,8 +102,10 @@ class _StepByStep(torch.autograd.Function):
         for batch in loop.batches:
             weights = path[-1].detach().requires_grad_(True)
             with torch.enable_grad():
-                slope = loop.slope(weights, batch, images.detach()[batch.rows], labels.detach()[batch.rows])
-            path.append(path[-1] - rate * slope)
+                gradient_of_loss = loop.loss_gradient(
+                    weights, batch, images.detach()[batch.rows], labels.detach()[batch.rows]
+                )
+            path.append(path[-1] - rate * gradient_of_loss)
         ctx.save_for_backward(images, labels, rate, *path)  # freed by backward, which attributes of ctx are not
         ctx.loop, ctx.gradient = loop, gradient
         return loop.distance(path[-1])
@@ -115,22 +117,22 @@ class _StepByStep(torch.autograd.Function):
         loop, exact, soft = ctx.loop, ctx.gradient == "adjoint", ctx.needs_input_grad[1]
         to_images, to_rate = torch.zeros_like(images), torch.zeros_like(rate)
         to_labels = torch.zeros_like(labels) if soft else None
-        pull = scale * loop.pull(path[-1])
+        adjoint = scale * loop.end_gradient(path[-1])
         for number, batch in reversed(list(enumerate(loop.batches))):
             weights = path[number].detach().requires_grad_(True)
             shown = images[batch.rows].requires_grad_(True)
             said = labels[batch.rows].requires_grad_(soft)
             with torch.enable_grad():
-                slope = loop.slope(weights, batch, shown, said, create_graph=True)
+                gradient_of_loss = loop.loss_gradient(weights, batch, shown, said, create_graph=True)
             onward = exact and number > 0
             inputs = [shown] + [said] * soft + [weights] * onward
-            found = torch.autograd.grad(slope, inputs, pull)
+            found = torch.autograd.grad(gradient_of_loss, inputs, adjoint)
             to_images[batch.rows] -= rate * found[0]
-            to_rate -= pull @ slope.detach()
+            to_rate -= adjoint @ gradient_of_loss.detach()
             if soft:
                 to_labels[batch.rows] -= rate * found[1]
             if onward:
-                pull = pull - rate * found[-1]
+                adjoint = adjoint - rate * found[-1]
         if ctx.gradient == "tesla_official":
             to_images /= 2
         return to_images, to_labels, to_rate, None, None

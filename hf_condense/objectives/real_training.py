@@ -13,8 +13,8 @@ from torch import Tensor
 from hf_condense.data.augmentation import ViewPolicy, draw_views, mix_images, mixed_targets
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import siamese_pixels
-from hf_condense.models.loading import ImageModel
-from hf_condense.objectives.paired import PairedViews
+from hf_condense.models.image_model import ImageModel
+from hf_condense.selection.paired import PairedViews
 
 
 @dataclass(frozen=True)

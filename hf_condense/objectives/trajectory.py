@@ -17,7 +17,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import SiamesePolicy, apply_siamese, draw_siamese
 from hf_condense.models.experts import ExpertBuffer
 from hf_condense.models.flat import FlatNetwork
-from hf_condense.objectives.base import Term
+from hf_condense.objectives.base import Objective, Term
 from hf_condense.objectives.inner_loop import Batch, Gradient, InnerLoop, end_distance
 
 
@@ -43,7 +43,7 @@ class Stretches:
     gradient: Gradient = "adjoint"
 
 
-class TrajectoryMatching:
+class TrajectoryMatching(Objective):
     """Loss = |where the student ends - where the expert ends|^2 as a share of |start - end of the expert|^2.
 
     The student's learning rate is learned with the images. Where several processes share a step, each has stretches of
@@ -57,8 +57,6 @@ class TrajectoryMatching:
         assigns: give each image the probabilities that the target of the stretch gives it, as its label (TESLA).
             Published are those of the last step's first stretch, of the images as that step saw them.
     """
-
-    share: tuple[int, int] = (0, 1)
 
     def __init__(
         self,
@@ -95,16 +93,6 @@ class TrajectoryMatching:
             distance = end_distance(loop, seen, labels, self._rate, self.stretches.gradient)
             logs = {"distance": distance.detach(), "student_lr": self._rate.detach().clone()}
             yield Term(distance / self.stretches.pairs, "trajectory", logs)
-
-    def after(self, images: Tensor, step: int, key: Key) -> None:
-        """Nothing: students are forgotten after each step."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Nothing but what is learned, which the engine keeps."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Nothing to put back."""
 
     def _stretch(self, key: Key) -> tuple[Tensor, Tensor]:
         """Weights [P] of an expert where the student starts, and where it should end."""

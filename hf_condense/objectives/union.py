@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,11 +11,28 @@ from torch import Tensor
 from hf_condense.data.randomness import Key
 from hf_condense.objectives.base import Objective, Term
 
-if TYPE_CHECKING:
-    from hf_condense.methods.base import Frozen
+
+@dataclass(frozen=True)
+class Frozen:
+    """Images of earlier stages, which count but do not move.
+
+    Args:
+        images: float unit pixels [m, C, S, S], stage after stage, on the CPU.
+        labels: int64 [m].
+        stages: number of those stages.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    stages: int
+
+    def of_stage(self, stage: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels of all stages up to this one."""
+        count = len(self.labels) // self.stages * stage
+        return self.images[:count], self.labels[:count]
 
 
-class Union:
+class Union(Objective):
     """Shows its base objective the earlier images and then the shard's own; gradients reach the shard's own only.
 
     Of the earlier images those at the shard's places are shown, stage after stage: of a shard that holds whole classes
@@ -25,8 +42,6 @@ class Union:
         objective: of the base method.
         frozen: images of earlier stages.
     """
-
-    share: tuple[int, int] = (0, 1)
 
     def __init__(self, objective: Objective, frozen: Frozen) -> None:
         self.objective, self.frozen = objective, frozen
@@ -49,6 +64,10 @@ class Union:
 
     def after(self, images: Tensor, step: int, key: Key) -> None:
         self.objective.after(self._all(images), step, key)
+
+    def revise(self, images: Tensor, step: int, key: Key) -> Tensor | None:
+        revised = self.objective.revise(self._all(images), step, key)
+        return None if revised is None else revised[len(self._images) :]
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.objective.state_dict()

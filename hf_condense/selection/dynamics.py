@@ -22,7 +22,7 @@ from hf_condense.selection.scores import el2n
 
 if TYPE_CHECKING:
     from hf_condense.data.source import ImageSource
-    from hf_condense.models.loading import ImageModel
+    from hf_condense.models.image_model import ImageModel
 
 DYNAMICS_VERSION = 1  # raised when the same settings no longer give the same record
 LOOK_BATCH = 1024

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.source import ImageSource
 from hf_condense.models.embedding import embed
-from hf_condense.models.loading import ImageModel
-from hf_condense.models.training import unit_pixels
+from hf_condense.models.image_model import ImageModel
 
 FEATURE_BATCH = 256
 

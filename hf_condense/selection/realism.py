@@ -17,7 +17,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
 from hf_condense.errors import DataError
 from hf_condense.models.frozen import forward, freeze
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 
 CHUNK = 8  # images a thread decodes and cuts at a time
 

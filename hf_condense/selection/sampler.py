@@ -14,12 +14,12 @@ from hf_condense.config import check, check_choices, setting
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
 from hf_condense.models.embedding import embed
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 from hf_condense.selection.centres import kmeans, nearest_members
 from hf_condense.selection.features import seen_raw
 
 if TYPE_CHECKING:
-    from hf_condense.objectives.paired import PairedViews
+    from hf_condense.selection.paired import PairedViews
 
 EMBED_BATCH = 512
 

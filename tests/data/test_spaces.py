@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hf_condense.data.pixels import to_uint8
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import SiamesePolicy, siamese_pixels
 from hf_condense.data.spaces import WhitenedPixels, pixel_space
@@ -10,7 +11,6 @@ from hf_condense.data.whitening import Whitening, fitted_whitening
 from hf_condense.errors import ArtefactError, ConfigError, ModelError
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.loading import load_model
-from hf_condense.objectives.parameterisation import to_uint8
 from tests.matching import CPU, digits
 
 SHAPE = (3, 5, 5)

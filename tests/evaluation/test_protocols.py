@@ -1,7 +1,8 @@
 import pytest
 
 from hf_condense.errors import ConfigError
-from hf_condense.evaluation.protocols import Case, Protocol, get_protocol, list_protocols
+from hf_condense.evaluation.protocol import Case, Protocol
+from hf_condense.evaluation.protocols import get_protocol, list_protocols
 
 ADAMW = {"optimizer": "adamw", "betas": (0.9, 0.999)}
 SGD = {"optimizer": "sgd", "momentum": 0.9}

@@ -14,8 +14,8 @@ from hf_condense.evaluation.budget import epochs_budget, replay_budget, student_
 from hf_condense.evaluation.losses import mixed_ce
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.run import ImageSet, score
-from hf_condense.evaluation.service import Students
 from hf_condense.evaluation.staged import stage_rows
+from hf_condense.evaluation.student_trainer import StudentTrainer
 from hf_condense.evaluation.students import student_batches, train_student, training_plan
 from hf_condense.files import load_tensors
 from hf_condense.labels.teacher import Ensemble
@@ -306,7 +306,7 @@ def test_a_teacher_labels_the_images_of_rows_without_labels(data, device, model,
 
 
 def service(device, **changes):
-    return Students(
+    return StudentTrainer(
         get_protocol("mtt", batch=10, epochs=20, siamese=("color",)), 10, 3, (0.4,), (0.3,), device, **changes
     )
 

@@ -20,7 +20,7 @@ from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.hub.inspection import inspect_folder
 from hf_condense.labels.store import write_store
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 
 PARQUET = "data/train-00000-of-00001.parquet"
 POLICY = ViewPolicy(size=8, crop=(0.5, 1.0), mix="cutmix")

@@ -10,7 +10,7 @@ from hf_condense.hub.artefact import write_artefact
 from hf_condense.hub.inspection import inspect_folder, report
 from hf_condense.labels.store import write_store
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 
 
 def test_bytes_a_student_needs_by_regime(artefact, content_of, tmp_path):

@@ -13,7 +13,7 @@ from hf_condense.hub import provenance
 from hf_condense.hub.artefact import write_artefact
 from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.hub.inspection import inspect_folder
-from hf_condense.hub.models import needs_teacher
+from hf_condense.hub.teachers import needs_teacher
 from hf_condense.labels.formats import store_format
 from hf_condense.labels.store import write_store
 from hf_condense.labels.teacher import Ensemble

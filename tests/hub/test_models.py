@@ -6,14 +6,8 @@ import torch
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
 from hf_condense.hub.inspection import needed_bytes
-from hf_condense.hub.models import (
-    fetch_model,
-    find_member,
-    model_files,
-    model_repository,
-    needs_teacher,
-    published_place,
-)
+from hf_condense.hub.models import fetch_model, find_member, model_files, model_repository, published_place
+from hf_condense.hub.teachers import needs_teacher
 from hf_condense.hub.visibility import Target
 from hf_condense.models.loading import load_model
 from hf_condense.models.members import ModelPool, PoolMember

@@ -18,7 +18,7 @@ from hf_condense.hub.inspection import inspect_folder, report
 from hf_condense.hub.push import push
 from hf_condense.labels.store import write_store
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 
 NUMBERS = count()
 CARDS = {

@@ -12,7 +12,7 @@ from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.hub.push import push
 from hf_condense.labels.store import write_store
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 
 CLASSES, IPC, EPOCHS, SECONDS = 100, 10, 4, 10.0
 

@@ -11,7 +11,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.whitening import Whitening
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.evaluation.service import Students
+from hf_condense.evaluation.student_trainer import StudentTrainer
 from hf_condense.evaluation.students import train_student
 from hf_condense.hub import provenance
 from hf_condense.hub.artefact import write_artefact
@@ -84,7 +84,7 @@ def test_training_in_one_call_is_the_training_that_was_scored(published):
     data, protocol = published()
     network = data.train("convnet_d1", seed=3)
     assert network.class_names == tuple(data.class_names) and not network.training
-    students = Students(protocol, 4, 3, MEAN, STD, torch.device("cpu"), flip=False)
+    students = StudentTrainer(protocol, 4, 3, MEAN, STD, torch.device("cpu"), flip=False)
     known = {"stages": STAGES, "rates": (0.02, 0.05)}
     again = students.train(fresh(3), data.images, data.labels, key=Key(3, "train"), **known)
     assert torch.equal(flat(network), flat(again))
@@ -123,7 +123,7 @@ def test_labels_of_images_are_stored_labels(published):
     data, protocol = published("tesla", stages=None, rates=(0.05,), soft=soft, epochs=5, siamese=())
     for batch in data.training_batches("stored", 0):
         assert batch.soft.argmax(1).tolist() == [(y + 1) % 3 for y in batch.labels.tolist()]
-    students = Students(protocol, 4, 3, MEAN, STD, torch.device("cpu"), flip=False)
+    students = StudentTrainer(protocol, 4, 3, MEAN, STD, torch.device("cpu"), flip=False)
     for regime, labels in (("stored", {"soft": soft}), ("hard", {})):
         wanted = students.train(fresh(0), data.images, data.labels, key=Key(0, "train"), rates=(0.05,), **labels)
         assert torch.equal(flat(data.train("convnet_d1", regime)), flat(wanted))

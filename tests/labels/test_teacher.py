@@ -4,7 +4,7 @@ from torch import nn
 
 from hf_condense.errors import ConfigError
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 
 
 def with_batch_norm(seed: int = 0) -> ImageModel:

@@ -247,7 +247,7 @@ def test_the_recipe_takes_a_selection_as_its_method():
 
 
 def test_every_preset_resolves_and_says_where_its_values_come_from():
-    from hf_condense.resolve import load_preset, preset_names, resolve
+    from hf_condense.run.resolve import load_preset, preset_names, resolve
 
     names = preset_names("coreset")
     assert names == ["cifar10", "cifar100", "digits", "fashion_mnist", "mnist", "svhn", "tiny-imagenet"]

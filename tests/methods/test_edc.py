@@ -10,10 +10,10 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 
 from hf_condense import CondensationTrainer, create_method
+from hf_condense.data.pixels import to_unit
 from hf_condense.data.randomness import Key
 from hf_condense.engine import Engine
 from hf_condense.objectives.base import Term
-from hf_condense.objectives.parameterisation import to_unit
 
 SEEDS = 3
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from hf_condense import CondensationTrainer, create_method
 from hf_condense.data.augmentation import ViewPolicy
+from hf_condense.data.pixels import to_unit
 from hf_condense.data.randomness import Key
 from hf_condense.engine import Engine
 from hf_condense.errors import ConfigError
@@ -23,8 +24,7 @@ from hf_condense.models.statistics import collect_statistics
 from hf_condense.objectives.base import Term
 from hf_condense.objectives.densification import DensifiedStatistics
 from hf_condense.objectives.feature_statistics import FeatureStatistics
-from hf_condense.objectives.parameterisation import to_unit
-from hf_condense.resolve import load_preset, preset_names
+from hf_condense.run.resolve import load_preset, preset_names
 from tests.objectives.test_feature_statistics import CPU, KEY, Net, Source, some, step
 
 torch.set_num_threads(1)

@@ -27,9 +27,9 @@ from hf_condense.labels.store import write_store
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.convnet import ConvNet
 from hf_condense.objectives.gradients import gradient_distance, parameter_gradients
-from hf_condense.objectives.paired import PairedViews
 from hf_condense.objectives.real_training import RealLoop, RealTraining
 from hf_condense.selection.centres import medoids
+from hf_condense.selection.paired import PairedViews
 from tests.hub.conftest import make_artefact, make_content
 from tests.matching import CPU, Given, context, digits, matching_loss, networks, stopped_and_resumed, synthesise
 

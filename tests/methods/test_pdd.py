@@ -15,25 +15,25 @@ from accelerate import Accelerator
 
 from hf_condense import create_method
 from hf_condense.config import DataSettings, SqueezeSettings
+from hf_condense.data.pixels import to_unit
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
 from hf_condense.engine import Engine
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.evaluation.service import Students
+from hf_condense.evaluation.student_trainer import StudentTrainer
 from hf_condense.evaluation.students import train_student
 from hf_condense.files import load_tensors
 from hf_condense.methods import list_methods, method_class
-from hf_condense.methods.base import Context, Frozen
-from hf_condense.methods.chains import ChainedNetworks, Course, Lesson, ReplayedNetworks
-from hf_condense.methods.stage_source import forgetting_counts, harder, kept_rows, narrowed, unused
+from hf_condense.methods.base import Context
+from hf_condense.methods.pdd.chains import ChainedNetworks, Curriculum, ReplayedNetworks, StageData
+from hf_condense.methods.pdd.stage_source import forgetting_counts, harder, kept_rows, narrowed, unused
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.models.pool import squeeze
 from hf_condense.models.statistics import RealStatistics
 from hf_condense.models.statistics_files import write_statistics
-from hf_condense.objectives.parameterisation import to_unit
-from hf_condense.objectives.union import Union
-from hf_condense.resolve import load_preset, preset_names
+from hf_condense.objectives.union import Frozen, Union
+from hf_condense.run.resolve import load_preset, preset_names
 from hf_condense.selection.scores import forgetting
 from tests import forked
 from tests.matching import CPU, digits, networks, stopped_and_resumed, synthesise
@@ -64,8 +64,10 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_CONDENSE_CACHE", str(tmp_path / "cache"))
 
 
-def students(source, steps: int = 5) -> Students:
-    return Students(get_protocol("small", steps=steps), 4, source.num_classes, source.mean, source.std, CPU, False)
+def students(source, steps: int = 5) -> StudentTrainer:
+    return StudentTrainer(
+        get_protocol("small", steps=steps), 4, source.num_classes, source.mean, source.std, CPU, False
+    )
 
 
 @cache
@@ -164,11 +166,11 @@ def test_gradients_are_those_of_the_union_for_new_images_and_none_for_old(base, 
     assert float(everything.grad[: len(old)].abs().max()) > 0  # they would move if they might
 
 
-def course(source, stages: int = 2, **changes) -> Course:
+def curriculum(source, stages: int = 2, **changes) -> Curriculum:
     rows = np.concatenate([source.rows_of(c)[:3] for c in range(10)])
     images, labels = source.images(rows), torch.from_numpy(source.labels[rows])
-    return Course(
-        [Lesson(images[: 10 * s], labels[: 10 * s]) for s in range(1, stages + 1)], students(source), **changes
+    return Curriculum(
+        [StageData(images[: 10 * s], labels[: 10 * s]) for s in range(1, stages + 1)], students(source), **changes
     )
 
 
@@ -181,9 +183,9 @@ def same(one: dict, other: dict) -> bool:
 
 
 def test_a_chain_goes_on_from_itself(tmp_path):
-    """Check C6: chain 1 of stage 3 is chain 1 of stage 2 trained on the second lesson. Chains differ from each other."""
+    """Check C6: chain 1 of stage 3 is chain 1 of stage 2 trained on the second data. Chains differ from each other."""
     source = digits(12)
-    one, two = course(source, 1), course(source, 2)
+    one, two = curriculum(source, 1), curriculum(source, 2)
     chains = ChainedNetworks(networks(source), two, 3, KEY, tmp_path).make(Accelerator(cpu=True))
     before = ChainedNetworks(networks(source), one, 3, KEY, tmp_path)
     assert before.place(1, 1).exists() and before.place(1, 1) == chains.place(1, 1)  # kept, and found again
@@ -204,8 +206,8 @@ def test_a_chain_goes_on_from_itself(tmp_path):
 def test_a_pool_of_one_and_replay_give_the_same_network(name, tmp_path):
     """Check C12."""
     source = digits(12)
-    pooled = ChainedNetworks(networks(source, name), course(source), 1, KEY, tmp_path).make(Accelerator(cpu=True))
-    replayed = ReplayedNetworks(networks(source, name), course(source))
+    pooled = ChainedNetworks(networks(source, name), curriculum(source), 1, KEY, tmp_path).make(Accelerator(cpu=True))
+    replayed = ReplayedNetworks(networks(source, name), curriculum(source))
     assert same(weights(pooled(Key(7))), weights(replayed(KEY / 0)))
     assert same(weights(pooled.numbered(0, Key(7))), weights(replayed.numbered(0, KEY)))
     assert not same(weights(replayed(KEY / 1)), weights(replayed(KEY / 0)))
@@ -213,27 +215,27 @@ def test_a_pool_of_one_and_replay_give_the_same_network(name, tmp_path):
 
 def test_what_chains_learn_from_names_their_place():
     source = digits(12)
-    known = course(source).fingerprint(2)
-    assert course(source).fingerprint(2) == known and course(source).fingerprint(1) != known
-    assert course(source, epochs=3).fingerprint(2) != known
+    known = curriculum(source).fingerprint(2)
+    assert curriculum(source).fingerprint(2) == known and curriculum(source).fingerprint(1) != known
+    assert curriculum(source, epochs=3).fingerprint(2) != known
     for change in ({"lr": 0.1}, {"soft": torch.full((10, 10), 0.1)}, {"images": source.images(np.arange(10))}):
-        other = course(source)
-        other.lessons[0] = replace(other.lessons[0], **change)
-        assert other.fingerprint(2) != known and other.fingerprint(1) != course(source).fingerprint(1)
-    other = Course(course(source).lessons, students(source, steps=6))
+        other = curriculum(source)
+        other.stages[0] = replace(other.stages[0], **change)
+        assert other.fingerprint(2) != known and other.fingerprint(1) != curriculum(source).fingerprint(1)
+    other = Curriculum(curriculum(source).stages, students(source, steps=6))
     assert other.fingerprint(2) != known
 
 
 def test_a_learned_rate_and_soft_labels_reach_the_chains(tmp_path):
-    """Where the base learns them: each lesson is at the rate of its stage."""
+    """Where the base learns them: each data is at the rate of its stage."""
     source = digits(12)
-    plain, networks_of = course(source, 1), networks(source)
+    plain, networks_of = curriculum(source, 1), networks(source)
     found = []
     soft = torch.full((10, 10), 0.1)
     for change in ({}, {"lr": 1e-4}, {"soft": soft}):
-        lesson = Course([replace(plain.lessons[0], **change)], plain.students)
+        data = Curriculum([replace(plain.stages[0], **change)], plain.students)
         network = networks_of(KEY)
-        lesson.learn(network, 1, KEY)
+        data.learn(network, 1, KEY)
         found.append(weights(network))
     assert not same(found[0], found[1]) and not same(found[0], found[2])
     begun = weights(networks_of(KEY))
@@ -272,7 +274,7 @@ def test_stages_keep_the_images_they_are_for(mode, kept, monkeypatch, tmp_path):
     source = digits(60)
     source = source.subset(np.arange(2000) % len(source))
     source.labels = np.arange(2000) // 1000
-    monkeypatch.setattr("hf_condense.methods.stage_source.forgetting_counts", lambda *_: counts)
+    monkeypatch.setattr("hf_condense.methods.pdd.stage_source.forgetting_counts", lambda *_: counts)
     method = create_method("pdd", base_method="dm", stages=3, discard=mode)
     given, groups = replace(context("dm", tmp_path, ipc=3), train=source), method.plan(10, 3).groups
     assert (method.ready(groups[0][0], given, None).real_rows is None) == (mode != "band")
@@ -391,7 +393,7 @@ def test_two_stages_of_trajectories_on_digits(tmp_path):
     """The behaviour check of the specification, for one seed: old images stand still, late targets are reached better."""
     splits = open_source(DataSettings("digits", hold_out=500 / 1797), Key(0, "data"))
     source, name = splits.train, "convnet_d2_w16"
-    service = Students(get_protocol("mtt", epochs=100, siamese=()), 2, 10, source.mean, source.std, CPU, False)
+    service = StudentTrainer(get_protocol("mtt", epochs=100, siamese=()), 2, 10, source.mean, source.std, CPU, False)
     settings = {
         "base_method": "mtt", "stages": 2, "iterations": 30, "lr": 3.0, "lr_lr": 1e-4, "student_lr": 0.05, "student_steps": 6,
         "first_epochs": 3, "experts": 2, "expert_lr": 0.05, "expert_batch": 64, "families": (),

@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from hf_condense import CondensationTrainer, create_method
+from hf_condense.data.pixels import to_unit
 from hf_condense.engine import Engine
 from hf_condense.errors import ConfigError
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.methods.rded import PROTOCOLS
 from hf_condense.models.frozen import freeze
-from hf_condense.objectives.parameterisation import to_unit
-from hf_condense.resolve import load_preset, preset_names
+from hf_condense.run.resolve import load_preset, preset_names
 from hf_condense.selection.realism import cross_entropy_of
 
 SEEDS = 3

@@ -15,19 +15,19 @@ from torch import nn
 
 from hf_condense import create_method
 from hf_condense.config import DataSettings
+from hf_condense.data.pixels import to_unit
 from hf_condense.data.randomness import Key, keyed
 from hf_condense.data.source import open_source
 from hf_condense.engine import Engine
 from hf_condense.errors import ConfigError
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.methods.base import Context
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 from hf_condense.models.members import ModelPool, PoolMember
 from hf_condense.models.statistics import collect_statistics, running_statistics
 from hf_condense.models.training import Batch, FitRecipe, fit
 from hf_condense.objectives.base import Term
-from hf_condense.objectives.parameterisation import to_unit
-from hf_condense.resolve import SOURCES, preset_names, resolve
+from hf_condense.run.resolve import SOURCES, preset_names, resolve
 from hf_condense.selection.noise import gaussian_images
 
 torch.set_num_threads(1)

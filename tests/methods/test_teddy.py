@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 import benchmarks.convnet_bn  # noqa: F401  (its import registers the network)
 from hf_condense import CondensationTrainer, create_method
+from hf_condense.data.pixels import to_unit
 from hf_condense.data.randomness import Key
 from hf_condense.engine import Engine
 from hf_condense.errors import ConfigError, ModelError
 from hf_condense.objectives.base import Term
 from hf_condense.objectives.first_order import FirstOrder
-from hf_condense.objectives.parameterisation import to_unit
 
 FAST = {"iterations": 12, "shard_size": 30, "match_weight": 0.1, "crop_min": 0.5, "roll": 1}
 

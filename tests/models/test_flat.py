@@ -8,7 +8,8 @@ from torch import nn
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
 from hf_condense.models.flat import FlatNetwork
-from hf_condense.models.loading import ImageModel, load_model
+from hf_condense.models.image_model import ImageModel
+from hf_condense.models.loading import load_model
 
 FACTS = {"num_classes": 4, "image_size": 8, "channels": 1, "mean": (0.3,), "std": (0.2,)}
 

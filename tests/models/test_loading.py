@@ -7,7 +7,8 @@ from torch import nn
 
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
-from hf_condense.models.loading import ImageModel, load_model
+from hf_condense.models.image_model import ImageModel
+from hf_condense.models.loading import load_model
 
 NAMES = ("ant", "bee", "cat", "dog")
 

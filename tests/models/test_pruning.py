@@ -8,7 +8,8 @@ from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError, ConfigError, ModelError
 from hf_condense.files import read_json, write_json
 from hf_condense.models.checkpoints import read_checkpoint, write_checkpoint
-from hf_condense.models.loading import ImageModel, load_model
+from hf_condense.models.image_model import ImageModel
+from hf_condense.models.loading import load_model
 from hf_condense.models.members import count_macs
 from hf_condense.models.pruning import prune
 from hf_condense.models.taps import Taps

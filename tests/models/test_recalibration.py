@@ -11,7 +11,7 @@ from hf_condense.config import DataSettings, SqueezeSettings
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 from hf_condense.models.pool import train_member
 from hf_condense.models.pruning import prune
 from hf_condense.models.recalibration import BATCH, recalibrate

@@ -20,7 +20,7 @@ from hf_condense.models.cifar_nets import WideResNet
 from hf_condense.models.members import ModelPool
 from hf_condense.models.pool import squeeze
 from hf_condense.models.weak import read_pool, weak_pool
-from hf_condense.resolve import resolve
+from hf_condense.run.resolve import resolve
 from hf_condense.trainer import CondensationTrainer
 from tests.forked import finish, fork, noted
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from hf_condense.data.randomness import Key
-from hf_condense.methods.base import Shard
 from hf_condense.models.statistics import collect_statistics
 from hf_condense.objectives.densification import (
     SIDE,
@@ -19,6 +18,7 @@ from hf_condense.objectives.densification import (
     class_groups,
     densification,
 )
+from hf_condense.plan import Shard
 from tests.objectives.test_feature_statistics import CPU, KEY, PLAIN, Net, Recorded, Source, some, step
 
 torch.set_num_threads(1)

@@ -10,8 +10,8 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy
 from hf_condense.errors import ConfigError
 from hf_condense.objectives.distribution_matching import DistributionMatching
-from hf_condense.objectives.paired import PairedViews
 from hf_condense.selection import sampler as module
+from hf_condense.selection.paired import PairedViews
 from hf_condense.selection.sampler import CentresSampler, SamplerSettings
 from tests.matching import CPU, Given, digits, networks
 

@@ -17,7 +17,7 @@ from hf_condense.memory import peak_bytes, reset_peak
 from hf_condense.models.convnet import ConvNet
 from hf_condense.objectives.gradient_matching import GradientMatching, Loops
 from hf_condense.objectives.gradients import gradient_distance, parameter_gradients
-from hf_condense.objectives.paired import PairedViews
+from hf_condense.selection.paired import PairedViews
 from tests import forked
 from tests.matching import CPU, Given, digits, networks
 

@@ -16,7 +16,7 @@ from hf_condense.errors import ConfigError
 from hf_condense.memory import peak_bytes, reset_peak
 from hf_condense.models.convnet import ConvNet
 from hf_condense.models.flat import FlatNetwork
-from hf_condense.models.loading import ImageModel
+from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.inner_loop import Batch, InnerLoop, end_distance
 from tests import forked
 from tests.matching import CPU

@@ -9,8 +9,8 @@ import torch
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
 from hf_condense.models.embedding import embed
-from hf_condense.objectives.paired import PairedViews
 from hf_condense.selection.centres import kmeans
+from hf_condense.selection.paired import PairedViews
 from hf_condense.selection.sampler import CentresSampler, RandomSampler, SamplerSettings, representatives
 from tests.matching import CPU, digits, networks
 

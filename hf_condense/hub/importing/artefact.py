@@ -20,7 +20,8 @@ from hf_condense.hub.importing.names import source_of
 from hf_condense.hub.importing.sets import FoundSet, read_folder, read_parquet_set, read_tensors
 from hf_condense.hub.provenance import gather_content, gather_record, portable, training_block
 from hf_condense.labels.store import LabelStore
-from hf_condense.methods import MethodInfo, method_info
+from hf_condense.methods import method_info
+from hf_condense.methods.registry import MethodInfo
 from hf_condense.snapshots import fetch_snapshot
 
 READERS = {"folder": read_folder, "parquet": read_parquet_set, "tensors": read_tensors}

@@ -2,74 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 
-from hf_condense.config import check, check_choices, setting
+from hf_condense.config import check
+from hf_condense.data.pixels import to_unit
 from hf_condense.methods import METHODS, MethodInfo, method_class
-from hf_condense.methods.base import Context, Frozen, Method, Plan, Recipe, Shard, Start, StatisticsRequest
-from hf_condense.methods.stage_networks import stage_networks
-from hf_condense.methods.stage_source import harder, unused
+from hf_condense.methods.base import Context, Method, StatisticsRequest, UsedNetwork
+from hf_condense.methods.pdd.settings import PDDSettings, settings_with
+from hf_condense.methods.pdd.stage import ReadyStage, StageContext
+from hf_condense.methods.pdd.stage_networks import StageNetworks
+from hf_condense.methods.pdd.stage_source import harder, unused
 from hf_condense.objectives.base import Objective
-from hf_condense.objectives.parameterisation import to_unit
-from hf_condense.objectives.union import Union
-
-if TYPE_CHECKING:
-    from hf_condense.engine import Synthetic
-
-
-@dataclass(frozen=True)
-class PDDSettings:
-    """Settings of the stages; those of the base method stand beside them, for the images of one stage."""
-
-    base_method: str = setting("mtt", "method that makes the images of each stage")
-    stages: int = setting(5, "stages (P), each of which makes ipc / P images a class")
-    chains: int | None = setting(
-        None, "networks that are trained on stage after stage: as many as the base method's experts or its pool's "
-        "observers, or 20, where not said; 0 trains a new one for each network that the base method draws",
-    )  # fmt: skip
-    chain_epochs: int | None = setting(None, "epochs of a chain on each stage's union; a student's where not said")
-    tune_epochs: int = setting(1, "epochs on real data of chains that become observers (bases with a pool)")
-    tune_lr: float = setting(0.005, "learning rate of these")
-    missed_weight: float = setting(
-        1.0, "how much more often a real image that the chains miss is drawn and counted (bases with a pool)"
-    )
-    discard: Literal["none", "drop_easy", "band"] = setting(
-        "none", "real images of later stages: all, without the easy ones (forgotten seldom), or only a band of them"
-    )
-    discard_interval: int = setting(10, "how many more times an image must have been forgotten from stage to stage")
-    discard_epochs: int = setting(200, "epochs of the training in which forgetting is counted")
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        known = sorted(name for name in METHODS if name != "pdd")
-        check(self.base_method in known, "base_method", self.base_method, ", ".join(known))
-        for name in ("stages", "discard_interval", "discard_epochs"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("chains", "tune_epochs", "missed_weight"):
-            value = getattr(self, name)
-            check(value is None or value >= 0, name, value, "0 or more")
-        check(self.chain_epochs is None or self.chain_epochs >= 1, "chain_epochs", self.chain_epochs, "1 or more")
-        check(self.tune_lr > 0, "tune_lr", self.tune_lr, "above 0")
-
-
-@cache
-def settings_with(base_method: str) -> type:
-    """PDD's settings and, beside them, those of a base method."""
-    base = method_class(base_method).Settings
-
-    @dataclass(frozen=True)
-    class Settings(PDDSettings, base):
-        def __post_init__(self) -> None:
-            if hasattr(base, "__post_init__"):
-                base.__post_init__(self)
-            PDDSettings.__post_init__(self)
-
-    Settings.__name__ = f"{base.__name__} in stages"
-    return Settings
+from hf_condense.objectives.union import Frozen, Union
+from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, Synthetic
 
 
 class PDD(Method):
@@ -138,8 +87,8 @@ class PDD(Method):
         )
         return Plan(one.labels * len(stages), groups, one.chained, one.joint)
 
-    def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe | None:
-        return self.base.recipe(num_classes, self.each(ipc), image_size)
+    def recipe(self, shard: Shard, spec: SetSpec) -> Recipe | None:
+        return self.base.recipe(shard, replace(spec, ipc=self.each(spec.ipc)))
 
     def images_per_step(self, num_classes: int, ipc: int) -> float:
         stages = self.settings.stages  # the first one sees its own images, the last one all of them
@@ -149,40 +98,52 @@ class PDD(Method):
         """Those of the base in each stage; chains, which see few images, are not counted."""
         return self.base.images_before(real) * self.settings.stages
 
+    def check(self, context: Context) -> None:
+        self.base.check(self._base_context(context))
+
+    def networks(self, context: Context) -> Iterable[UsedNetwork]:
+        return self.base.networks(self._base_context(context))
+
     def statistics(self, context: Context) -> StatisticsRequest | None:
         return self.base.statistics(self._base_context(context))
 
-    def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> Context:
+    def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> ReadyStage:
         """The real images of the stage, and in later ones networks trained on the images of those before."""
         shown = self.each(context.ipc) * self.formation_factor**2  # real images of a class that first ones can need
-        here = context if earlier is None else self._later(shard, context, earlier)
+        here = StageContext.of(context) if earlier is None else self._later(shard, context, earlier)
         here = harder(self.settings, here, 2 * shown, context.key / "forgetting")
         if earlier is not None:
-            here = stage_networks(self, shard, here, earlier, context.key / "experts")
+            networks = StageNetworks(self.settings, self.base, context.key / "experts")
+            here = networks.put_into(here, shard, earlier)
             if shard.kind == "start":
                 here = unused(here, earlier.origin, shown)
-        return replace(self.base.ready(shard, self._base_context(here), None), ipc=context.ipc)
+        here = self._base_context(here)
+        return ReadyStage(here, self.base.ready(shard, here, None))
 
-    def _later(self, shard: Shard, context: Context, earlier: Synthetic) -> Context:
-        """Says which stage it is, and what the ones before have made."""
+    def _later(self, shard: Shard, context: Context, earlier: Synthetic) -> StageContext:
+        """The context of a later stage, with what the ones before have made."""
         seen = to_unit(earlier.images) if earlier.pixels is None else earlier.pixels
         frozen = Frozen(seen, earlier.labels, shard.stage - 1)
-        return replace(context, key=context.key / "stage" / shard.stage, stage=shard.stage, frozen=frozen)
+        here = replace(context, key=context.key / "stage" / shard.stage)
+        return StageContext.of(here, stage=shard.stage, frozen=frozen)
 
-    def start(self, shard: Shard, context: Context) -> Start:
-        found = self.base.start(shard, self._base_context(context))
-        if context.real_rows is None:
+    def start(self, shard: Shard, context: Context, ready: ReadyStage | None = None) -> Start:
+        found = self.base.start(shard, ready.context, ready.base)
+        if ready.context.real_rows is None:
             return found
-        rows = context.real_rows[np.maximum(found.origin, 0)]
+        rows = ready.context.real_rows[np.maximum(found.origin, 0)]
         return replace(found, origin=np.where(found.origin < 0, -1, rows))
 
-    def objective(self, context: Context) -> Objective:
-        objective = self.base.objective(self._base_context(context))
-        return objective if context.frozen is None else Union(objective, context.frozen)
+    def objective(self, context: Context, ready: ReadyStage | None = None) -> Objective:
+        objective, frozen = self.base.objective(ready.context, ready.base), ready.context.frozen
+        return objective if frozen is None else Union(objective, frozen)
+
+    @property
+    def network_count(self) -> int | None:
+        return self.base.network_count
 
     def protocol(self, dataset: str) -> str:
-        name = self.base.protocol(dataset)
-        return {"mtt": "pdd-mtt", "mtt-zca": "pdd-mtt-zca", "idc": "pdd-idc"}.get(name, name)
+        return self.base.staged_protocol(dataset)
 
     def _base_context(self, context: Context) -> Context:
         return replace(context, ipc=self.each(context.ipc))

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import numpy as np
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from hf_condense.config import check, nearest
+from hf_condense.data.images import ImageSource
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
-from hf_condense.methods import METHODS, method_class
+from hf_condense.evaluation.protocol import Protocol
+from hf_condense.methods import method_class
+from hf_condense.methods.base import Method
+from hf_condense.methods.registry import METHODS
 from hf_condense.models.loading import load_untrained
 from hf_condense.models.networks import means_weights
-
-if TYPE_CHECKING:
-    from hf_condense.data.images import ImageSource
-    from hf_condense.methods.base import Method
-    from hf_condense.resolve import Config
-    from hf_condense.trainer import CondensationTrainer
+from hf_condense.plan import Plan
+from hf_condense.run.resolve import Config
 
 log = logging.getLogger(__name__)
 
@@ -47,45 +46,23 @@ def check_trackers(names: tuple[str, ...]) -> None:
         )  # fmt: skip
 
 
-def check_folder(trainer: CondensationTrainer) -> None:
-    """Raises ConfigError for a folder that cannot be, or that holds a stage of this run with other settings."""
-    try:
-        trainer.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        allowed = f"a folder that can be made and written to ({error.strerror})"
-        raise ConfigError("output_dir", str(trainer.folder), allowed, "choose another --output_dir") from error
-    if trainer.config.run.overwrite:
-        return
-    stages, used = trainer.stages(), {
-        "condense": True,  # the first one, because it names the method, on which the others depend
-        "squeeze": trainer.needs_pool, "statistics": trainer.method.info.pool, "relabel": trainer.labelled,
-        "evaluate": True,
-    }  # fmt: skip
-    for name in (name for name, here in used.items() if here):
-        stages[name].refuse_change()
-
-
-def scorable(trainer: CondensationTrainer) -> Config:
+def scorable(config: Config, method: Method, plan: Plan, protocol: Protocol, train: ImageSource) -> Config:
     """The settings without label regimes that the protocol cannot train with and a random row that the data cannot fill.
 
     Raises:
-        ConfigError: somebody asked for one of them by name, no regime is left, or a student is no architecture.
-        ModelError: a student that nobody knows, or that does not take such images.
+        ConfigError: one of them was asked for by name, no regime is left, or a student is no architecture.
+        ModelError: a student that is not known, or that does not take such images.
     """
-    config, protocol, train = trainer.config, trainer.protocol, trainer.train
     for student in config.evaluation.students:
         _check_student(student, train)
     evaluation, kept = config.evaluation, {"regimes": [], "baselines": []}
-    staged = trainer.method.plan(train.num_classes, config.run.ipc).groups[-1][0].stage > 1
 
     def check_possible(setting: str, name: str) -> None:
         if setting == "regimes":
-            protocol.check_regime(name, staged)
+            protocol.check_regime(name, plan.staged)
             kept_labels = protocol.label_per == "image" or config.labels.store != "none"
-            check(
-                name != "stored" or kept_labels, "regimes", name, "hard or online with --store none: no labels are kept",
-                "--store full, or --regimes hard",
-            )  # fmt: skip
+            allowed = "hard or online with --store none: no labels are kept"
+            check(name != "stored" or kept_labels, "regimes", name, allowed, "--store full, or --regimes hard")
         elif name == "random" and config.run.method != "random":
             _check_enough(train, config.run.ipc)
 

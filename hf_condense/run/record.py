@@ -1,4 +1,4 @@
-"""Stages of a run: what each was made from, whether it is done, and what a second run may do with it."""
+"""The record of a stage in its folder: what it was made from, whether it is done, what a second start may do with it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hf_condense.errors import ConfigError
 from hf_condense.files import canonical_json, fingerprint, read_json, write_json
 
 log = logging.getLogger(__name__)
-TELL_EVERY = 60.0  # seconds after which a stage at work writes down again what it has taken
+NOTE_EVERY = 60.0  # seconds between two notes of what a stage at work has taken
 
 
 @dataclass
-class Stage:
+class StageRecord:
     """One stage and its folder in the run folder.
 
     Args:
@@ -26,7 +26,7 @@ class Stage:
         settings: everything its outputs depend on, flat: setting -> value.
         version: raised by hand when the stage's outputs change.
         upstream: fingerprint of the stage before it, or of the source.
-        first: whether no stage comes before it: another `upstream` is then another source, which nobody has asked for.
+        first: whether no stage comes before it: another `upstream` then means another source, which was not asked for.
         by_content: whether its files are named by all that its settings say: other settings then leave them alone.
     """
 
@@ -37,9 +37,9 @@ class Stage:
     upstream: str
     first: bool = False
     by_content: bool = False
-    _before: dict[str, Any] = field(default_factory=dict, init=False)  # what earlier lives have taken
+    _before: dict[str, Any] = field(default_factory=dict, init=False)  # time and memory of earlier attempts
     _began: float | None = field(default=None, init=False)
-    _told: float = field(default=0.0, init=False)
+    _noted: float = field(default=0.0, init=False)
 
     @property
     def fingerprint(self) -> str:
@@ -49,18 +49,29 @@ class Stage:
     def _file(self) -> Path:
         return self.folder / "stage.json"
 
-    def begin(self, overwrite: bool) -> bool:
-        """Readies the folder; returns True when the stage is already done with exactly these settings.
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds a record of the stage."""
+        return self._file.exists()
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage is done with exactly these settings."""
+        there = self._read()
+        return there is not None and there["fingerprint"] == self.fingerprint and there["done"]
+
+    def _read(self) -> dict[str, Any] | None:
+        return read_json(self._file) if self.begun else None
+
+    def begin(self, overwrite: bool) -> None:
+        """Prepares the folder for work that is left.
 
         Raises:
             ConfigError: the folder holds this stage with another setting (named), made by another version of it or from
                 another source, and `overwrite` is off.
         """
-        there = read_json(self._file) if self._file.exists() else None
-        same = there is not None and there["fingerprint"] == self.fingerprint
-        if same and there["done"]:
-            return True
-        self._began = self._told = time.perf_counter()
+        there = self._read()
+        self._began = self._noted = time.perf_counter()
         if there is not None:
             if self._goes_on(there):
                 self._before = there["facts"]
@@ -68,24 +79,23 @@ class Stage:
                 if not overwrite:
                     self.refuse_change()
                 self._empty()
-        if not same:  # nothing is written twice, so that every life of a run gets further
+        if there is None or there["fingerprint"] != self.fingerprint:  # nothing is written twice
             self._write(done=False, facts=self._before)
-        return False
 
     def note(self, done: bool = False, peak_bytes: int = 0) -> None:
-        """Writes down what the stage has taken so far, earlier lives included, and whether it is done.
+        """Writes down what the stage has taken so far, earlier attempts included, and whether it is done.
 
         Args:
-            peak_bytes: most memory of this life; the record keeps the most of all.
+            peak_bytes: most memory of this attempt; the record keeps the most of all.
         """
-        self._told = time.perf_counter()
-        seconds = self._before.get("seconds", 0.0) + self._told - self._began
+        self._noted = time.perf_counter()
+        seconds = self._before.get("seconds", 0.0) + self._noted - self._began
         peak = max(peak_bytes, self._before.get("peak_bytes", 0))
         self._write(done, {"seconds": round(seconds, 2), "peak_bytes": peak})
 
     def tick(self) -> None:
         """`note` now and then while a stage is at work: a killed process writes nothing down any more."""
-        if self._began is not None and time.perf_counter() - self._told > TELL_EVERY:
+        if self._began is not None and time.perf_counter() - self._noted > NOTE_EVERY:
             self.note()
 
     def facts(self) -> dict[str, Any]:
@@ -110,12 +120,12 @@ class Stage:
 
     def _goes_on(self, there: dict[str, Any]) -> bool:
         """Whether what the record speaks of can stay where it is."""
-        source = (there["version"], there["upstream"]) == (self.version, self.upstream)
-        return there["fingerprint"] == self.fingerprint or (self.by_content and source)
+        same = there["fingerprint"] == self.fingerprint
+        return same or (self.by_content and there["version"] == self.version)
 
     def refuse_change(self) -> None:
         """Raises what `begin` raises without `overwrite`, and does nothing else."""
-        there = read_json(self._file) if self._file.exists() else None
+        there = self._read()
         if there is None or self._goes_on(there):
             return
         made = f"with which {self.name} in {self.folder.parent} was run"
@@ -134,4 +144,4 @@ class Stage:
         if self.first:
             step = f"put the old data back, give another --output_dir, or {redo}"
             raise ConfigError("dataset", "other images or labels than before", f"those {made}", step)
-        # what is left is an earlier stage that was redone, which somebody has asked for
+        # what is left is an earlier stage that was redone on purpose

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import SiameseDraw, SiamesePolicy, apply_siamese, draw_siamese
 from hf_condense.data.source import ImageSource
 from hf_condense.data.spaces import NormalisedPixels
-from hf_condense.models.training import unit_pixels
 
 DEVICE_BYTES = 4 << 30  # real images up to this size are kept on the device; of more, batches are fetched
 

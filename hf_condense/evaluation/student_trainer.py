@@ -1,4 +1,4 @@
-"""Students as a service: trains a given network on a set as a protocol trains its students."""
+"""StudentTrainer as a service: trains a given network on a set as a protocol trains its students."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.config import check
-from hf_condense.evaluation.protocols import Protocol
+from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.students import fit_student, training_plan
 from hf_condense.files import fingerprint
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
     from hf_condense.labels.store import LabelStore
     from hf_condense.labels.teacher import Ensemble
-    from hf_condense.models.loading import ImageModel
+    from hf_condense.models.image_model import ImageModel
 
 
 @dataclass(frozen=True)
-class Students:
+class StudentTrainer:
     """What all students of a run share. Methods that train networks on their own images are given one.
 
     Args:

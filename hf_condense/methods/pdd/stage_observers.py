@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,26 +16,33 @@ import torch
 from hf_condense.config import SqueezeSettings
 from hf_condense.data.cache import one_at_a_time
 from hf_condense.files import fingerprint, load_tensors, remove_leftovers, save_tensors
-from hf_condense.methods.base import Context, Shard, StatisticsRequest
-from hf_condense.methods.chains import ChainedNetworks, keep
-from hf_condense.methods.stage_source import LEAST, kept_rows, narrowed
+from hf_condense.methods.base import Context, StatisticsRequest
+from hf_condense.methods.pdd.chains import ChainedNetworks, keep
+from hf_condense.methods.pdd.settings import PDDSettings
+from hf_condense.methods.pdd.stage import StageContext
+from hf_condense.methods.pdd.stage_source import LEAST, kept_rows, narrowed
 from hf_condense.models.members import ModelPool, PoolMember
 from hf_condense.models.pool import train_on, training_policy
 from hf_condense.models.recalibration import recalibrate
 from hf_condense.models.statistics import STATISTICS_VERSION, RealStatistics
 from hf_condense.models.statistics_files import write_statistics
 from hf_condense.models.training import FitRecipe, predict
+from hf_condense.plan import Shard
 from hf_condense.progress import Progress
-
-if TYPE_CHECKING:
-    from hf_condense.methods.pdd import PDD
 
 log = logging.getLogger(__name__)
 OBSERVERS_VERSION = 1  # raised when the same chains no longer give the same observers
 BATCH = 64  # of the tuning on real images
 
 
-def observing(method: PDD, shard: Shard, context: Context, chains: ChainedNetworks, processes: Any) -> Context:
+def observing(
+    settings: PDDSettings,
+    statistics: Callable[[Context], StatisticsRequest | None],
+    shard: Shard,
+    context: StageContext,
+    chains: ChainedNetworks,
+    processes: Any,
+) -> StageContext:
     """`context` with what decoupled synthesis sees in a later stage.
 
     Real images that chains miss are kept, others at random and less often: they are what first images are drawn from
@@ -43,9 +50,10 @@ def observing(method: PDD, shard: Shard, context: Context, chains: ChainedNetwor
     little while, with batch norms measured anew; statistics are of all of them.
 
     Args:
+        statistics: gives what the base method needs of the real data.
         processes: an Accelerator or its like; they share the work and give back the same.
     """
-    s = method.settings
+    s = settings
     missed = _missed(context, chains, processes)
     log.info("chains of stage %d get %.1f %% of the real images right", context.stage, 100 - 100 * missed.mean())
     probability = (1 + s.missed_weight * missed) / (1 + s.missed_weight)
@@ -53,7 +61,7 @@ def observing(method: PDD, shard: Shard, context: Context, chains: ChainedNetwor
     rows = kept_rows(np.maximum(drawn - probability, 0), context.train.labels, LEAST)
     if len(rows) < len(missed):
         context = narrowed(context, rows)
-    request = method.statistics(context)
+    request = statistics(context)
     if shard.kind == "start" or request is None:
         return context
     tuned = _Tuned(s.tune_epochs, s.tune_lr, request, context, chains)

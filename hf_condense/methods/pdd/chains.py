@@ -6,29 +6,27 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from hf_condense.config import check
 from hf_condense.data.cache import one_at_a_time
+from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
 from hf_condense.files import fingerprint, load_tensors, remove_leftovers, save_tensors
-from hf_condense.labels.store import image_digest
-from hf_condense.models.loading import ImageModel
+from hf_condense.labels.teacher import Ensemble
+from hf_condense.methods.base import StudentTrainer
+from hf_condense.models.fresh import FreshNetworks
+from hf_condense.models.image_model import ImageModel
 from hf_condense.progress import Progress
-
-if TYPE_CHECKING:
-    from hf_condense.evaluation.service import Students
-    from hf_condense.labels.teacher import Ensemble
-    from hf_condense.models.fresh import FreshNetworks
 
 log = logging.getLogger(__name__)
 CHAINS_VERSION = 1  # raised when the same stages no longer give the same networks
 
 
 @dataclass(frozen=True)
-class Lesson:
+class StageData:
     """What chains learn at the end of a stage: all images so far, as students see them.
 
     Args:
@@ -43,55 +41,61 @@ class Lesson:
     lr: float | None = None
 
 
-class Course:
-    """The lessons of the stages so far, and how they are learned.
+class Curriculum:
+    """What the stages so far have made, and how chains learn it.
 
     Args:
-        lessons: one a stage.
-        students: train networks as those of the run are trained.
-        epochs: of each lesson; a student's own where None.
-        teacher: labels the images as they are seen; None: with class numbers, or the lesson's own soft labels.
+        stages: the data of each.
+        trainer: trains networks as the students of the run.
+        epochs: on the data of each stage; a student's own where None.
+        teacher: labels the images as they are seen; None: with class numbers, or the stage's own soft labels.
     """
 
     def __init__(
-        self, lessons: list[Lesson], students: Students, epochs: int | None = None, teacher: Ensemble | None = None
+        self,
+        stages: list[StageData],
+        trainer: StudentTrainer,
+        epochs: int | None = None,
+        teacher: Ensemble | None = None,
     ) -> None:
-        self.lessons, self.students, self.epochs, self.teacher = lessons, students, epochs, teacher
+        self.stages, self.trainer, self.epochs, self.teacher = stages, trainer, epochs, teacher
 
     def learn(self, network: ImageModel, stage: int, key: Key, state_folder: Path | None = None) -> None:
-        """Trains `network`, which has learned the lessons before, on that of `stage`; `key` is the chain's."""
-        lesson, regime = self.lessons[stage - 1], "hard" if self.teacher is None else "online"
+        """Trains `network`, which has learned the stages before, on that of `stage`; `key` is the chain's."""
+        data, regime = self.stages[stage - 1], "hard" if self.teacher is None else "online"
         network.requires_grad_(True)
-        self.students.train(
-            network, lesson.images, lesson.labels, key=key / "stage" / stage, epochs=self.epochs, lr=lesson.lr,
-            soft=lesson.soft, regime=regime, teacher=self.teacher, state_folder=state_folder,
+        self.trainer.train(
+            network, data.images, data.labels, key=key / "stage" / stage, epochs=self.epochs, lr=data.lr,
+            soft=data.soft, regime=regime, teacher=self.teacher, state_folder=state_folder,
         )  # fmt: skip
 
     def fingerprint(self, stage: int) -> str:
         """Of everything that networks have learned from by the end of `stage`."""
         teachers = [m.sha256() for m in self.teacher.models] if self.teacher is not None else []
         digests = [
-            [*(x is not None and image_digest(x) for x in (lesson.images, lesson.labels, lesson.soft)), lesson.lr]
-            for lesson in self.lessons[:stage]
+            [*(x is not None and image_digest(x) for x in (data.images, data.labels, data.soft)), data.lr]
+            for data in self.stages[:stage]
         ]
-        return fingerprint([CHAINS_VERSION, self.students.fingerprint, self.epochs, teachers, digests])
+        return fingerprint([CHAINS_VERSION, self.trainer.fingerprint, self.epochs, teachers, digests])
 
 
 class ReplayedNetworks:
-    """A chain of its own for each key, as the official script of IDC has it: all lessons whenever one is asked for.
+    """A chain of its own for each key, as the official script of IDC has it: all stages whenever one is asked for.
 
     Args:
         fresh: gives the networks that chains begin with.
     """
 
-    def __init__(self, fresh: FreshNetworks, course: Course) -> None:
-        self.fresh, self.course, self.name, self.device = fresh, course, fresh.name, fresh.device
+    untrained = False
+
+    def __init__(self, fresh: FreshNetworks, curriculum: Curriculum) -> None:
+        self.fresh, self.curriculum, self.name, self.device = fresh, curriculum, fresh.name, fresh.device
 
     def __call__(self, key: Key) -> ImageModel:
-        """The network of this key after all lessons, in training mode, with weight gradients."""
+        """The network of this key after all stages, in training mode, with weight gradients."""
         network = self.fresh(key)
-        for stage in range(1, len(self.course.lessons) + 1):
-            self.course.learn(network, stage, key)
+        for stage in range(1, len(self.curriculum.stages) + 1):
+            self.curriculum.learn(network, stage, key)
         return network.train().requires_grad_(True)
 
     def numbered(self, number: int, key: Key) -> ImageModel:
@@ -99,7 +103,7 @@ class ReplayedNetworks:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint([self.fresh.fingerprint, self.course.fingerprint(len(self.course.lessons))])
+        return fingerprint([self.fresh.fingerprint, self.curriculum.fingerprint(len(self.curriculum.stages))])
 
 
 class ChainedNetworks:
@@ -114,18 +118,20 @@ class ChainedNetworks:
         folder: where chains are kept, by what they have learned from: more chains, and later stages, go on from there.
     """
 
-    def __init__(self, fresh: FreshNetworks, course: Course, count: int, key: Key, folder: Path) -> None:
+    untrained = False
+
+    def __init__(self, fresh: FreshNetworks, curriculum: Curriculum, count: int, key: Key, folder: Path) -> None:
         check(count >= 1, "chains", count, "1 or more in a pool", "--chains 0 trains a new one for every network")
-        self.fresh, self.course, self.count, self.key, self.folder = fresh, course, count, key, Path(folder)
+        self.fresh, self.curriculum, self.count, self.key, self.folder = fresh, curriculum, count, key, Path(folder)
         self.name, self.device = fresh.name, fresh.device
         self._network: ImageModel | None = None
 
     def make(self, processes: Any) -> ChainedNetworks:
         """Trains the chains that are not there yet; `processes`, an Accelerator or its like, share them."""
         rank, world = processes.process_index, processes.num_processes
-        mine, stages = range(rank, self.count, world), len(self.course.lessons)
+        mine, stages = range(rank, self.count, world), len(self.curriculum.stages)
         if rank == 0:
-            images, epochs = len(self.course.lessons[-1].labels), self.course.epochs or "a student's"
+            images, epochs = len(self.curriculum.stages[-1].labels), self.curriculum.epochs or "a student's"
             log.info("chains of stage %d: %d networks, %d images, %s epochs", stages + 1, self.count, images, epochs)
         with Progress(f"chains of stage {stages + 1}", len(mine), show=rank == 0) as progress:
             for number in mine:
@@ -142,14 +148,14 @@ class ChainedNetworks:
         """Chain `number` (modulo their count): chains are named already, so `key` changes nothing."""
         if self._network is None:
             self._network = self.fresh(self.key)
-        return self._put(self.place(number % self.count, len(self.course.lessons)), self._network)
+        return self._put(self.place(number % self.count, len(self.curriculum.stages)), self._network)
 
     @property
     def fingerprint(self) -> str:
-        return self._identity(len(self.course.lessons))
+        return self._identity(len(self.curriculum.stages))
 
     def place(self, number: int, stage: int) -> Path:
-        """The file with the weights of chain `number` after the lesson of `stage`; trained where it is not there."""
+        """The file with the weights of chain `number` after the data of `stage`; trained where it is not there."""
         place = self.folder / self._identity(stage) / f"chain-{number:05d}.safetensors"
         if place.exists():
             return place
@@ -160,13 +166,13 @@ class ChainedNetworks:
                 if stage > 1:
                     self._put(self.place(number, stage - 1), network)
                 state = place.with_suffix(".fit")
-                self.course.learn(network, stage, self.key / number, state)
+                self.curriculum.learn(network, stage, self.key / number, state)
                 keep(network, place)
                 shutil.rmtree(state, ignore_errors=True)
         return place
 
     def _identity(self, stage: int) -> str:
-        return fingerprint([self.fresh.fingerprint, str(self.key), self.course.fingerprint(stage)])
+        return fingerprint([self.fresh.fingerprint, str(self.key), self.curriculum.fingerprint(stage)])
 
     def _put(self, place: Path, network: ImageModel) -> ImageModel:
         network.load_state_dict(load_tensors(place)[0])

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hf_condense.config import SqueezeSettings
 from hf_condense.data.cache import cache_folder
 from hf_condense.data.randomness import Key
-from hf_condense.methods.base import Context
+from hf_condense.methods.pdd.settings import PDDSettings
+from hf_condense.methods.pdd.stage import StageContext
 from hf_condense.models.pool import training_policy
 from hf_condense.models.training import FitRecipe
 from hf_condense.selection.dynamics import training_dynamics
 from hf_condense.selection.scores import forgetting
 
-if TYPE_CHECKING:
-    from hf_condense.methods.pdd import PDDSettings
-
 LEAST = 64  # real images that every class keeps
 LR, BATCH = 0.05, 128  # of the training in which forgetting is counted
 
 
-def harder(settings: PDDSettings, context: Context, least: int, key: Key) -> Context:
+def harder(settings: PDDSettings, context: StageContext, least: int, key: Key) -> StageContext:
     """`context` with the real images that its stage keeps (`--discard`): all methods' draws come from these.
 
     Args:
@@ -41,7 +38,7 @@ def harder(settings: PDDSettings, context: Context, least: int, key: Key) -> Con
     return narrowed(context, kept_rows(outside, context.train.labels, max(LEAST, least)))
 
 
-def forgetting_counts(context: Context, epochs: int, key: Key) -> np.ndarray:
+def forgetting_counts(context: StageContext, epochs: int, key: Key) -> np.ndarray:
     """How often each real image is forgotten in `epochs` of training, int64 [n]; epochs + 1 where it is never learned."""
     train, name = context.train, context.fresh.name
     policy = training_policy(SqueezeSettings(), context.image_size, train.stored_size, context.flip)
@@ -66,13 +63,13 @@ def kept_rows(outside: np.ndarray, labels: np.ndarray, least: int) -> np.ndarray
     return np.flatnonzero(outside <= limits[labels])
 
 
-def unused(context: Context, used: np.ndarray, least: int) -> Context:
+def unused(context: StageContext, used: np.ndarray, least: int) -> StageContext:
     """`context` without the real images of these rows, but for classes that then had fewer than `least`."""
     was_used = np.isin(context.real_rows if context.real_rows is not None else np.arange(len(context.train)), used)
     return narrowed(context, kept_rows(was_used, context.train.labels, least))
 
 
-def narrowed(context: Context, rows: np.ndarray) -> Context:
+def narrowed(context: StageContext, rows: np.ndarray) -> StageContext:
     """`context` with only these rows of its real images."""
     known = rows if context.real_rows is None else context.real_rows[rows]
     return replace(context, train=context.train.subset(rows), real_rows=known)

@@ -1,0 +1,318 @@
+"""The table of methods: what each is called, where it comes from, what it needs. Imports only the standard library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hf_condense.config import nearest
+from hf_condense.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What a person should know of a method before running it.
+
+    Args:
+        name: what it is called on the command line.
+        title: its name in full.
+        where: `module:Class` of the implementation, imported when it is asked for.
+        paper: link to the paper, or "" for a baseline.
+        citation: BibTeX, or "".
+        pool: whether synthesis needs a pool of trained networks.
+        real_pixels: whether published images contain real pixels (said on the card).
+        summary: one paragraph for the card.
+    """
+
+    name: str
+    title: str
+    where: str
+    paper: str
+    citation: str
+    pool: bool
+    real_pixels: bool
+    summary: str
+
+
+METHODS: dict[str, MethodInfo] = {
+    info.name: info
+    for info in (
+        MethodInfo(
+            name="random",
+            title="Random real images",
+            where="hf_condense.methods.random:Random",
+            paper="",
+            citation="",
+            pool=False,
+            real_pixels=True,
+            summary="Real training images drawn at random, the same number for every class, without replacement. "
+            "The baseline that every condensation method has to beat.",
+        ),
+        MethodInfo(
+            name="coreset",
+            title="Coreset of real images",
+            where="hf_condense.methods.coreset:Coreset",
+            paper="",
+            citation="",
+            pool=True,
+            real_pixels=True,
+            summary="Real training images chosen class by class: by where they lie in the features of a network (herding, "
+            "K-center, medoids), by how hard they are to learn (forgetting, EL2N), or the easiest ones scaled down and tiled.",
+        ),
+        MethodInfo(
+            name="edc",
+            title="EDC (Elucidating the Design Space of Dataset Condensation)",
+            where="hf_condense.methods.edc:EDC",
+            paper="https://arxiv.org/abs/2404.13733",
+            citation="@inproceedings{shao2024edc,\n"
+            "  title = {Elucidating the Design Space of Dataset Condensation},\n"
+            "  author = {Shao, Shitong and Zhou, Zikai and Chen, Huanran and Shen, Zhiqiang},\n"
+            "  booktitle = {Advances in Neural Information Processing Systems},\n"
+            "  year = {2024}\n}",
+            pool=True,
+            real_pixels=False,
+            summary="Images start as real crops and are optimised so that a pool of frozen observers classifies them and "
+            "sees, in every convolution and normalisation layer, the statistics of the real data and of their class. "
+            "The mean logits of the pool are the soft labels.",
+        ),
+        MethodInfo(
+            name="sre2l",
+            title="SRe2L (Squeeze, Recover, Relabel)",
+            where="hf_condense.methods.sre2l:SRe2L",
+            paper="https://arxiv.org/abs/2306.13092",
+            citation="@inproceedings{yin2023sre2l,\n"
+            "  title = {Squeeze, Recover and Relabel: Dataset Condensation at ImageNet Scale From A New Perspective},\n"
+            "  author = {Yin, Zeyuan and Xing, Eric and Shen, Zhiqiang},\n"
+            "  booktitle = {Advances in Neural Information Processing Systems},\n"
+            "  year = {2023}\n}",
+            pool=True,
+            real_pixels=False,
+            summary="Images are optimised, each class-mixed batch on its own, until one frozen network classifies them and sees in "
+            "its batch norms the statistics that it remembers of the real data. The network then labels views of them.",
+        ),
+        MethodInfo(
+            name="cda",
+            title="CDA (Curriculum Data Augmentation)",
+            where="hf_condense.methods.sre2l:CDA",
+            paper="https://arxiv.org/abs/2311.18838",
+            citation="@article{yin2024cda,\n"
+            "  title = {Dataset Distillation via Curriculum Data Synthesis in Large Data Era},\n"
+            "  author = {Yin, Zeyuan and Shen, Zhiqiang},\n"
+            "  journal = {Transactions on Machine Learning Research},\n"
+            "  year = {2024}\n}",
+            pool=True,
+            real_pixels=False,
+            summary="SRe2L with a curriculum of crops: whole images first, ever smaller parts later, so that outlines come before "
+            "details.",
+        ),
+        MethodInfo(
+            name="sre2lpp",
+            title="SRe2L++ (real start, labels with batch statistics)",
+            where="hf_condense.methods.sre2l:SRe2LPlus",
+            paper="https://arxiv.org/abs/2501.07575",
+            citation="@article{cui2025cvdd,\n"
+            "  title = {Dataset Distillation via Committee Voting},\n"
+            "  author = {Cui, Jiacheng and Li, Zhaoyi and Ma, Xiaochen and Bi, Xinyue and Luo, Yaxin and Shen, Zhiqiang},\n"
+            "  journal = {arXiv:2501.07575},\n"
+            "  year = {2025}\n}",
+            pool=True,
+            real_pixels=False,
+            summary="SRe2L started from real patches of medium difficulty, with labels for which the teacher's batch norms use the "
+            "statistics of the very batch they label.",
+        ),
+        MethodInfo(
+            name="gvbsm",
+            title="G-VBSM (various backbones, statistics of convolutions too)",
+            where="hf_condense.methods.gvbsm:GVBSM",
+            paper="https://arxiv.org/abs/2311.17950",
+            citation="@inproceedings{shao2024gvbsm,\n"
+            "  title = {Generalized Large-Scale Data Condensation via Various Backbone and Statistical Matching},\n"
+            "  author = {Shao, Shitong and Yin, Zeyuan and Zhou, Muxin and Zhang, Xindong and Shen, Zhiqiang},\n"
+            "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
+            "  year = {2024}\n}",
+            pool=True,
+            real_pixels=False,
+            summary="Several backbones in turn pull the images towards the real statistics at their convolutions and batch norms, and "
+            "a densification term keeps images of a class apart. All backbones together label them.",
+        ),
+        MethodInfo(
+            name="rded",
+            title="RDED (realistic crops, stitched)",
+            where="hf_condense.methods.rded:RDED",
+            paper="https://arxiv.org/abs/2312.03526",
+            citation="@inproceedings{sun2024rded,\n"
+            "  title = {On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm},\n"
+            "  author = {Sun, Peng and Shi, Bei and Yu, Daiwei and Lin, Tao},\n"
+            "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
+            "  year = {2024}\n}",
+            pool=True,
+            real_pixels=True,
+            summary="No optimisation: of many crops of real images those are kept that an observer finds easiest to tell the class of, "
+            "and several are stitched into one image. Published images are made of real pixels.",
+        ),
+        MethodInfo(
+            name="teddy",
+            title="Teddy (Taylor-approximated matching under weak models)",
+            where="hf_condense.methods.teddy:Teddy",
+            paper="https://arxiv.org/abs/2410.07579",
+            citation="@inproceedings{yu2024teddy,\n"
+            "  title = {Teddy: Efficient Large-Scale Dataset Distillation via Taylor-Approximated Matching},\n"
+            "  author = {Yu, Ruonan and Liu, Songhua and Ye, Jingwen and Wang, Xinchao},\n"
+            "  booktitle = {European Conference on Computer Vision},\n"
+            "  year = {2024}\n}",
+            pool=True,
+            real_pixels=False,
+            summary="First-order matching turns the two-level problem into one of feature statistics, seen through a pool of weak models "
+            "made from a single network: early checkpoints of its training, or pruned and briefly tuned copies.",
+        ),
+        MethodInfo(
+            name="dc",
+            title="DC (gradient matching)",
+            where="hf_condense.methods.dc:DC",
+            paper="https://arxiv.org/abs/2006.05929",
+            citation="@inproceedings{zhao2021dc,\n"
+            "  title = {Dataset Condensation with Gradient Matching},\n"
+            "  author = {Zhao, Bo and Mopuri, Konda Reddy and Bilen, Hakan},\n"
+            "  booktitle = {International Conference on Learning Representations},\n"
+            "  year = {2021}\n}",
+            pool=False,
+            real_pixels=False,
+            summary="Images are optimised until, in networks that are trained on them, the gradient of each class has the "
+            "direction of the gradient of real images of that class.",
+        ),
+        MethodInfo(
+            name="dsa",
+            title="DSA (gradient matching with siamese augmentation)",
+            where="hf_condense.methods.dc:DSA",
+            paper="https://arxiv.org/abs/2102.08259",
+            citation="@inproceedings{zhao2021dsa,\n"
+            "  title = {Dataset Condensation with Differentiable Siamese Augmentation},\n"
+            "  author = {Zhao, Bo and Bilen, Hakan},\n"
+            "  booktitle = {International Conference on Machine Learning},\n"
+            "  year = {2021}\n}",
+            pool=False,
+            real_pixels=False,
+            summary="DC in which the real and the synthetic images of a class go through the same random augmentation before "
+            "their gradients are compared. Students are trained with that augmentation too.",
+        ),
+        MethodInfo(
+            name="dm",
+            title="DM (distribution matching)",
+            where="hf_condense.methods.dm:DM",
+            paper="https://arxiv.org/abs/2110.04181",
+            citation="@inproceedings{zhao2023dm,\n"
+            "  title = {Dataset Condensation with Distribution Matching},\n"
+            "  author = {Zhao, Bo and Bilen, Hakan},\n"
+            "  booktitle = {Winter Conference on Applications of Computer Vision},\n"
+            "  year = {2023}\n}",
+            pool=False,
+            real_pixels=False,
+            summary="Images of a class are optimised until their mean feature is that of the real images of the class, in a new "
+            "untrained network at every step. No network is ever trained.",
+        ),
+        MethodInfo(
+            name="idc",
+            title="IDC (multi-formation gradient matching)",
+            where="hf_condense.methods.idc:IDC",
+            paper="https://arxiv.org/abs/2205.14959",
+            citation="@inproceedings{kim2022idc,\n"
+            "  title = {Dataset Condensation via Efficient Synthetic-Data Parameterization},\n"
+            "  author = {Kim, Jang-Hyun and Kim, Jinuk and Oh, Seong Joon and Yun, Sangdoo and Song, Hwanjun and "
+            "Jeong, Joonhyun and Ha, Jung-Woo and Song, Hyun Oh},\n"
+            "  booktitle = {International Conference on Machine Learning},\n"
+            "  year = {2022}\n}",
+            pool=False,
+            real_pixels=False,
+            summary="Each stored image holds several training images as tiles, which are enlarged when students are trained. "
+            "Tiles are optimised until they move the kernels of networks, trained on real data, as real images do.",
+        ),
+        MethodInfo(
+            name="dream",
+            title="DREAM (matching of representative images)",
+            where="hf_condense.methods.idc:DREAM",
+            paper="https://arxiv.org/abs/2302.14416",
+            citation="@inproceedings{liu2023dream,\n"
+            "  title = {DREAM: Efficient Dataset Distillation by Representative Matching},\n"
+            "  author = {Liu, Yanqing and Gu, Jianyang and Wang, Kai and Zhu, Zheng and Jiang, Wei and You, Yang},\n"
+            "  booktitle = {International Conference on Computer Vision},\n"
+            "  year = {2023}\n}",
+            pool=False,
+            real_pixels=False,
+            summary="IDC, in which the real images of a step are those nearest to the k-means centroids of their class, in the "
+            "features of the network as it is. The first images are chosen in the same way.",
+        ),
+        MethodInfo(
+            name="mtt",
+            title="MTT (matching training trajectories)",
+            where="hf_condense.methods.mtt:MTT",
+            paper="https://arxiv.org/abs/2203.11932",
+            citation="@inproceedings{cazenavette2022mtt,\n"
+            "  title = {Dataset Distillation by Matching Training Trajectories},\n"
+            "  author = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and Zhu, Jun-Yan},\n"
+            "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
+            "  year = {2022}\n}",
+            pool=False,
+            real_pixels=False,
+            summary="Networks are trained on the real images and their weights kept after every epoch. Images, and the learning rate "
+            "that goes with them, are optimised until a few steps on them take a network where epochs on real images took it.",
+        ),
+        MethodInfo(
+            name="tesla",
+            title="TESLA (trajectory matching with assigned soft labels)",
+            where="hf_condense.methods.mtt:TESLA",
+            paper="https://arxiv.org/abs/2211.10586",
+            citation="@inproceedings{cui2023tesla,\n"
+            "  title = {Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory},\n"
+            "  author = {Cui, Justin and Wang, Ruochen and Si, Si and Hsieh, Cho-Jui},\n"
+            "  booktitle = {International Conference on Machine Learning},\n"
+            "  year = {2023}\n}",
+            pool=False,
+            real_pixels=False,
+            summary="MTT whose images carry soft labels of the network that they lead to. Memory does not grow with the number of "
+            "steps that are matched.",
+        ),
+        MethodInfo(
+            name="pdd",
+            title="PDD (Progressive Dataset Distillation)",
+            where="hf_condense.methods.pdd.method:PDD",
+            paper="https://arxiv.org/abs/2310.06982",
+            citation="@inproceedings{chen2024pdd,\n"
+            "  title = {Data Distillation Can Be Like Vodka: Distilling More Times For Better Quality},\n"
+            "  author = {Chen, Xuxi and Yang, Yu and Wang, Zhangyang and Mirzasoleiman, Baharan},\n"
+            "  booktitle = {International Conference on Learning Representations},\n"
+            "  year = {2024}\n}",
+            pool=False,
+            real_pixels=False,
+            summary="Images are made in stages. Each stage adds images that are optimised beside those of the stages before, which do "
+            "not move, in networks that were trained on those. Students go through the stages in the same order.",
+        ),
+    )
+}
+
+
+def list_methods() -> list[str]:
+    """Names of all methods."""
+    return sorted(METHODS)
+
+
+def method_info(name: str) -> MethodInfo:
+    """Raises ConfigError for an unknown name, with the near ones."""
+    if name not in METHODS:
+        raise ConfigError("method", name, ", ".join(list_methods()), nearest(name, list_methods()))
+    return METHODS[name]
+
+
+def register(info: MethodInfo) -> None:
+    """Adds a method from outside this library to the table, before a trainer is made.
+
+    Raises:
+        ConfigError: the name is taken, or `where` is not of the form `module:Class`.
+    """
+    taken = METHODS.get(info.name)
+    if taken is not None:
+        raise ConfigError(
+            "method", info.name, f"a name of its own ({taken.where} has this one)", "choose another name"
+        )
+    module, _, cls = info.where.partition(":")
+    if not (module and cls.isidentifier()):
+        raise ConfigError("where", info.where, "module:Class", 'write for example "my_package.mine:Mine"')
+    METHODS[info.name] = info

@@ -1,0 +1,106 @@
+"""Condense: the synthetic images, from the method's plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_condense.engine import Engine
+from hf_condense.files import read_json, write_json
+from hf_condense.hub.preview import image_grid
+from hf_condense.hub.provenance import describe_network
+from hf_condense.methods.base import Context
+from hf_condense.plan import Shard, Synthetic
+from hf_condense.run.base import Run
+from hf_condense.run.probe import Probe
+from hf_condense.run.squeeze import Squeeze, source_settings
+from hf_condense.run.stage import Cost, Outputs, Stage
+from hf_condense.run.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Condensed:
+    """What synthesis has made.
+
+    Args:
+        networks: those beside the pool that it has looked through, as the provenance names them.
+    """
+
+    synthetic: Synthetic
+    networks: list[dict[str, Any]]
+
+
+class Condense(Stage[Condensed]):
+    """Runs the plan of the method on the engine."""
+
+    name, place, after = "condense", "shards", (Statistics, Squeeze)
+    networks = "networks.json"
+
+    def after_in(self, run: Run) -> tuple[type[Stage], ...]:
+        """The pool only where the method looks through it: what labels are made of changes no image."""
+        if not run.method.info.pool:
+            return ()
+        return (Statistics,) if run.statistics else (Squeeze,)
+
+    def version_in(self, run: Run) -> int:
+        return run.method.VERSION
+
+    def settings(self, run: Run) -> dict[str, Any]:
+        c = run.config
+        own = {"method": c.run.method, "ipc": c.run.ipc, "variant": c.run.variant, **asdict(c.method)}
+        if run.method.trains_students:
+            own["students"] = run.student_trainer.fingerprint
+        if run.method.info.pool:
+            return own
+        # what the pool is made of changes nothing, but which network is drawn untrained does
+        return {**source_settings(run), "network": c.squeeze.base_model[0], **own}
+
+    def make(self, run: Run, done: Outputs, folder: Path, tick: Callable[[], None]) -> None:
+        def log(values: dict[str, float], step: int) -> None:
+            run.accelerator.log({f"synthesis/{k}": v for k, v in values.items()}, step)
+            tick()
+
+        engine = Engine(
+            run.accelerator, run.folder, run.config.run.checkpoint_every, on_log=log,
+            on_snapshot=snapshots(run.folder / "pictures", run.train.class_names),
+        )  # fmt: skip
+        context = observed(run, done)
+        engine.run(run.method, context)
+        if run.accelerator.is_main_process:
+            used = [describe_network(used.model, [used.role]) for used in run.method.networks(context)]
+            write_json(folder / self.networks, used)
+
+    def load(self, run: Run, done: Outputs, folder: Path) -> Condensed:
+        networks = read_json(folder / self.networks) if (folder / self.networks).exists() else []
+        return Condensed(Engine(run.accelerator, run.folder).gather(run.plan.groups), networks)
+
+    def cost(self, run: Run, probe: Probe) -> Cost:
+        spec, shards, method = run.spec, run.plan.optimised, run.method
+        steps = max((method.recipe(shard, spec).steps for shard in shards), default=0)
+        images = method.images_per_step(spec.num_classes, spec.ipc) * steps
+        seconds = images * sum(o.backward for o in probe.observers) / len(probe.observers)
+        seconds += method.images_before(len(run.train)) * probe.base[0].update
+        largest = max((len(shard.rows) for shard in shards), default=0)
+        return Cost(seconds / probe.processes, 2 * largest * max(o.activations for o in probe.observers))
+
+
+def observed(run: Run, done: Outputs) -> Context:
+    """The run as the method sees it, with observers and statistics where it looks through a pool."""
+    if not run.method.info.pool:
+        return run.context
+    statistics = done[Statistics] if run.statistics else None
+    return replace(run.context, observers=done[Squeeze].observers, statistics=statistics)
+
+
+def snapshots(folder: Path, class_names: list[str]) -> Callable[[Shard, int, torch.Tensor], None]:
+    """Writes a grid of a shard's images while they are optimised: `<shard>-step<t>.png`."""
+
+    def write(shard: Shard, step: int, images: torch.Tensor) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        image_grid(images, torch.tensor(shard.labels), class_names, folder / f"{shard.id}-step{step:05d}.png")
+
+    return write

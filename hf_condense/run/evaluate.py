@@ -1,0 +1,86 @@
+"""Evaluate: students from scratch on the condensed set and on the sets beside which that means something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_condense.data.crops import centre
+from hf_condense.evaluation.report import ScoreTable
+from hf_condense.evaluation.run import ImageSet, score
+from hf_condense.run.base import Run
+from hf_condense.run.condense import Condense
+from hf_condense.run.probe import Probe
+from hf_condense.run.relabel import Relabel, condensed_set, scored_sets, training_facts
+from hf_condense.run.squeeze import Squeeze
+from hf_condense.run.stage import Cost, Outputs, Stage
+from hf_condense.selection.real import random_real
+
+
+class Evaluate(Stage[ScoreTable]):
+    """Students from scratch on every row, label regime and seed."""
+
+    name, place, after, by_content = "evaluate", "scores", (Condense, Relabel), True
+
+    def settings(self, run: Run) -> dict[str, Any]:
+        return {**asdict(run.config.evaluation), "protocol": asdict(run.protocol)}
+
+    def make(self, run: Run, done: Outputs, folder: Path, tick: Callable[[], None]) -> ScoreTable:
+        return self.load(run, done, folder)
+
+    def load(self, run: Run, done: Outputs, folder: Path) -> ScoreTable:
+        """Every student is a file; those that are there are not trained."""
+        evaluation, train = run.config.evaluation, run.train
+        return score(
+            scored_rows(run, done), protocol=run.protocol, students=evaluation.students, regimes=evaluation.regimes,
+            seeds=evaluation.student_seeds, ipc=run.training_ipc, teacher=done[Squeeze].teacher if run.labelled else None,
+            test_images=run.test.decoded(), test_labels=torch.from_numpy(run.test.labels),
+            test_digest=run.test.fingerprint, num_classes=train.num_classes, image_size=train.image_size,
+            flip=run.flip, mean=train.mean, std=train.std, key=run.key / "students", device=run.device,
+            label_settings=run.config.labels, scores_folder=folder, accelerator=run.accelerator,
+            whitening=run.whitening,
+        )  # fmt: skip
+
+    def cost(self, run: Run, probe: Probe) -> Cost:
+        evaluation, images = run.config.evaluation, run.training_images
+        labels = sum(teacher.forward for teacher in probe.teachers)
+        virtual = run.labelled and Relabel().settings(run)["store"] == "virtual"
+        seconds = 0.0
+        for student in evaluation.students:
+            protocol = run.protocol.resolve(student, run.training_ipc)
+            epochs, limit = protocol.duration(images)
+            seen = epochs * (min(limit * protocol.batch_size(images), images) if limit else images)
+            once = seen * probe.network(student).update
+            online = seen * labels * (("online" in evaluation.regimes) + virtual)
+            full = once if "full" in evaluation.baselines else 0.0
+            rows = scored_sets(run) * (once * len(evaluation.regimes) + online)
+            seconds += evaluation.student_seeds * (rows + full)
+        return Cost(seconds / probe.processes)
+
+
+def scored_rows(run: Run, done: Outputs) -> dict[str, ImageSet | list[ImageSet]]:
+    """What is scored beside the condensed set: all real images, random ones (a draw a seed), the first images."""
+    evaluation, synthetic, train = run.config.evaluation, done[Condense].synthetic, run.train
+    name, facts, rows = run.config.run.method, training_facts(run, synthetic), {}
+    if "full" in evaluation.baselines:
+        full = centre(train.decoded(), train.image_size)
+        rows["full"] = ImageSet(full, torch.from_numpy(train.labels), digest=train.fingerprint)
+    if "random" in evaluation.baselines and name != "random":
+        labels = tuple(synthetic.labels.tolist())
+        draws = (
+            random_real(train, labels, train.image_size, run.key / "baseline" / i)[0]
+            for i in range(evaluation.student_seeds)
+        )
+        # in the same stages, so that students take as many steps
+        rows["random"] = [ImageSet(images, synthetic.labels, stages=synthetic.stages) for images in draws]
+    if "initial" in evaluation.baselines and not torch.equal(synthetic.initial, synthetic.images):
+        rows["initial"] = ImageSet(synthetic.initial, synthetic.labels, **facts)
+    rows[name] = condensed_set(run, done)
+    if synthetic.pixels is not None:  # what 8 bits and [0, 1] cost
+        free = tuple(r for r in evaluation.regimes if r != "stored")
+        rows[f"{name} (float)"] = ImageSet(synthetic.pixels, synthetic.labels, regimes=free, **facts)
+    return rows

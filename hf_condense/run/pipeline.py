@@ -1,0 +1,124 @@
+"""The pipeline: the stages that a run uses, linked by what they are made from; each is made once, read once, handed on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+
+from hf_condense.errors import ConfigError
+from hf_condense.files import fingerprint
+from hf_condense.memory import peak_bytes, reset_peak
+from hf_condense.run.base import Run
+from hf_condense.run.condense import Condense
+from hf_condense.run.evaluate import Evaluate
+from hf_condense.run.record import StageRecord
+from hf_condense.run.relabel import Relabel
+from hf_condense.run.squeeze import Squeeze, source_fingerprint
+from hf_condense.run.stage import Stage
+from hf_condense.run.statistics import Statistics
+
+log = logging.getLogger(__name__)
+STAGES: tuple[type[Stage], ...] = (Squeeze, Statistics, Condense, Relabel, Evaluate)
+
+
+class Pipeline(Mapping[type[Stage], Any]):
+    """The stages of a run. As a mapping it gives the output of each, made or read when it is first asked for.
+
+    Args:
+        run: whose stages they are.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.stages = {kind: kind() for kind in STAGES if kind().used(run)}
+        self.records: dict[type[Stage], StageRecord] = {}
+        for kind in self.stages:
+            self.records[kind] = self._record(kind)
+        self._outputs: dict[type[Stage], Any] = {}
+
+    def _record(self, kind: type[Stage]) -> StageRecord:
+        stage, upstream = self.stages[kind], self.upstream(kind)
+        before = fingerprint([self.records[other].fingerprint for other in upstream])
+        return StageRecord(
+            stage.name, self.run.folder / stage.place, stage.settings(self.run), stage.version_in(self.run),
+            before if upstream else source_fingerprint(self.run), not upstream, stage.by_content,
+        )  # fmt: skip
+
+    def upstream(self, kind: type[Stage]) -> tuple[type[Stage], ...]:
+        """The stages of this run that one is made from."""
+        return tuple(other for other in self.stages[kind].after_in(self.run) if other in self.stages)
+
+    def __getitem__(self, kind: type[Stage]) -> Any:
+        if kind not in self._outputs:
+            if kind not in self.stages:
+                raise KeyError(kind.name)
+            self._outputs[kind] = self._output(kind)
+        return self._outputs[kind]
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self.stages
+
+    def __iter__(self) -> Iterator[type[Stage]]:
+        return iter(self.stages)
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def check_folder(self) -> None:
+        """Raises ConfigError for a folder that cannot be made, or that holds a stage of this run with other settings."""
+        folder = self.run.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            allowed = f"a folder that can be made and written to ({error.strerror})"
+            raise ConfigError("output_dir", str(folder), allowed, "choose another --output_dir") from error
+        if self.run.config.run.overwrite:
+            return
+        # synthesis first, because it names the method, on which the others depend
+        for kind in sorted(self.records, key=lambda kind: kind is not Condense):
+            self.records[kind].refuse_change()
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Stage -> seconds and peak_bytes, of those that were begun."""
+        return {r.name: r.facts() for r in self.records.values() if r.begun}
+
+    def _output(self, kind: type[Stage]) -> Any:
+        stage, record, output = self.stages[kind], self.records[kind], None
+        if self._agree(record.done):
+            log.info("%s: already done", stage.name)
+        else:
+            for other in self.upstream(kind):
+                self[other]  # made, if need be, on all processes and before the time of this stage begins
+            output = self._make(stage, record)
+        return stage.load(self.run, self, record.folder) if output is None else output
+
+    def _make(self, stage: Stage, record: StageRecord) -> Any:
+        """Makes what a stage lacks; measures and records it."""
+        processes = self.run.accelerator
+        if processes.is_main_process:
+            record.begin(self.run.config.run.overwrite)
+            self.run.config.save(
+                self.run.folder / "config.yaml"
+            )  # only now: a refused start leaves the old one as it was
+        processes.wait_for_everyone()
+        reset_peak(self.run.device)
+        finished = False
+        try:
+            output = stage.make(self.run, self, record.folder, record.tick)
+            processes.wait_for_everyone()
+            finished = True
+        finally:
+            if processes.is_main_process:
+                record.note(finished, peak_bytes(self.run.device))
+        return output
+
+    def _agree(self, value: bool) -> bool:
+        """What the main process says, on all processes."""
+        if self.run.accelerator.num_processes == 1:
+            return value
+        said = [value]
+        broadcast_object_list(said)
+        return said[0]

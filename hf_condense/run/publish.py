@@ -1,0 +1,125 @@
+"""Publish: from the outputs of a run to the folder that is the Hub repository."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hf_condense.evaluation.report import ScoreTable
+from hf_condense.evaluation.students import training_plan
+from hf_condense.hub.artefact import Artefact, write_artefact
+from hf_condense.hub.provenance import describe_model, gather_content, gather_record, training_block
+from hf_condense.hub.refusals import told_clearly
+from hf_condense.hub.teachers import refuse_lost_teachers
+from hf_condense.hub.training import recorded_training
+from hf_condense.plan import Synthetic
+from hf_condense.run.base import Run
+from hf_condense.run.condense import Condense
+from hf_condense.run.evaluate import Evaluate
+from hf_condense.run.relabel import Labels, Relabel, training_facts
+from hf_condense.run.squeeze import Squeeze
+from hf_condense.run.stage import Outputs
+
+
+def publish(run: Run, done: Outputs, stage_facts: dict[str, dict[str, Any]]) -> Path:
+    """Writes `dataset/` from outputs that are there, and returns it.
+
+    Args:
+        stage_facts: stage -> seconds and peak_bytes.
+    """
+    synthetic, table = done[Condense].synthetic, done[Evaluate]
+    labels = done[Relabel] if run.labelled else None
+    artefact = gather_artefact(run, synthetic, labels, table, used_models(run, done), stage_facts)
+    write_artefact(run.folder / "dataset", artefact)
+    return run.folder / "dataset"
+
+
+def gather_artefact(
+    run: Run,
+    synthetic: Synthetic,
+    labels: Labels | None,
+    table: ScoreTable,
+    models: list[dict[str, Any]],
+    stage_facts: dict[str, dict[str, Any]],
+) -> Artefact:
+    """The artefact of finished stages.
+
+    Args:
+        labels: of the teacher; None where no regime needs it.
+        models: as the provenance names them.
+    """
+    store, soft = labels.store if labels else None, image_labels(run, synthetic, labels)
+    stored = store if run.protocol.label_per == "view" else soft
+    online = "online" in run.config.evaluation.regimes  # else nobody has to be able to get the teacher
+    content = gather_content(
+        method=run.method.info, config=run.config.sections(), source=run.splits.info, models=models,
+        regimes=["hard", *["stored"] * bool(stored), *["online"] * online],
+        scores=table.without_cost(), store=store and store.settings, training=how_to_train(run, synthetic),
+    )  # fmt: skip
+    record = gather_record(
+        stage_facts, run.device, processes=run.accelerator.num_processes, scores_table=table.markdown(),
+        scores=table.record(),
+    )  # fmt: skip
+    return Artefact(
+        synthetic.images, synthetic.labels, list(run.train.class_names), content, record, stages=synthetic.stages,
+        float_images=synthetic.pixels, store_folder=labels.folder if store else None, **soft,
+    )  # fmt: skip
+
+
+def image_labels(run: Run, synthetic: Synthetic, labels: Labels | None) -> dict[str, Any]:
+    """Soft labels of the images and what they are: the method's own, or the teacher's; nothing where there are none."""
+    kind = {"kind": "probabilities", "temperature": 1.0}
+    if synthetic.soft_labels is not None:
+        kind |= {"ensemble": None, "by": run.method.labels_by}
+        return {"soft_labels": synthetic.soft_labels.half(), "soft_label_kind": kind}
+    if labels is None:
+        return {}
+    protocol = run.student_protocol
+    kind |= {"ensemble": protocol.average, "teacher_bn": protocol.teacher_bn}
+    return {"soft_labels": labels.images, "soft_label_kind": kind}
+
+
+def used_models(run: Run, done: Outputs) -> list[dict[str, Any]]:
+    """Every network of the run, with what it did in it."""
+    found = list(done[Condense].networks)
+    if not run.needs_pool:
+        return found
+    networks = done[Squeeze]
+    roles = {"observer": networks.observers.names, "teacher": networks.teachers.names}
+    pool = [describe_model(m, [role for role, names in roles.items() if m.name in names]) for m in networks.pool]
+    return pool + found
+
+
+def how_to_train(run: Run, synthetic: Synthetic) -> dict[str, Any]:
+    """What a student needs to be trained as it was scored."""
+    train, protocol, images = run.train, run.student_protocol, run.training_images
+    facts = training_facts(run, synthetic)
+    recorded = recorded_training(
+        protocol, images, mean=train.mean, std=train.std, flip=run.flip, stages=synthetic.stages,
+        rates=facts["rates"], whitening=run.whitening.facts if protocol.zca else None,
+    )  # fmt: skip
+    siamese = protocol.siamese_policy(run.flip)
+    _, plan = training_plan(protocol, images, synthetic.stages, facts["rates"])
+    return training_block(
+        run.protocol.name, run.policy, protocol.batch_size(images), plan.epochs,
+        formation_factor=run.method.formation_factor, **({"siamese": asdict(siamese)} if siamese else {}), **recorded,
+    )  # fmt: skip
+
+
+def ready_to_push(run: Run) -> None:
+    """Refuses before hours of work what a push would refuse after them.
+
+    Raises:
+        ConfigError: labels that need a teacher that others could not get.
+        HubError: the Hub cannot be reached, or does not know the token.
+    """
+    from huggingface_hub import HfApi
+
+    c = run.config
+    trained = c.squeeze.squeeze_epochs > 0 or c.weak.weak
+    regimes = [r for r in c.evaluation.regimes if r == "online" or (r == "stored" and c.labels.store == "virtual")]
+    if trained and not c.run.push_models:
+        refuse_lost_teachers(regimes, list(c.squeeze.teachers or c.squeeze.base_model))
+    with told_clearly(c.run.push_to_hub):
+        HfApi().whoami()

@@ -1,0 +1,144 @@
+"""From what a person asked for to a settled run: settings, source, method, protocol and device, checked before any work."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+
+from hf_condense.config import DataSettings
+from hf_condense.data.names import KNOWN, canonical_name
+from hf_condense.data.randomness import Key
+from hf_condense.data.source import Splits, open_source
+from hf_condense.data.whitening import Whitening, fitted_whitening
+from hf_condense.evaluation.protocol import Protocol
+from hf_condense.evaluation.protocols import get_protocol
+from hf_condense.memory import keep_freed_memory
+from hf_condense.methods import method_class
+from hf_condense.methods.base import Method
+from hf_condense.plan import Plan, SetSpec
+from hf_condense.precision import resolve_precision
+from hf_condense.run.base import Run
+from hf_condense.run.preflight import check_known, check_trackers, scorable
+from hf_condense.run.resolve import Config, read_yaml, resolve
+
+log = logging.getLogger(__name__)
+PATIENCE = timedelta(days=30)  # for processes that wait while another one trains; by default they give up in minutes
+
+
+def settle(method: str | Method | None, dataset: Any, flags: Mapping[str, Any]) -> Run:
+    """The run that these words mean; nothing is written.
+
+    Args:
+        method, dataset: as of `CondensationTrainer`.
+        flags: settings by name; `config` names a YAML file.
+
+    Raises:
+        ConfigError, DataError, ModelError: something cannot be as asked.
+    """
+    flags, given = dict(flags), None
+    if isinstance(method, Method):
+        check_known(method)
+        flags = {**asdict(method.settings), **flags}
+        method = method.name
+    if method is not None:
+        flags["method"] = method
+    if isinstance(dataset, (str, os.PathLike)):
+        flags["dataset"] = str(dataset)
+    elif dataset is not None:
+        given = dataset
+        flags.setdefault("dataset", getattr(getattr(dataset, "info", None), "dataset_name", None) or "given")
+    opened: dict[DataSettings, Splits] = {}
+
+    def open_once(data: DataSettings) -> Splits:
+        if data not in opened:
+            opened[data] = open_source(data, Key(0, "data"), given)
+        return opened[data]
+
+    def facts(data: DataSettings) -> tuple[int, int]:
+        train = open_once(data).train
+        return train.num_classes, train.image_size
+
+    config = resolve(flags, facts)
+    folder = run_folder(config)
+    check_trackers(config.run.trackers)
+    # before anything asks for a device: only an Accelerator reads what the launcher says of processes
+    accelerator = Accelerator(
+        log_with=list(config.run.trackers) or None, project_dir=str(folder / "logs"),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )  # fmt: skip
+    config = pin(config, folder, accelerator.device)
+    torch.set_num_threads(config.run.threads)
+    keep_freed_memory()
+    made: Method = method_class(config.run.method)(config.method)
+    splits = open_once(config.data)
+    # an IPC that the method cannot make is refused at once
+    spec = SetSpec(splits.train.num_classes, config.run.ipc, splits.train.image_size)
+    plan = made.plan(spec.num_classes, spec.ipc)
+    protocol = student_recipe(config, made)
+    config = scorable(config, made, plan, protocol, splits.train)
+    whitening = fit_whitening(made, plan, spec, protocol, splits, accelerator.device)
+    run = Run(
+        config, folder, splits, made, plan, protocol, accelerator, Key(config.run.seed), keeps_class(config), whitening
+    )
+    made.check(run.context)
+    return run
+
+
+def run_folder(config: Config) -> Path:
+    """Where the run writes: what the person said, or `runs/<method>-<dataset>-ipc<N>`."""
+    run, dataset = config.run, Path(config.data.dataset).name
+    return Path(run.output_dir or f"runs/{run.method}-{dataset}-ipc{run.ipc}{'-quick' * run.quick}")
+
+
+def pin(config: Config, folder: Path, device: torch.device) -> Config:
+    """Settles what depends on the machine once and for all: a second start of the run takes the first one's."""
+    before = read_yaml(str(folder / "config.yaml")) if (folder / "config.yaml").exists() else {}
+    threads = config.run.threads or before.get("threads") or torch.get_num_threads()
+    precision = config.run.precision if config.run.precision != "auto" else before.get("precision", "auto")
+    precision = resolve_precision(precision, device)
+    return config.change("run", output_dir=str(folder), threads=threads, precision=precision)
+
+
+def student_recipe(config: Config, method: Method) -> Protocol:
+    """The protocol as it was asked for. Labels that the method gives an image are stored with it, not with views."""
+    evaluation, changes = config.evaluation, {}
+    name = evaluation.protocol or method.protocol(canonical_name(config.data.dataset))
+    if evaluation.student_epochs is not None:
+        changes = {"epochs": evaluation.student_epochs, "steps": None}
+    if method.labels_by and get_protocol(name).label_per != "image":
+        changes["label_per"] = "image"
+    return get_protocol(name, **changes)
+
+
+def fit_whitening(
+    method: Method, plan: Plan, spec: SetSpec, protocol: Protocol, splits: Splits, device: torch.device
+) -> Whitening | None:
+    """Of the real images, where images are moved in whitened pixels or students see them."""
+    recipes = (method.recipe(shard, spec) for shard in plan.optimised)
+    wanted = protocol.zca or any(recipe.space == "whitened" for recipe in recipes)
+    return fitted_whitening(splits.train).to(device) if wanted else None
+
+
+def keeps_class(config: Config) -> bool:
+    """Whether a mirrored image keeps its class; as the person says, or the table of known datasets."""
+    known = KNOWN.get(canonical_name(config.data.dataset))
+    return known.flip if config.data.flip is None and known else config.data.flip is not False
+
+
+def announce(run: Run) -> None:
+    """Says what is condensed, by what, and where it goes."""
+    info, c, train = run.splits.info, run.config, run.train
+    log.info(
+        "%s on %s: %d training images, %d classes, %d x %d x %d; %d test images%s",
+        run.method.info.title, info.id, len(train), train.num_classes, train.channels,
+        train.image_size, train.image_size, len(run.test), " (held out)" if info.held_out else "",
+    )  # fmt: skip
+    log.info("settings: preset %s; protocol %s; run folder %s", c.preset, run.protocol.name, run.folder)
