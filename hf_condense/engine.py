@@ -96,10 +96,14 @@ class Engine:
             torch.tensor([stages[row] for row in rows]) if staged else None, learned, stacked(soft),
         )  # fmt: skip
 
+    def earlier(self, plan: Plan, stage: int) -> Synthetic | None:
+        """What the PDD stages before this one have made; None in the first."""
+        before = [group for group in plan.groups if group[0].stage < stage]
+        return self.gather(before) if before else None
+
     def _run_group(self, method: Method, context: Context, plan: Plan, number: int) -> None:
         group, rank = plan.groups[number], self.accelerator.process_index
-        before = [other for other in plan.groups if other[0].stage < group[0].stage]
-        ready = method.ready(group[0], context, self.gather(before) if before else None)
+        ready = method.ready(group[0], context, self.earlier(plan, group[0].stage))
         mine = self._share(plan, group)
         todo = [shard for shard in mine if not self._path(shard).exists()]
         optimised = group[0].kind == "optimise"

@@ -18,6 +18,7 @@ from hf_condense.run.condense import Condense, observed
 from hf_condense.run.evaluate import Evaluate
 from hf_condense.run.pipeline import Pipeline
 from hf_condense.run.publish import publish, ready_to_push
+from hf_condense.run.record import StageRecord
 from hf_condense.run.relabel import condensed_set
 from hf_condense.run.squeeze import Squeeze
 
@@ -56,7 +57,7 @@ class CondensationTrainer:
         flags = settings | {name: value for name, value in named.items() if value is not None}
         self.settled = run = settle.settle(method, dataset, flags)
         self.config, self.folder, self.splits, self.train = run.config, run.folder, run.splits, run.train
-        self.method, self.protocol = run.method, run.protocol
+        self.method, self.protocol, self.key, self.flip = run.method, run.protocol, run.key, run.flip
         self.accelerator, self.device = run.accelerator, run.device
         self.pipeline = Pipeline(run)
         self.pipeline.check_folder()
@@ -65,6 +66,10 @@ class CondensationTrainer:
             self.accelerator.init_trackers("hf-condense", flat)
         if self.accelerator.is_main_process:
             settle.announce(run)
+
+    def stages(self) -> dict[str, StageRecord]:
+        """Records of the stages that this run uses, by name, in their order."""
+        return {record.name: record for record in self.pipeline.records.values()}
 
     def squeeze(self) -> ModelPool:
         """The pool: trained on the real data, or published weights; top-1 of each on the test images is printed."""

@@ -63,8 +63,8 @@ def synthesise(method: str, given: Context, folder: Path, sign: int = 1, every: 
     if sign < 0:
         objective = made.objective
 
-        def flipped(given: Context):
-            found = objective(given)
+        def flipped(given: Context, ready=None):
+            found = objective(given, ready)
             terms = found.terms
             found.terms = lambda *a: (Term(-t.loss, t.name, t.logs) for t in terms(*a))
             return found

@@ -14,11 +14,11 @@ from hf_condense import files
 from hf_condense.data.randomness import Key
 from hf_condense.engine import Engine
 from hf_condense.methods.base import Context, Method
-from hf_condense.objectives.base import Term
+from hf_condense.objectives.base import Objective, Term
 from hf_condense.plan import Plan, Recipe, Start, blocks
 
 
-class Towards:
+class Towards(Objective):
     """Pulls images to a grey level that drifts with the steps seen, under keyed noise; learns a weight as well."""
 
     def start(self, shard, images, labels, key):
@@ -57,16 +57,16 @@ class Toy(Method):
         starts = super().plan(num_classes, ipc)
         return Plan(starts.labels, (*starts.groups, blocks(starts.labels, 3, "toy")), self.settings.chained)
 
-    def start(self, shard, context):
+    def start(self, shard, context, ready=None):
         images = torch.from_numpy(
             (context.key / shard.id).numpy().integers(0, 256, (len(shard.rows), 1, 4, 4), np.uint8)
         )
         return Start(images, np.asarray(shard.rows))
 
-    def recipe(self, num_classes, ipc, image_size):
+    def recipe(self, shard, spec):
         return Recipe(steps=10, lr=0.1)
 
-    def objective(self, context):
+    def objective(self, context, ready=None):
         return Towards()
 
 
@@ -149,7 +149,7 @@ def test_chained_shards_differ_from_independent_ones(tmp_path):
 
 def test_shards_made_by_two_processes_in_turn_equal_those_of_one(tmp_path, monkeypatch):
     one = synthesise(tmp_path / "one")
-    monkeypatch.setattr(Engine, "_gather", lambda self, plan: None)
+    monkeypatch.setattr(Engine, "gather", lambda self, plan: None)
     shared = tmp_path / "two"
     # start shards first (the barrier of a real run), then the rest in the other order
     for rank in (1, 0, 1, 0):

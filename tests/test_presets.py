@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import yaml
 
@@ -11,8 +9,9 @@ from hf_condense.data.siamese import SiamesePolicy
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.methods import method_class
 from hf_condense.methods.matching_family import CLASSIC
+from hf_condense.plan import SetSpec
 from hf_condense.run.resolve import load_preset, preset_names, resolve
-from hf_condense.trainer import CondensationTrainer
+from hf_condense.run.settle import keeps_class
 
 FAMILY = ("dm", "dc", "dsa", "idc", "dream", "coreset")
 FILES = [f"{method}/{name}" for method in FAMILY for name in preset_names(method) if name != "digits"]
@@ -116,20 +115,24 @@ def test_the_rate_follows_from_dataset_and_number_of_images(method, dataset, rat
         config, built = resolved(method, dataset, ipc)
         classes, momentum = load_preset(method, dataset, ipc, "paper").classes, built.settings.momentum
         lasting = (1 - momentum**classes) / (1 - momentum)
-        assert built.recipe(classes, ipc, config.data.image_size).lr / lasting == pytest.approx(rate, rel=1e-3), ipc
+        assert built.recipe(None, SetSpec(classes, ipc, config.data.image_size)).lr / lasting == pytest.approx(
+            rate, rel=1e-3
+        ), ipc
 
 
 def test_dm_takes_ten_times_the_rate_for_many_images_of_cifar10_only():
-    rates = {ipc: resolved("dm", "cifar10", ipc)[1].recipe(10, ipc, 32).lr for ipc in (1, 10, 50, 100, 1250)}
+    rates = {
+        ipc: resolved("dm", "cifar10", ipc)[1].recipe(None, SetSpec(10, ipc, 32)).lr for ipc in (1, 10, 50, 100, 1250)
+    }
     assert rates == {1: 1.0, 10: 1.0, 50: 1.0, 100: 10.0, 1250: 10.0}
-    assert resolved("dm", "cifar100", 100)[1].recipe(100, 100, 32).lr == 1.0
+    assert resolved("dm", "cifar100", 100)[1].recipe(None, SetSpec(100, 100, 32)).lr == 1.0
 
 
 def test_digits_are_not_mirrored_and_clothes_are():
     for method in ("dm", "dsa", "idc"):
         for dataset, flip in (("mnist", False), ("svhn", False), ("fashion_mnist", True)):
             config, _ = resolved(method, dataset)
-            assert CondensationTrainer.flip.fget(SimpleNamespace(config=config)) is flip
+            assert keeps_class(config) is flip
             students = get_protocol(config.evaluation.protocol).siamese_policy(flip)
             assert isinstance(students, SiamesePolicy) and ("flip" in students.families) is flip
 
@@ -145,7 +148,7 @@ def test_digits_are_not_mirrored_and_clothes_are():
 def test_a_hub_id_gets_the_preset_and_the_flips_of_its_short_name(method, dataset, hub_id):
     short, said = (resolved(method, name)[0] for name in (dataset, hub_id))
     assert said.preset == f"{method}/{dataset}" and said.method == short.method
-    assert CondensationTrainer.flip.fget(SimpleNamespace(config=said)) is (dataset not in ("mnist", "svhn"))
+    assert keeps_class(said) is (dataset not in ("mnist", "svhn"))
     assert said.change("data", dataset=dataset).sections() == short.sections(), "all else is as by its short name"
 
 

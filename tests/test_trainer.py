@@ -22,6 +22,7 @@ from hf_condense.methods import METHODS, create_method
 from hf_condense.methods.random import Random
 from hf_condense.plan import Start
 from hf_condense.run.estimate import estimate
+from hf_condense.run.report import pictured
 from hf_condense.run.resolve import read_yaml
 from hf_condense.trainer import CondensationTrainer
 from tests import forked
@@ -136,7 +137,7 @@ def test_a_tracker_that_cannot_log_is_refused_with_those_that_can(tmp_path):
 
 def test_the_estimate_counts_no_more_images_than_there_are(tmp_path):
     shared = {"squeeze_epochs": 1, "base_model": "convnet_w32", "max_per_class": 8}
-    whole, more = (estimate(dm(tmp_path, **{**TINY, **shared}, squeeze_batch=n))["memory"] for n in (32, 4096))
+    whole, more = (estimate(dm(tmp_path, **{**TINY, **shared}, squeeze_batch=n).pipeline)["memory"] for n in (32, 4096))
     assert abs(more - whole) < 10e6  # 4096 images would take hundreds of megabytes
 
 
@@ -171,7 +172,7 @@ def test_seconds_of_all_lives_are_recorded(tmp_path):
     stopped_after_a_checkpoint(dm(tmp_path), pause=0.7)
     trainer = dm(tmp_path)
     trainer.condense()
-    assert 0.7 < trainer.stage_facts()["condense"]["seconds"] < 60
+    assert 0.7 < trainer.pipeline.facts()["condense"]["seconds"] < 60
 
 
 def test_cards_of_the_pool_name_a_dataset_of_the_hub_and_no_folder(tmp_path):
@@ -188,7 +189,7 @@ def test_cards_of_the_pool_name_a_dataset_of_the_hub_and_no_folder(tmp_path):
 class Mine(Random):
     """A method of one's own, which starts from nothing."""
 
-    def start(self, shard, context):
+    def start(self, shard, context, ready=None):
         found = super().start(shard, context)
         return Start(torch.zeros_like(found.images), found.origin)
 
@@ -206,11 +207,11 @@ def test_a_method_of_ones_own_is_run_under_its_own_name_or_not_at_all(tmp_path, 
     assert read_yaml(str(tmp_path / "config.yaml"))["method"] == "mine"
 
 
-def test_condensed_images_are_there_whoever_asks_first(tmp_path):
+def test_condensed_images_are_there_for_the_picture(tmp_path):
     trainer = CondensationTrainer(create_method("random"), output_dir=str(tmp_path), **{
         k: v for k, v in TINY.items() if k not in ("iterations", "real_batch")
     })  # fmt: skip
-    assert set(trainer.pictured()) == {"first images", "random"}
+    assert set(pictured(trainer.condense(), 4, "random")) == {"first images", "random"}
     assert json.loads((tmp_path / "shards" / "stage.json").read_text())["done"]
 
 

@@ -53,8 +53,9 @@ class Pipeline(Mapping[type[Stage], Any]):
 
     def __getitem__(self, kind: type[Stage]) -> Any:
         if kind not in self._outputs:
-            if kind not in self.stages:
-                raise KeyError(kind.name)
+            if kind not in self.stages:  # asked for by itself, as a pool is that other runs will take
+                self.stages[kind] = kind()
+                self.records[kind] = self._record(kind)
             self._outputs[kind] = self._output(kind)
         return self._outputs[kind]
 

@@ -27,7 +27,7 @@ from hf_condense.config import (
 from hf_condense.data.names import canonical_name
 from hf_condense.errors import ConfigError
 from hf_condense.files import write_text
-from hf_condense.methods import method_class, sections_of
+from hf_condense.methods import FALLBACK_PRESETS, method_class, sections_of
 
 SOURCES = ("published", "official script", "third party", "ours")
 QUICK = {  # the whole path in about a minute, to see it work
@@ -265,7 +265,7 @@ def choose_preset(families: dict[str, int], run: RunSettings, data: DataSettings
     Args:
         families: folders of presets, the best first, and the IPC that each is asked for.
     """
-    families = {f: ipc for f, ipc in families.items() if preset_names(f)} or {"edc": run.ipc}
+    families = {f: ipc for f, ipc in families.items() if preset_names(f)} or {FALLBACK_PRESETS: run.ipc}
     dataset = canonical_name(data.dataset)
     family = next((f for f in families if dataset in preset_names(f)), None)
     if family is not None:

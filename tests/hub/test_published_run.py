@@ -168,7 +168,7 @@ def test_an_observer_is_loaded_by_its_hub_id(trainer, hub, published):
         f"hf-hub:{published}-convnet_d1", num_classes=10, image_size=8, channels=1, mean=(0.5,), std=(0.5,),
         class_names=splits.train.class_names, key=Key(0),
     )  # fmt: skip
-    mine = trainer.members()[0].model.eval()
+    mine = trainer.squeeze()[0].model.eval()
     images = splits.test.decoded()[:20].float() / 255
     with torch.no_grad():
         assert torch.equal(there.eval()(images), mine(images))

@@ -7,6 +7,7 @@ import torch
 
 from hf_condense import create_method
 from hf_condense.errors import ConfigError
+from hf_condense.plan import SetSpec
 from tests.matching import context, matching_loss, stopped_and_resumed, synthesise
 
 SHORT = {"iterations": 2, "outer_loop": 4, "inner_loop": 2, "real_batch": 4}
@@ -16,8 +17,8 @@ SHORT = {"iterations": 2, "outer_loop": 4, "inner_loop": 2, "real_batch": 4}
 def test_loops_follow_the_official_table(ipc, loops):
     dc = create_method("dc")
     assert dc.settings.loops(ipc) == loops
-    assert dc.recipe(10, ipc, 28).steps == 1000 * loops[0]
-    assert create_method("dsa", outer_loop=3, iterations=2).recipe(10, ipc, 28).steps == 6
+    assert dc.recipe(None, SetSpec(10, ipc, 28)).steps == 1000 * loops[0]
+    assert create_method("dsa", outer_loop=3, iterations=2).recipe(None, SetSpec(10, ipc, 28)).steps == 6
 
 
 def test_defaults_are_those_of_the_script():
@@ -32,7 +33,7 @@ def test_defaults_are_those_of_the_script():
         "rotate",
     )  # digits do not flip
     assert dc.views(context(1)).policy is None
-    recipe = dc.recipe(10, 1, 28)
+    recipe = dc.recipe(None, SetSpec(10, 1, 28))
     assert (recipe.optimizer, recipe.schedule, recipe.clamp_every, recipe.space) == (
         "sgd",
         "constant",

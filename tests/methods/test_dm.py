@@ -7,6 +7,7 @@ import torch
 
 from hf_condense import create_method
 from hf_condense.errors import ConfigError
+from hf_condense.plan import SetSpec
 from hf_condense.trainer import CondensationTrainer
 from tests.matching import context, matching_loss, stopped_and_resumed, synthesise
 
@@ -16,7 +17,7 @@ SAMPLERS = ({}, {"sampler": "centres", "cluster_every": 3, "cluster_weights": "s
 
 def test_defaults_are_those_of_the_script():
     dm = create_method("dm")
-    recipe = dm.recipe(10, 10, 28)
+    recipe = dm.recipe(None, SetSpec(10, 10, 28))
     assert (recipe.steps, recipe.lr, recipe.momentum, recipe.optimizer) == (20000, 1.0, 0.5, "sgd")
     assert (recipe.schedule, recipe.clamp_every, dm.settings.real_batch, dm.settings.init) == (
         "constant",

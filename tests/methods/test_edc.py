@@ -36,8 +36,8 @@ def synthesise(context, folder, seed=0, flip_sign=False, ipc=5, **settings):
     if flip_sign:
         objective = method.objective
 
-        def flipped(context):
-            made = objective(context)
+        def flipped(context, ready=None):
+            made = objective(context, ready)
             terms = made.terms
             made.terms = lambda *a: (Term(-t.loss, t.name, t.logs) for t in terms(*a))
             return made

@@ -24,6 +24,7 @@ from hf_condense.models.statistics import collect_statistics
 from hf_condense.objectives.base import Term
 from hf_condense.objectives.densification import DensifiedStatistics
 from hf_condense.objectives.feature_statistics import FeatureStatistics
+from hf_condense.plan import SetSpec
 from hf_condense.run.resolve import load_preset, preset_names
 from tests.objectives.test_feature_statistics import CPU, KEY, Net, Source, some, step
 
@@ -204,7 +205,7 @@ def test_presets_and_protocols():
             official = variant == "official" and dataset in PROTOCOLS
             assert method.plan(preset.classes, 10).chained is official
             assert (method.settings.statistics_mode == "official") is official
-            recipe = method.recipe(10, 10, 32)
+            recipe = method.recipe(None, SetSpec(10, 10, 32))
             assert recipe.betas == (0.5, 0.9) and recipe.clamp_every == 1
     assert load_preset("gvbsm", "imagenet-1k", 10, "official").values["shard_size"] == 40
     assert get_protocol(PROTOCOLS["imagenet-1k"]).average == "normalised"
@@ -227,8 +228,8 @@ def synthesise(context, folder, seed=0, flip_sign=False, **settings):
     if flip_sign:
         objective = method.objective
 
-        def flipped(context):
-            made = objective(context)
+        def flipped(context, ready=None):
+            made = objective(context, ready)
             terms = made.terms
             made.terms = lambda *a: (Term(-t.loss, t.name, t.logs) for t in terms(*a))
             return made

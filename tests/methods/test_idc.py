@@ -28,6 +28,7 @@ from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.convnet import ConvNet
 from hf_condense.objectives.gradients import gradient_distance, parameter_gradients
 from hf_condense.objectives.real_training import RealLoop, RealTraining
+from hf_condense.plan import SetSpec
 from hf_condense.selection.centres import medoids
 from hf_condense.selection.paired import PairedViews
 from tests.hub.conftest import make_artefact, make_content
@@ -65,9 +66,9 @@ def first_images(ipc: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
 )  # fmt: skip
 def test_learning_rate_follows_number_and_size_of_images(dataset, settings, side, ipc, lr):
     """Without momentum there is nothing but the authors' rule."""
-    recipe = create_method("idc", momentum=0.0, **settings).recipe(10, ipc, side)
+    recipe = create_method("idc", momentum=0.0, **settings).recipe(None, SetSpec(10, ipc, side))
     assert recipe.lr == pytest.approx(lr, rel=1e-12)
-    usual = create_method("idc", **settings).recipe(10, ipc, side)
+    usual = create_method("idc", **settings).recipe(None, SetSpec(10, ipc, side))
     assert usual.lr == pytest.approx(2 * lr * (1 - 2**-10)) and usual.momentum == 2**-10
     assert (usual.space, usual.clamp_every, usual.steps, usual.optimizer) == ("unit", 100, 200_000, "sgd")
 
@@ -86,7 +87,7 @@ def test_one_step_for_all_classes_is_a_step_after_each_class():
             images.grad = torch.zeros_like(images)
             images.grad[c] = slope[c] * images[c].detach() ** 2
             optimiser.step()
-    recipe = create_method("idc", lr=lr).recipe(classes, 10, 32)
+    recipe = create_method("idc", lr=lr).recipe(None, SetSpec(classes, 10, 32))
     batched = begin.clone().requires_grad_(True)
     optimiser = torch.optim.SGD([batched], recipe.lr, momentum=recipe.momentum)
     for step in range(steps):

@@ -14,6 +14,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
 from hf_condense.errors import ConfigError
 from hf_condense.models.training import Batch, FitRecipe, evaluate_top1, fit
+from hf_condense.plan import SetSpec
 from tests.matching import CPU, context, networks, stopped_and_resumed, synthesise
 
 NETWORK = "convnet_d2_w16"
@@ -28,16 +29,16 @@ SHORT = {
 
 
 def ready(method: str, ipc: int = 2, **settings):
-    """A method, and the context that its objective gets."""
+    """A method, the context, what is ready for its objective, and the shard."""
     made, given = create_method(method, **{**SHORT, **settings}), context(ipc=ipc, name=NETWORK)
     shard = made.plan(10, ipc).groups[-1][0]
-    return made, made.ready(shard, given, None), shard
+    return made, given, made.ready(shard, given, None), shard
 
 
 def begun(method: str, ipc: int = 2, **settings):
     """An objective at its first step, and images and labels for it."""
-    made, given, shard = ready(method, ipc, **settings)
-    objective, labels = made.objective(given), torch.tensor(shard.labels)
+    made, given, experts, shard = ready(method, ipc, **settings)
+    objective, labels = made.objective(given, experts), torch.tensor(shard.labels)
     images = torch.rand(len(labels), 1, 8, 8, generator=torch.Generator().manual_seed(0))
     objective.start(shard, images, labels, given.key)
     return objective, images, labels
@@ -54,9 +55,9 @@ def test_defaults_are_those_of_the_scripts():
         "the last expert",
     )
     assert tesla.protocol("cifar10") == "tesla" and create_method("tesla", zca=True).protocol("cifar10") == "tesla-zca"
-    recipe = create_method("mtt", zca=True).recipe(10, 1, 32)
+    recipe = create_method("mtt", zca=True).recipe(None, SetSpec(10, 1, 32))
     assert (recipe.space, recipe.optimizer, recipe.clamp_every, recipe.rates) == ("whitened", "sgd", 0, {"lr": 1e-5})
-    assert mtt.recipe(10, 1, 32).space == "normalised" and mtt.settings.trained_epochs == 21
+    assert mtt.recipe(None, SetSpec(10, 1, 32)).space == "normalised" and mtt.settings.trained_epochs == 21
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,14 @@ from hf_condense.files import load_tensors
 from hf_condense.methods import list_methods, method_class
 from hf_condense.methods.base import Context
 from hf_condense.methods.pdd.chains import ChainedNetworks, Curriculum, ReplayedNetworks, StageData
+from hf_condense.methods.pdd.stage import StageContext
 from hf_condense.methods.pdd.stage_source import forgetting_counts, harder, kept_rows, narrowed, unused
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.models.pool import squeeze
 from hf_condense.models.statistics import RealStatistics
 from hf_condense.models.statistics_files import write_statistics
 from hf_condense.objectives.union import Frozen, Union
+from hf_condense.plan import SetSpec
 from hf_condense.run.resolve import load_preset, preset_names
 from hf_condense.selection.scores import forgetting
 from tests import forked
@@ -84,7 +86,7 @@ def context(base: str, folder, ipc: int = 4, **changes) -> Context:
     """Twelve digits a class, students of five steps, and a pool where the base method needs one."""
     source = digits(12)
     given = replace(
-        plain_context(ipc), train=source, fresh=networks(source), students=students(source), **changes
+        plain_context(ipc), train=source, fresh=networks(source), student_trainer=students(source), **changes
     )  # fmt: skip
     if base not in POOLED:
         return given
@@ -233,7 +235,7 @@ def test_a_learned_rate_and_soft_labels_reach_the_chains(tmp_path):
     found = []
     soft = torch.full((10, 10), 0.1)
     for change in ({}, {"lr": 1e-4}, {"soft": soft}):
-        data = Curriculum([replace(plain.stages[0], **change)], plain.students)
+        data = Curriculum([replace(plain.stages[0], **change)], plain.trainer)
         network = networks_of(KEY)
         data.learn(network, 1, KEY)
         found.append(weights(network))
@@ -277,9 +279,9 @@ def test_stages_keep_the_images_they_are_for(mode, kept, monkeypatch, tmp_path):
     monkeypatch.setattr("hf_condense.methods.pdd.stage_source.forgetting_counts", lambda *_: counts)
     method = create_method("pdd", base_method="dm", stages=3, discard=mode)
     given, groups = replace(context("dm", tmp_path, ipc=3), train=source), method.plan(10, 3).groups
-    assert (method.ready(groups[0][0], given, None).real_rows is None) == (mode != "band")
+    assert (method.ready(groups[0][0], given, None).context.real_rows is None) == (mode != "band")
     for stage in (1, 2, 3):
-        found = harder(method.settings, replace(given, stage=stage), 4, KEY)
+        found = harder(method.settings, StageContext.of(given, stage=stage), 4, KEY)
         rows = np.arange(2000) if found.real_rows is None else found.real_rows
         assert set(counts[rows]) == set(kept[stage - 1]) and len(rows) == 20 * len(kept[stage - 1])
         assert (found.train.labels == source.labels[rows]).all()
@@ -294,12 +296,14 @@ def test_every_class_keeps_enough():
 
 def test_rows_of_a_narrowed_source_are_known(tmp_path):
     given = context("dm", tmp_path)
-    part = narrowed(narrowed(given, np.arange(10, 100)), np.arange(0, 90, 2))
+    part = narrowed(narrowed(StageContext.of(given), np.arange(10, 100)), np.arange(0, 90, 2))
     assert part.real_rows.tolist() == list(range(10, 100, 2))
     assert torch.equal(part.train.images(np.arange(5)), given.train.images(part.real_rows[:5]))
-    left = unused(given, np.array([0, 1, 2, -1]), 2)
+    left = unused(StageContext.of(given), np.array([0, 1, 2, -1]), 2)
     assert left.real_rows.tolist() == list(range(3, 120))
-    assert len(unused(given, np.arange(120), 2).train) == 120  # nothing would be left: then they may be used again
+    assert (
+        len(unused(StageContext.of(given), np.arange(120), 2).train) == 120
+    )  # nothing would be left: then they may be used again
 
 
 def test_chains_become_observers_and_missed_images_count_more(tmp_path):
@@ -311,14 +315,14 @@ def test_chains_become_observers_and_missed_images_count_more(tmp_path):
     made = Engine(Accelerator(cpu=True), tmp_path / "one").run(create_method("edc", **BASES["edc"]), first)
     earlier = replace(made, stages=None)
     plan = method.plan(10, 4)
-    started, optimised = (method.ready(group[0], given, earlier) for group in plan.groups[2:])
+    started, optimised = (method.ready(group[0], given, earlier).context for group in plan.groups[2:])
     assert len(started.observers) == 1 and len(optimised.observers) == len(optimised.statistics) == 3
     hashes = [m.sha256 for m in optimised.observers]
     assert len(set(hashes)) == 3 and all(
         not p.requires_grad for m in optimised.observers for p in m.model.parameters()
     )
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.safetensors")}
-    again = method.ready(plan.groups[3][0], given, earlier)
+    again = method.ready(plan.groups[3][0], given, earlier).context
     assert {
         p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.safetensors")
     } == before  # all of it is kept
@@ -331,26 +335,26 @@ def test_chains_become_observers_and_missed_images_count_more(tmp_path):
     assert right < 0.65, right
     assert not set(started.real_rows) & set(earlier.origin.tolist())
     everything = create_method("pdd", base_method="edc", stages=2, chains=2, missed_weight=0.0, **BASES["edc"])
-    assert everything.ready(plan.groups[3][0], given, earlier).real_rows is None
+    assert everything.ready(plan.groups[3][0], given, earlier).context.real_rows is None
 
 
 def test_networks_of_a_later_stage_know_the_earlier_images(tmp_path):
     """And a stage brings the images nearer to the real ones in them; further away with the sign flipped."""
     source = digits(60)
-    given = replace(context("dm", tmp_path), train=source, students=students(source, 60), ipc=2)
+    given = replace(context("dm", tmp_path), train=source, student_trainer=students(source, 60), ipc=2)
     settings = {"base_method": "dm", "stages": 2, "chains": 3, "iterations": 20, "real_batch": 16}
     loss = {}
     for sign in (1, -1):
         made = synthesise("pdd", given, tmp_path / str(sign), sign, **settings)
         method = create_method("pdd", **settings)
         plan, pdd = method.plan(10, 2), Engine(Accelerator(cpu=True), tmp_path / str(sign))
-        ready = method.ready(plan.groups[-1][0], given, pdd._earlier(plan, 2))
-        network = ready.fresh(KEY).eval()
-        old = ready.frozen.images
+        ready = method.ready(plan.groups[-1][0], given, pdd.earlier(plan, 2))
+        network = ready.context.fresh(KEY).eval()
+        old = ready.context.frozen.images
         if sign > 0:
-            right = (network(old).argmax(1) == ready.frozen.labels).float().mean()
+            right = (network(old).argmax(1) == ready.context.frozen.labels).float().mean()
             assert right >= 0.9, right
-        objective = method.objective(replace(ready, key=KEY / "judge"))
+        objective = method.objective(given, replace(ready, context=replace(ready.context, key=KEY / "judge")))
         for images in (made.initial.float() / 255, made.pixels):
             shard = plan.groups[-1][0]
             objective.start(shard, images[10:], made.labels[10:], KEY)
@@ -369,14 +373,14 @@ def test_experts_of_a_later_stage_begin_where_chains_are(tmp_path):
     method = create_method("pdd", base_method="mtt", stages=2, **BASES["mtt"])
     made = synthesise("pdd", given, tmp_path / "run", base_method="mtt", stages=2, **BASES["mtt"])
     plan, engine = method.plan(10, 4), Engine(Accelerator(cpu=True), tmp_path / "run")
-    earlier = engine._earlier(plan, 2)
+    earlier = engine.earlier(plan, 2)
     stages = [method.ready(plan.groups[g][0], given, e) for g, e in ((1, None), (3, earlier))]
-    first, second = (found.experts for found in stages)
+    first, second = (found.base for found in stages)
     least = method.base.settings.first_epochs + method.base.settings.span
     assert first.experts == second.experts == 2 and first.epochs + 1 >= least and second.epochs + 1 >= least
     for number in range(2):
         begun = FlatNetwork(given.fresh.numbered(number, given.key / "experts")).flatten()
-        chain = FlatNetwork(stages[1].fresh.numbered(number, KEY)).flatten()
+        chain = FlatNetwork(stages[1].context.fresh.numbered(number, KEY)).flatten()
         assert torch.equal(first.snapshot(number, 0), begun)
         assert torch.equal(second.snapshot(number, 0), chain) and not torch.equal(chain, begun)
         snapshots = [buffer.snapshot(number, e) for buffer in (first, second) for e in range(buffer.epochs + 1)]
@@ -385,7 +389,7 @@ def test_experts_of_a_later_stage_begin_where_chains_are(tmp_path):
         network = given.fresh.numbered(number, given.key / "experts")
         key = given.key / "experts" / number / "stage" / 1
         half = made.stages == 1
-        given.students.train(network, made.pixels[half], made.labels[half], key=key, lr=made.learned["lr"][0])
+        given.student_trainer.train(network, made.pixels[half], made.labels[half], key=key, lr=made.learned["lr"][0])
         assert torch.equal(FlatNetwork(network).flatten(), chain)
 
 
@@ -399,17 +403,17 @@ def test_two_stages_of_trajectories_on_digits(tmp_path):
         "first_epochs": 3, "experts": 2, "expert_lr": 0.05, "expert_batch": 64, "families": (),
     }  # fmt: skip
     given = replace(
-        plain_context(2, name=name), train=source, fresh=networks(source, name), students=service, key=Key(0)
+        plain_context(2, name=name), train=source, fresh=networks(source, name), student_trainer=service, key=Key(0)
     )
     made = synthesise("pdd", given, tmp_path / "run", **settings)
     method = create_method("pdd", **settings)
     plan, engine = method.plan(10, 2), Engine(Accelerator(cpu=True), tmp_path / "run")
     shard = plan.groups[-1][0]
-    ready = method.ready(shard, given, engine._earlier(plan, 2))
+    ready = method.ready(shard, given, engine.earlier(plan, 2))
     second, distance = made.stages == 2, {}
     for moment, images, rate in (("first", to_unit(made.initial), 0.05), ("last", made.pixels, made.learned["lr"][1])):
         method.base.settings = replace(method.base.settings, student_lr=rate)
-        objective = method.objective(ready)
+        objective = method.objective(given, ready)
         objective.start(shard, images[second], made.labels[second], KEY)
         found = [
             t.loss.detach()
@@ -509,7 +513,7 @@ def test_every_method_can_be_a_base(base):
     for shard in shards:
         assert all(10 * (shard.stage - 1) <= row < 10 * shard.stage for row in shard.rows)
         assert all(plan.labels[row] == label for row, label in zip(shard.rows, shard.labels))
-    assert method.recipe(5, 6, 8) == create_method(base).recipe(5, 2, 8)
+    assert method.recipe(None, SetSpec(5, 6, 8)) == create_method(base).recipe(None, SetSpec(5, 2, 8))
 
 
 @pytest.mark.parametrize("base", ["mtt", "idc"])
@@ -522,7 +526,8 @@ def test_published_settings_are_for_the_images_of_a_stage(base):
             known = method_class("pdd").settings_class(base).__dataclass_fields__
             own = {k: tuple(v) if isinstance(v, list) else v for k, v in preset.values.items() if k in known}
             method = create_method("pdd", base_method=base, **own)
-            recipe = method.recipe(preset.classes, int(ipc or 10), preset.image_size)
+            spec = SetSpec(preset.classes, int(ipc or 10), preset.image_size)
+            recipe = method.recipe(None, spec)
             if (base, dataset, int(ipc or 10)) in aims:  # its rule of the rate counts the images of a stage
                 assert recipe.lr == pytest.approx(aims[base, dataset, int(ipc or 10)], rel=2e-3)
             assert method.settings.stages == 5 and (method.settings.chains == 0) == (
@@ -547,6 +552,6 @@ def test_what_cannot_be_done_is_said():
 
 
 def test_somebody_must_train_the_chains(tmp_path):
-    given = replace(context("dm", tmp_path), students=None)
-    with pytest.raises(ConfigError, match="students"):
+    given = replace(context("dm", tmp_path), student_trainer=None)
+    with pytest.raises(ConfigError, match="student_trainer"):
         staged("dm", given, tmp_path / "run")

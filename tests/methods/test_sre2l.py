@@ -87,8 +87,8 @@ def condense(context, folder, method="sre2l", wrap=None, ipc=1, seed=0, **settin
     if wrap:
         objective = method.objective
 
-        def wrapped(context):
-            made = objective(context)
+        def wrapped(context, ready=None):
+            made = objective(context, ready)
             terms = made.terms
             made.terms = lambda images, *rest: wrap(images, terms(images, *rest))
             return made
@@ -128,7 +128,7 @@ class Plain:
 def objective_on(model, images, labels, **settings):
     method = create_method("sre2l", **{**FEW, "crop_min": None, "roll": 0, "mirror": False, **settings})
     context = Context(None, 16, 1, Key(0), CPU, "fp32", False, ModelPool([type("Member", (), {"model": model})()]))
-    context.statistics = [running_statistics(model, images.detach(), 10)]
+    context = replace(context, statistics=[running_statistics(model, images.detach(), 10)])
     objective = method.objective(context)
     objective.start(None, images, labels, Key(0))
     return objective

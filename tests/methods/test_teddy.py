@@ -51,8 +51,8 @@ def synthesise(context, folder, method="teddy", sign=1, seed=0, ipc=3, **setting
     made, losses = create_method(method, **{**FAST, **settings}), []
     objective = made.objective
 
-    def watched(context):
-        found = objective(context)
+    def watched(context, ready=None):
+        found = objective(context, ready)
         terms = found.terms
 
         def signed(*args):
@@ -129,7 +129,8 @@ def test_all_networks_in_one_call_make_the_same_images(prior, post, tmp_path):
 def test_gradient_matching_needs_no_statistics_and_remembers_its_targets(base, tmp_path):
     method = create_method("teddy", match="gradient", shard_size=10)
     assert method.statistics(base) is None
-    first, second = (method.objective(base) for _ in range(2))
+    ready = method.ready(method.plan(10, 1).groups[-1][0], base, None)
+    first, second = (method.objective(base, ready) for _ in range(2))
     assert isinstance(first, FirstOrder) and first.targets is second.targets
     context = replace(base, statistics=None)
     for sign in (1, -1):
