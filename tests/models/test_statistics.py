@@ -148,6 +148,13 @@ def test_processes_add_up_to_the_last_bit(world):
         assert_equal(merge_statistics([p[k] for p in parts]), whole[k])
 
 
+def test_a_class_that_two_processes_have_seen_is_refused():
+    parts = [collect(batch_size=8, block_size=10, rank=r, world=2)[0] for r in range(2)]
+    for twice in ([parts[0], parts[0]], [*parts, collect()[0]]):
+        with pytest.raises(ValueError, match="two processes have statistics of one class"):
+            merge_statistics(twice)
+
+
 def test_more_processes_than_packs():
     parts = [collect(rank=r, world=2)[0] for r in range(2)]
     assert parts[1].counts.sum() == 0
