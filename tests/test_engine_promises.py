@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_averaged_images_follow_those_that_a_step_has_seen_and_not_the_new_ones(
     mean, std = run.train.mean[0], run.train.std[0]
     found = checkpoints(run.condense)
     assert len(found) == STEPS - 1
-    for before, after in zip(found, found[1:]):
+    for before, after in pairwise(found):
         seen, new = (tensors["pixels"] * std + mean for tensors in (before, after))
         torch.testing.assert_close(after["objective.flat_images"], seen, rtol=0, atol=1e-5)
         assert (seen - new).abs().max() > 1e-2
