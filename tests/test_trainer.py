@@ -137,7 +137,9 @@ def test_a_tracker_that_cannot_log_is_refused_with_those_that_can(tmp_path):
 
 def test_the_estimate_counts_no_more_images_than_there_are(tmp_path):
     shared = {"squeeze_epochs": 1, "base_model": "convnet_w32", "max_per_class": 8}
-    whole, more = (estimate(dm(tmp_path, **{**TINY, **shared}, squeeze_batch=n).pipeline)["memory"] for n in (32, 4096))
+    whole, more = (
+        estimate(dm(tmp_path, **{**TINY, **shared}, squeeze_batch=n).pipeline)["memory"] for n in (32, 4096)
+    )
     assert abs(more - whole) < 10e6  # 4096 images would take hundreds of megabytes
 
 

@@ -252,7 +252,9 @@ class _Grid:
         labels = self.facts if cell.regime == "online" else None
         if cell.regime == "stored":
             labels = found.store.fingerprint if self.protocol.label_per == "view" else image_digest(found.soft)
-        identity = fingerprint([cell, found.digest, found.like, self.protocol, labels, self.shared])
+        # one whole batch a step; before, hard labels took as many batches as soft ones are cut into
+        whole = ["whole batches"] if cell.regime == "hard" and self.protocol.accumulation > 1 else []
+        identity = fingerprint([cell, found.digest, found.like, self.protocol, labels, self.shared, *whole])
         name = f"{cell.row}-{cell.student.rsplit('/', 1)[-1]}-{cell.regime}-{cell.seed}-{identity}.json"
         return self.folder / "cells" / name.replace(" ", "_").replace("/", "_")
 

@@ -187,6 +187,8 @@ def fit_student(
     """
     if images.numel() * images.element_size() <= DEVICE_BYTES:
         images, labels = images.to(device), labels.to(device)
+    if regime == "hard":  # batches are not cut there (`student_batches`): each is a step
+        recipe = replace(recipe, accumulation=1)
     policy = protocol.policy(size, flip)
     batches = student_batches(images, labels, regime, protocol, policy, key, device, flip=flip, **labelled)
     if protocol.hard_share and regime != "hard":

@@ -104,20 +104,39 @@ def _timm(name: str, model: str, num_classes: int, image_size: int, channels: in
         raise ModelError("base_model", name, f"published weights: {known}", "name one of them, or drop --pretrained")
     if pretrained:
         return _timm_checkpoint(name, model, timm.get_pretrained_cfg(model).hf_hub_id or model)
-    cfg = timm.get_pretrained_cfg(architecture).to_dict()
+    known = timm.get_pretrained_cfg(architecture)
+    cfg = known.to_dict() if known else {}  # a model registered without one has no size and no limits that we know of
     args: dict[str, Any] = {"in_chans": channels}
     smallest = (cfg.get("min_input_size") or (3, 32, 32))[-1]
     if cfg.get("fixed_input_size") and image_size >= smallest:
         args["img_size"] = image_size
     if image_size <= SMALL_STEM_UP_TO and _is_resnet(timm, architecture):
         architecture, args["base"] = "small_stem_resnet", architecture
-    try:
-        backbone = timm.create_model(architecture, num_classes=num_classes, **args)
-    except (AssertionError, ValueError, RuntimeError, TypeError):  # patch sizes that do not divide, and the like
-        args.pop("img_size", None)
-        backbone = timm.create_model(architecture, num_classes=num_classes, **args)
-    size = cfg["input_size"][-1] if "img_size" not in args else args["img_size"]
+    backbone, args = _created(timm, name, architecture, num_classes, args)
+    size = args.get("img_size") or cfg.get("input_size", (None,))[-1]
     return Network(backbone, "timm", architecture, model, num_classes, channels, args, size)
+
+
+def _created(
+    timm, name: str, architecture: str, num_classes: int, args: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A backbone from scratch and the arguments it was made with: without `img_size` where it does not take that."""
+    plain = {k: v for k, v in args.items() if k != "img_size"}
+    try:
+        return timm.create_model(architecture, num_classes=num_classes, **args), args
+    except (
+        AssertionError,
+        ValueError,
+        RuntimeError,
+        TypeError,
+    ) as error:  # patch sizes that do not divide, and the like
+        problem = error
+    try:
+        return timm.create_model(architecture, num_classes=num_classes, **plain), plain
+    except (AssertionError, ValueError, RuntimeError, TypeError) as error:
+        wanted = f"a model that can be made with num_classes={num_classes}, in_chans={args['in_chans']} ({problem})"
+        step = "let the registered function take num_classes, in_chans and **kwargs, or choose another network"
+        raise ModelError("base_model", name, wanted, step) from error
 
 
 def _is_resnet(timm, architecture: str) -> bool:
@@ -144,7 +163,10 @@ def _timm_checkpoint(name: str, model: str, id: str) -> Network:
                 step = f"name it transformers:{id}"
                 raise ModelError("base_model", name, "a repository with a timm checkpoint", step)
         backbone = timm.create_model(model, pretrained=True)
-    cfg = backbone.pretrained_cfg
+    cfg = getattr(backbone, "pretrained_cfg", None)
+    if not cfg:  # such a function has also ignored the weights it was given
+        allowed = "an architecture that is built by timm's build_model_with_cfg, which reads the checkpoint"
+        raise ModelError("base_model", name, allowed, "build it so, or give the network by its registered name")
     args = {k: v for k, v in facts.get("model_args", {}).items() if k != "num_classes"}
     return Network(
         backbone, "timm", facts["architecture"], id, backbone.num_classes, cfg["input_size"][0], args,

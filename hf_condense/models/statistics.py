@@ -197,11 +197,15 @@ def running_statistics(model: nn.Module, images: Tensor, num_classes: int) -> Re
 
 
 def merge_statistics(parts: Sequence[RealStatistics]) -> RealStatistics:
-    """Statistics of all processes from those of each. Exact to the last bit where no class is in two parts."""
+    """Statistics of all processes from those of each: of every class the numbers of the one that has seen it.
+
+    Raises:
+        ValueError: two parts have images of one class.
+    """
     parts = [p for p in parts if p.counts.sum() > 0]
-    counts = torch.stack([p.counts for p in parts]).sum(0)
-    share = [(p.counts / counts.clamp_min(1))[:, None] for p in parts]
-    first, second = (sum(s * getattr(p, name) for s, p in zip(share, parts)) for name in ("first", "second"))
+    if (torch.stack([p.counts > 0 for p in parts]).sum(0) > 1).any():
+        raise ValueError("two processes have statistics of one class")
+    first, second, counts = (sum(getattr(p, name) for p in parts) for name in ("first", "second", "counts"))
     return replace(parts[0], counts=counts, first=first, second=second)
 
 

@@ -150,7 +150,7 @@ def test_a_view_of_an_image_does_not_depend_on_the_rest_of_the_batch():
     images, views = torch.rand(10, 3, 32, 32), draw_views(policy, Key(0), 10, 32, 32)
     part = torch.tensor([7, 2, 5])
     alone = apply_views(images[part], views.rows(part), policy)
-    torch.testing.assert_close(alone, apply_views(images, views, policy)[part], rtol=0, atol=1e-6)
+    torch.testing.assert_close(alone, apply_views(images, views, policy)[part], rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="whole batch"):
         draw_views(EVERYTHING, Key(0), 10, 32, 32).rows(part)
 

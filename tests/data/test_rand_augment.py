@@ -78,8 +78,8 @@ def test_a_batch_equals_one_image_at_a_time(channels):
         step = images[i : i + 1]
         for slot in range(2):  # one after the other, by hand
             step = list(OPS.values())[ops[i, slot]](step, 0.3, signs[i, slot : slot + 1].float())
-        torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-6)
-        torch.testing.assert_close(alone, step, rtol=0, atol=1e-6)
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-5)
+        torch.testing.assert_close(alone, step, rtol=0, atol=1e-5)
     assert together.min() >= 0
     assert together.max() <= 1
 

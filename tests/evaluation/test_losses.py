@@ -30,8 +30,8 @@ def logits():
 def test_kl_is_the_batch_mean_of_the_sum_over_classes(logits, batch):
     p, q = (batch.soft.double() / 4).softmax(1), (logits / 4).softmax(1)
     expected = (p * (p.log() - q.log())).sum(1).mean()
-    assert kl(logits, batch.soft, 4.0).item() == pytest.approx(expected.item(), rel=1e-6)
-    assert kl(logits, batch.soft, 4.0, squared=True).item() == pytest.approx(16 * expected.item(), rel=1e-6)
+    assert kl(logits, batch.soft, 4.0).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert kl(logits, batch.soft, 4.0, squared=True).item() == pytest.approx(16 * expected.item(), rel=1e-4)
     assert kl(batch.soft, batch.soft, 4.0).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -48,7 +48,7 @@ def test_kl_gradients_keep_their_size_with_the_squared_factor(logits, batch):
 def test_mse_gt_averages_over_all_elements_and_takes_un_mixed_classes(logits, batch):
     squares = sum((logits[i, c] - batch.soft[i, c]) ** 2 for i in range(4) for c in range(3)) / 12
     expected = squares + 0.025 * F.cross_entropy(logits, batch.labels)
-    assert mse_gt(logits, batch.soft, batch.labels, 0.025).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert mse_gt(logits, batch.soft, batch.labels, 0.025).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_soft_ce_is_kl_plus_the_entropy_of_the_teacher(logits, batch):

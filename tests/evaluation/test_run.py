@@ -26,8 +26,8 @@ def run(data, device, quick, model, tmp_path):
         }
         return score(
             rows, protocol=protocol or quick(steps=6), students=[STUDENT], regimes=regimes, seeds=seeds, ipc=5,
-            test_images=tx, test_labels=ty, num_classes=3, key=Key(1), device=device, scores_folder=tmp_path / folder,
-            **{"teacher": teacher} | more,
+            num_classes=3, device=device, scores_folder=tmp_path / folder,
+            **{"teacher": teacher, "key": Key(1), "test_images": tx, "test_labels": ty} | more,
         )  # fmt: skip
 
     go.data = x, y
@@ -70,6 +70,36 @@ def test_equal_runs_write_equal_scores_and_other_settings_other_cells(run, quick
     assert "seconds" not in json.dumps(saved["content"]) and len(saved["record"]) == len(a.cells)
     c = run("a", ("stored",), protocol=quick(steps=9))
     assert {cell["steps"] for cell in c.cells} != {cell["steps"] for cell in a.cells}
+
+
+def test_whatever_changes_a_score_makes_another_cell(run, quick, model, data):
+    """Of one row name, student, regime and seed: a second table is not read from the first one's files."""
+    x, y = data(18, 1)
+    stages, turned = torch.arange(18) // 9 + 1, y.flip(0)
+
+    def cells(found: ImageSet, **changes) -> set[str]:
+        run(rows={"ours": found}, **{"regimes": ("hard",), "seeds": 1} | changes)
+        return {p.name for p in (run.folder / "scores" / "cells").glob("ours-*")}
+
+    tests = {"test_images": x[:9], "test_labels": y[:9]}
+    changes = [
+        (ImageSet(x.flip(0), y), {}), (ImageSet(x, turned), {}), (ImageSet(x, y, like=9), {}),
+        (ImageSet(x, y, stages=stages), {}), (ImageSet(x, y, stages=3 - stages), {}),
+        (ImageSet(x, y, stages=stages, rates=(0.1, 0.2)), {}), (ImageSet(x, y, stages=stages, rates=(0.1, 0.3)), {}),
+        (ImageSet(x, y, formation_factor=2), {}), (ImageSet(x, y), {"protocol": quick(steps=6, crop=(0.5, 1.0))}),
+        (ImageSet(x, y), {"seeds": [1]}), (ImageSet(x, y), {"key": Key(2)}), (ImageSet(x, y), tests),
+        (ImageSet(x, y), {"mean": (0.4,)}), (ImageSet(x, y), {"std": (0.3,)}), (ImageSet(x, y), {"flip": False}),
+        (ImageSet(x, y), {"regimes": ("online",)}),
+        (ImageSet(x, y), {"regimes": ("online",), "teacher": Ensemble([model(8)])}),
+        (ImageSet(x, y), {"regimes": ("stored",)}),
+        (ImageSet(x, y), {"regimes": ("stored",), "teacher": Ensemble([model(8)])}),
+    ]  # fmt: skip
+    there = cells(ImageSet(x, y))
+    assert cells(ImageSet(x.clone(), y.clone())) == there
+    for number, (found, settings) in enumerate(changes):
+        now = cells(found, **settings)
+        assert len(now) == len(there) + 1, f"change {number}: {settings}"
+        there = now
 
 
 def test_rows_are_paired_by_seed(run):

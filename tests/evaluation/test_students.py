@@ -99,6 +99,15 @@ def test_best_over_the_test_set_is_extra(train, quick):
     assert train(protocol=quick()).best_top1 is None
 
 
+def test_the_last_epoch_is_one_of_those_of_which_the_best_is_told(train, quick):
+    """Where the protocol looks only then, and where it has looked at worse ones before."""
+    last = train(protocol=get_protocol("small", epochs=4, batch=10, ema=None, best_every=4))
+    assert last.best_top1 == last.top1
+    learned = train(protocol=quick(best_every=1))
+    short = train(protocol=quick(best_every=1, lr=1e-9))  # of no use at any time
+    assert learned.best_top1 >= learned.top1 > short.best_top1
+
+
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 0.0), ("float16", 1e-3)])
 def test_stored_and_online_labels_give_the_same_student(
     data, device, model, taught, quick, tmp_path, dtype, tolerance
@@ -135,6 +144,29 @@ def test_a_store_with_fewer_epochs_starts_again(train, data, taught, device, qui
     protocol = quick(steps=12)
     store = write_store(tmp_path, x, y, taught, protocol.policy(8), Key(4), 2, 10, device)
     assert train("stored", store=store, protocol=protocol).steps == 12
+
+
+@pytest.mark.parametrize("regime", ["hard", "online", "stored"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_short_last_batch_is_a_step_too(train, data, taught, device, tmp_path, regime, accumulation):
+    """25 images in batches of 10 (or two halves of 5) take 3 steps a pass, whatever set they are trained like."""
+    (x, y), own = data(25, 1), {"batch": 10, "accumulation": accumulation, "ema": None, "mix": "none"}
+    for changes, steps in (({"epochs": 2}, 6), ({"steps": 7}, 6), ({"steps": 8}, 9)):  # whole passes
+        protocol = get_protocol("small", **own, **changes)
+        folder = tmp_path / "-".join(map(str, changes.values()))
+        store = write_store(folder, x, y, taught, protocol.policy(8), Key(4), 2, 10, device)
+        more = {"teacher": taught, "store": store if regime == "stored" else None, "protocol": protocol}
+        assert train(regime, y, x, **more).steps == steps
+        if regime != "stored":
+            many, classes = data(60, 1)
+            assert train(regime, classes, many, like=25, **more).steps == steps
+
+
+def test_an_odd_batch_is_cut_into_a_larger_and_a_smaller_half(data, device, taught, quick):
+    x, y = data(30, 1)
+    protocol = quick(batch=5, accumulation=2).resolve(STUDENT, 10)
+    batches = student_batches(x, y, "online", protocol, protocol.policy(8), Key(0), device, taught)
+    assert [len(b.labels) for b in batches(0)] == [3, 2] * 6
 
 
 def test_more_images_can_train_for_as_long_as_few(data, device, quick):

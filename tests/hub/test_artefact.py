@@ -64,6 +64,24 @@ def test_png_is_exact(channels):
     assert (decode_png(encode_png(image), channels) == image).all()
 
 
+@pytest.mark.parametrize("part", ["images", "labels", "soft_labels", "stages", "float_images"])
+def test_content_hash_sees_one_value_of_every_part(artefact, part):
+    """Of each that is published, and whether it is there at all."""
+    made = artefact(stages=torch.arange(12) // 4, float_images=torch.rand(12, 3, 8, 8))
+    parts = {name: getattr(made, name) for name in ("images", "labels", "soft_labels", "stages", "float_images")}
+
+    def hashed(images, labels, soft_labels=None, **more):
+        return content_hash(images, labels, soft_labels, **more)
+
+    base, other = hashed(**parts), parts[part].clone()
+    other[(7,) + (0,) * (other.ndim - 1)] += 1
+    assert hashed(**parts | {part: other}) != base
+    if part not in ("images", "labels"):
+        assert hashed(**parts | {part: None}) != base
+    swapped = parts[part][[1, 0, *range(2, 12)]]
+    assert torch.equal(swapped, parts[part]) == (hashed(**parts | {part: swapped}) == base)
+
+
 def test_content_hash_sees_every_part_and_the_order_of_rows(artefact):
     made = artefact()
     parts = (made.images, made.labels, made.soft_labels)

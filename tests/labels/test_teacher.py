@@ -48,7 +48,7 @@ def test_batch_statistics_tie_labels_to_their_batch_and_leave_the_network_alone(
     x, network = images(6) / 255, with_batch_norm()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     running, batch = Ensemble([network]), Ensemble([network], bn="batch")
-    assert torch.allclose(running.logits(x)[:3], running.logits(x[:3]), atol=1e-6)
+    assert torch.allclose(running.logits(x)[:3], running.logits(x[:3]), atol=1e-5)
     assert not torch.allclose(batch.logits(x)[:3], batch.logits(x[:3]), atol=1e-4)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert not any(m.training for m in network.modules())

@@ -334,7 +334,7 @@ def test_a_call_is_steps_by_hand_under_the_named_draws(families, cutmix):
                 v.mul_(0.9).add_(g + 5e-4 * p)
                 p.sub_(0.01 * v)
     found.go_on(0)
-    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(network.parameters(), weights))
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(network.parameters(), weights))
 
 
 def test_training_and_epochs_before_it_make_the_network_better():

@@ -130,7 +130,9 @@ def test_processes_share_the_stretches_of_a_step():
         elif share == (0, 2):  # the process that publishes them
             assert torch.equal(objective.learnables()["soft_labels"], assigned)
     for whole, a, b in zip(found[0, 1], found[0, 2], found[1, 2]):
-        assert torch.allclose(whole, a + b, rtol=1e-5, atol=1e-9) and not torch.allclose(whole, a)
+        largest = float(whole.abs().max())
+        assert torch.allclose(whole, a + b, rtol=1e-5, atol=1e-5 * largest)
+        assert not torch.allclose(whole, a, rtol=1e-5, atol=1e-2 * largest)
     assert found[3, 4] == (None, None)  # more processes than stretches
 
 
@@ -159,7 +161,7 @@ def test_assigned_labels_are_what_the_target_says_of_the_images_as_they_are():
     objective.network.load_(target)
     with torch.no_grad():
         said = objective.network.network(images).softmax(1)
-    assert torch.allclose(objective.learnables()["soft_labels"], said, atol=1e-6)
+    assert torch.allclose(objective.learnables()["soft_labels"], said, atol=1e-5)
     assert "soft_labels" not in begun("mtt")[0].learnables()
 
 

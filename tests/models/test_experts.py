@@ -94,7 +94,7 @@ def test_an_epoch_is_plain_sgd_on_encoded_images_in_the_order_of_the_key():
         with torch.no_grad():
             for p in network.parameters():
                 p -= 0.05 * (p.grad + 0.1 * p)
-    torch.testing.assert_close(buffer.snapshot(0, 1), FlatNetwork(network).flatten(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(buffer.snapshot(0, 1), FlatNetwork(network).flatten(), atol=1e-5, rtol=1e-4)
 
 
 def test_experts_learn_and_augmentation_is_part_of_it(buffer):

@@ -7,6 +7,7 @@ from torch import nn
 
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
+from hf_condense.models.checkpoints import write_checkpoint
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.loading import load_model
 
@@ -189,6 +190,50 @@ def test_images_that_do_not_fit():
         load("convnet_w32", size=4)
     with pytest.raises(ModelError, match="channels"):
         ImageModel(nn.Flatten(), num_classes=2, channels=3, in_chans=1)
+
+
+def registered(monkeypatch, function) -> str:
+    """Registers `function` with timm for this test; the name that it then has."""
+    import sys
+
+    from timm.models import _registry
+
+    names = {n: getattr(_registry, n).copy() for n in ("_model_entrypoints", "_model_to_module", "_module_to_models")}
+    for name, before in names.items():
+        monkeypatch.setattr(_registry, name, before)
+    monkeypatch.setattr(sys.modules[__name__], "__all__", [], raising=False)
+    timm.models.register_model(function)
+    return function.__name__
+
+
+def test_a_model_registered_without_a_pretrained_cfg(monkeypatch, tmp_path):
+    def plain_net(pretrained=False, num_classes=10, in_chans=3, **_):
+        return nn.Sequential(
+            nn.Conv2d(in_chans, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
+        )
+
+    name = registered(monkeypatch, plain_net)
+    model = load(name, size=12, channels=1)
+    assert (model.in_chans, model.input_size, model.build["architecture"]) == (1, None, name)
+    assert model(torch.rand(2, 1, 12, 12)).shape == (2, 4)
+    folder = tmp_path / "kept"
+    write_checkpoint(model, folder, 12)
+    again = load(str(folder), size=12, channels=1)
+    assert again.sha256() == model.sha256()
+    # a folder of timm's own: such a function ignores its weights, and random ones would be taken for trained
+    (folder / "image_model.json").unlink()
+    with pytest.raises(ModelError, match=r"base_model: .* build_model_with_cfg"):
+        load(str(folder), size=12, channels=1)
+
+
+def test_a_registered_model_that_takes_no_channels_is_refused(monkeypatch):
+    def closed_net(pretrained=False, num_classes=10, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None):
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+
+    with pytest.raises(
+        ModelError, match=r"closed_net.*in_chans=3 .*keyword argument 'in_chans'.*Next: let the .*\*\*kwargs"
+    ):
+        load(registered(monkeypatch, closed_net))
 
 
 def test_freeze_and_hash_follow_the_weights():

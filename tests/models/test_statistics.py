@@ -71,7 +71,7 @@ def collect(models=None, source=None, policy=None, **options):
 
 
 def assert_equal(a: RealStatistics, b: RealStatistics, exact=True):
-    check = torch.equal if exact else lambda x, y: torch.allclose(x, y, rtol=1e-5, atol=1e-6)
+    check = torch.equal if exact else lambda x, y: torch.allclose(x, y, rtol=1e-4, atol=1e-5)
     for name in ("counts", "first", "second"):
         assert check(getattr(a, name), getattr(b, name)), name
     assert a.layout == b.layout
@@ -91,8 +91,8 @@ def test_equals_plain_per_image_sums():
             sums, n = plain[s.layer].sums[c], plain[s.layer].counts[c]
             first, second = sums[0 if s.kind == "channel" else 2 :][:2]
             assert found.counts[c] == n
-            torch.testing.assert_close(found.first[c, s.start : s.stop], first / n, rtol=1e-5, atol=1e-6)
-            torch.testing.assert_close(found.second[c, s.start : s.stop], second / n, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(found.first[c, s.start : s.stop], first / n, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found.second[c, s.start : s.stop], second / n, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", [None, ViewPolicy(size=8, crop=(0.5, 1), per="batch")])
@@ -146,6 +146,13 @@ def test_processes_add_up_to_the_last_bit(world):
     assert all(0 < p[0].counts.sum() < 60 for p in parts)
     for k in range(len(models)):
         assert_equal(merge_statistics([p[k] for p in parts]), whole[k])
+
+
+def test_a_class_that_two_processes_have_seen_is_refused():
+    parts = [collect(batch_size=8, block_size=10, rank=r, world=2)[0] for r in range(2)]
+    for twice in ([parts[0], parts[0]], [*parts, collect()[0]]):
+        with pytest.raises(ValueError, match="two processes have statistics of one class"):
+            merge_statistics(twice)
 
 
 def test_more_processes_than_packs():

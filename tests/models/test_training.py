@@ -136,7 +136,7 @@ def test_accumulated_batches_equal_one_large_batch_even_when_uneven():
     large = train(3, plain(), data=lambda e: batches(e, 24))
     small = train(3, plain(), data=lambda e: batches(e, 10), accumulation=3)  # 10 + 10 + 4
     assert small.steps == large.steps == 3
-    torch.testing.assert_close(weights(small.model), weights(large.model), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(weights(small.model), weights(large.model), rtol=1e-4, atol=1e-6)
     other = train(3, plain(), data=lambda e: batches(e, 10))
     assert (weights(other.model) - weights(large.model)).abs().max() > 1e-4
 
@@ -187,7 +187,7 @@ def test_restart_is_a_new_optimiser_where_the_rate_drops(kind):
             cross_entropy(by_hand(batch.images), batch).backward()
             optimizer.step()
     found, kept = (weights(train(4, plain(), restart=restart, **changes).model) for restart in (True, False))
-    torch.testing.assert_close(found, weights(by_hand), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found, weights(by_hand), rtol=1e-5, atol=1e-6)
     assert (kept - found).abs().max() > 1e-3
 
 

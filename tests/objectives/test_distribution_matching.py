@@ -57,7 +57,7 @@ def test_all_classes_at_once_equal_the_class_loop(policy):
         network, draw = objective.fresh(KEY / "network" / step), objective.views.draw(key / "siamese")
         known = plain_distribution(network, objective.views, plain, labels, draw, 16, key / "real")
         known.backward()
-        assert loss == pytest.approx(known.item(), rel=1e-5)
+        assert loss == pytest.approx(known.item(), rel=1e-4)
         assert torch.allclose(slope, plain.grad, rtol=1e-4, atol=1e-5 * float(plain.grad.abs().max()))
 
 
@@ -67,13 +67,13 @@ def test_order_inside_a_class_and_the_cut_into_shards_change_nothing():
     loss, slope = loss_and_slope(made(source), images, labels, 1)
     order = torch.arange(40).view(10, 4).flip(1).flatten()
     turned, turned_slope = loss_and_slope(made(source), images[order], labels, 1)
-    assert turned == pytest.approx(loss, rel=1e-5)
+    assert turned == pytest.approx(loss, rel=1e-4)
     assert torch.allclose(turned_slope, slope[order], atol=1e-5 * float(slope.abs().max()))
     parts = [
         loss_and_slope(made(source), images[a:b], labels[a:b], 1, Key(i))
         for i, (a, b) in enumerate([(0, 12), (12, 40)])
     ]
-    assert sum(part[0] for part in parts) == pytest.approx(loss, rel=1e-5)
+    assert sum(part[0] for part in parts) == pytest.approx(loss, rel=1e-4)
     assert torch.allclose(torch.cat([part[1] for part in parts]), slope, atol=1e-5 * float(slope.abs().max()))
 
 

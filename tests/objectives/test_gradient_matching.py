@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from benchmarks.plain_matching import plain_distance, plain_gradient
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy, apply_siamese, draw_siamese
-from hf_condense.memory import peak_bytes, reset_peak
 from hf_condense.models.convnet import ConvNet
 from hf_condense.objectives.gradient_matching import GradientMatching, Loops
 from hf_condense.objectives.gradients import gradient_distance, parameter_gradients
 from hf_condense.selection.paired import PairedViews
-from tests import forked
 from tests.matching import CPU, Given, digits, networks
+from tests.tensor_memory import peak_bytes_of_tensors
 
 KEY = Key(0, "test")
 POLICY = SiamesePolicy(FAMILIES)
@@ -146,7 +145,7 @@ def test_that_training_is_plain_steps_by_hand_under_the_named_draws(policy):
                     p.sub_(0.05 * g)
     list(objective.terms(images.clone().requires_grad_(True), labels, 1, key))
     found = list(objective._network.parameters())
-    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(found, weights))
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(found, weights))
 
 
 def test_images_that_do_not_count_alike_have_weighted_gradients():
@@ -208,7 +207,7 @@ def test_batch_norms_are_set_from_real_images_and_held():
     assert not torch.allclose(torch.zeros_like(remembered[-1]), seen.mean((0, 2, 3)), atol=0.1)
 
 
-def test_peak_memory_is_that_of_one_class(tmp_path):
+def test_peak_memory_is_that_of_one_class():
     """At 50 images a class, and eight times the classes. The network is trained in between, in batches of one size.
 
     The plain loop, which keeps all graphs until it differentiates, needs far more.
@@ -227,35 +226,25 @@ def test_peak_memory_is_that_of_one_class(tmp_path):
         def rows_of(self, c):
             return np.arange(4 * c, 4 * c + 4)
 
-    def grown(classes: int, plain: bool) -> int:
-        told = tmp_path / f"{classes}-{plain}.txt"
+    def peak(number: int, plain: bool) -> int:
+        source = Noise(number)
+        views, labels = PairedViews(source, None, CPU), torch.arange(number).repeat_interleave(50)
+        images = torch.rand(len(labels), 1, 8, 8, requires_grad=True)
+        objective = GradientMatching(networks(source), views, Loops(2, 1, train_batch=100, real_batch=4))
+        objective.start(None, images, labels, KEY)
 
-        def step(number: int) -> None:
-            source = Noise(number)
-            views, labels = PairedViews(source, None, CPU), torch.arange(number).repeat_interleave(50)
-            images = torch.rand(len(labels), 1, 8, 8, requires_grad=True)
-            objective = GradientMatching(networks(source), views, Loops(2, 1, train_batch=100, real_batch=4))
-            objective.start(None, images, labels, KEY)
+        def step() -> None:
             if plain:
                 network = objective.fresh(KEY)
                 plain_gradient(network, views, images, labels, None, 4, KEY).backward()
-            else:
-                for number in (0, 1):
-                    for term in objective.terms(images, labels, number, KEY / number):
-                        term.loss.backward()
+                return
+            for turn in (0, 1):
+                for term in objective.terms(images, labels, turn, KEY / turn):
+                    term.loss.backward()
 
-        def work():
-            step(2)  # libraries, buffers
-            reset_peak(CPU)
-            before = peak_bytes(CPU)
-            step(classes)
-            told.write_text(str(peak_bytes(CPU) - before))
+        return peak_bytes_of_tensors(step)
 
-        assert forked.run(work) == 0
-        return int(told.read_text())
-
-    few, many, plain = grown(4, False), grown(32, False), grown(32, True)
+    few, many, plain = peak(4, False), peak(32, False), peak(32, True)
     said = f"{few / 1e6:.1f} MB for 4 classes, {many / 1e6:.1f} MB for 32; plain {plain / 1e6:.1f} MB"
-    # a heap in pieces grows by some MB that no tensor holds
-    assert many < few + plain / 10, said
-    assert plain > 2 * many + 50e6, f"the measure sees nothing: {said}"
+    assert many < 1.1 * few, said
+    assert plain > 4 * many, f"the measure sees nothing: {said}"

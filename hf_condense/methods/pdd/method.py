@@ -10,12 +10,13 @@ import numpy as np
 
 from hf_condense.config import check
 from hf_condense.data.pixels import to_unit
-from hf_condense.methods import METHODS, MethodInfo, method_class
+from hf_condense.methods import method_class
 from hf_condense.methods.base import Context, Method, StatisticsRequest, UsedNetwork
 from hf_condense.methods.pdd.settings import PDDSettings, settings_with
 from hf_condense.methods.pdd.stage import ReadyStage, StageContext
 from hf_condense.methods.pdd.stage_networks import StageNetworks
 from hf_condense.methods.pdd.stage_source import harder, unused
+from hf_condense.methods.registry import METHODS, MethodInfo
 from hf_condense.objectives.base import Objective
 from hf_condense.objectives.union import Frozen, Union
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, Synthetic

@@ -7,7 +7,8 @@ from functools import cache
 from typing import Literal
 
 from hf_condense.config import check, check_choices, setting
-from hf_condense.methods import METHODS, method_class
+from hf_condense.methods import method_class
+from hf_condense.methods.registry import METHODS
 
 
 @dataclass(frozen=True)
