@@ -11,7 +11,19 @@ from hf_condense.config import nearest
 from hf_condense.errors import DataError
 
 IMAGE_NAMES = ("image", "img", "picture", "photo", "pixel_values")
-LABEL_NAMES = ("label", "labels", "class", "classes", "target", "category", "y", "fine_label", "species", "breed")
+LABEL_NAMES = (
+    "label",
+    "labels",
+    "class",
+    "classes",
+    "target",
+    "category",
+    "y",
+    "fine_label",
+    "species",
+    "breed",
+    "cls",
+)
 UNLABELLED = -1
 
 
