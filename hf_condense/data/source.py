@@ -10,6 +10,7 @@ import numpy as np
 
 from hf_condense.config import DataSettings
 from hf_condense.data.cache import cache_folder, one_at_a_time
+from hf_condense.data.cell_forms import holds_pixels, image_cells
 from hf_condense.data.cells import refuse_local_files
 from hf_condense.data.columns import UNLABELLED, find_image_column, find_label_column, read_labels
 from hf_condense.data.decoding import DECODING_VERSION, PixelFormat
@@ -144,7 +145,7 @@ class _Reader:
 
     def read(self, split: str, names: tuple[str, ...] | None = None) -> _Labelled:
         """One split with its labels, mapped to `names` where given. A stream is gathered into a local file first."""
-        from datasets import Image, IterableDataset
+        from datasets import IterableDataset
 
         dataset, settings, known = self.opened.splits[split], self.settings, self.opened.known
         features = features_of(dataset)
@@ -158,6 +159,11 @@ class _Reader:
                 step = "choose other splits or columns"
                 raise DataError(field, column, f"a column of split {split} too: {', '.join(features)}", step)
         if isinstance(dataset, IterableDataset):
+            if holds_pixels(features[self.columns[0]]):
+                allowed = f"encoded images in a stream; {self.columns[0]} holds arrays of pixels"
+                raise DataError(
+                    "streaming", True, allowed, "read it without --streaming, or store a column of type Image"
+                )
             dataset = self._gather(dataset, split)
         if len(dataset) == 0:
             raise DataError(
@@ -165,7 +171,7 @@ class _Reader:
             )
         image_column, label_column = self.columns
         labels, names = read_labels(dataset, label_column, split, names)
-        table = dataset.with_format(None).select_columns([image_column]).cast_column(image_column, Image(decode=False))
+        table = image_cells(dataset, image_column, self.opened.root, split)
         if self.opened.hub:
             refuse_local_files(table, split)
         return _Labelled(table, np.arange(len(labels)), labels, names, split)

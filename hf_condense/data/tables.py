@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from hf_condense.data.cell_forms import is_text
 from hf_condense.data.columns import LABEL_NAMES
 from hf_condense.data.folders import SPLIT_NAMES
 from hf_condense.data.listing import Listing, some
@@ -52,13 +53,6 @@ def with_images(table: Dataset, places: Sequence[Path]) -> Dataset:
 
 def _values(table: Dataset, column: str) -> list[Any]:
     return table.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
-
-
-def is_text(feature: Any) -> bool:
-    """Whether a column of this type holds words."""
-    from datasets import Value
-
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
 def _inside(value: str | None) -> bool:
