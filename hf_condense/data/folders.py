@@ -109,12 +109,6 @@ def _labelled_splits(root: Path, listing: Listing, folders: dict[str, list[str]]
                 raise
             count = sum(len(listing.below(part).images) for part in parts)
             logger.warning("%s: %d images in %s are not used. %s", root, count, some(parts), error)
-            continue
-        if split not in USUAL:
-            logger.warning(
-                "%s: %d images in %s, beside %s, are not used: its name is no split's. --test_split %s scores on them, "
-                "--train_split %s condenses them", root, len(labelled[split]), split, first, split, split,
-            )  # fmt: skip
     return labelled
 
 

@@ -78,8 +78,22 @@ def _given(dataset: Any) -> Opened:
             "dataset", kind, "a datasets.Dataset, DatasetDict, IterableDataset, or a name",
             "wrap it, for example with datasets.Dataset.from_dict",
         )  # fmt: skip
+    for split, transform in {name: _transform(d) for name, d in splits.items() if _transform(d)}.items():
+        logger.warning(
+            "split %s: the transform %s is not applied, images are read as they are stored; apply it with dataset.map, "
+            "or leave it out: augmentation is part of the method", split, transform,
+        )  # fmt: skip
     first = next(iter(splits.values()))
     return Opened(splits, first.info.dataset_name or "in-memory dataset", license=_info_license(splits))
+
+
+def _transform(dataset: Any) -> str | None:
+    """Name of the function that `set_transform` or `with_transform` has put before a Dataset, or None."""
+    shown = getattr(dataset, "format", {})  # streams have none
+    if shown.get("type") != "custom":
+        return None
+    function = shown["format_kwargs"].get("transform")
+    return getattr(function, "__qualname__", type(function).__name__)
 
 
 def _looks_like_path(name: str) -> bool:

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 TEST_NAMES = ("test", "validation", "valid", "val", "dev", "eval")
 PROBE = 64  # images looked at to settle channels and size
 MEASURED = 2000  # images that mean and std are measured on
+DARK = 16  # of 255: images that are nowhere brighter have probably another range
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def open_source(settings: DataSettings, key: Key, dataset: Any = None) -> Splits
 
     test = _find_test(reader, everything, train)
     held_out = test is None
+    _tell_unused(opened, train.split, None if held_out else test.split)
     if test is None:
         kept, held = hold_out(train.labels, settings.hold_out, key / "hold-out")
         train, test = train.take(kept), train.take(held)
@@ -263,15 +265,31 @@ def _find_test(reader: _Reader, everything: _Labelled, train: _Labelled) -> _Lab
     return None
 
 
+def _tell_unused(opened: Opened, train: str, test: str | None) -> None:
+    """Names splits that the run leaves alone; a warning where test images are held out of the training split instead."""
+    unused = [split for split in opened.splits if split not in (train, test) and split not in TEST_NAMES]
+    if unused:
+        sizes = [
+            f"{s} ({len(opened.splits[s])} images)" if hasattr(opened.splits[s], "__len__") else s for s in unused
+        ]
+        logger.log(
+            logging.WARNING if test is None else logging.INFO,
+            "not used beside %s: %s. --test_split %s scores on it, --train_split %s condenses it",
+            train, ", ".join(sizes), unused[0], unused[0],
+        )  # fmt: skip
+
+
 def settle_pixels(train: ImageSource, known: KnownDataset | None, settings: DataSettings, key: Key) -> PixelFormat:
     """Channels, size, mean and std: as set, else as the table of known datasets says, else from the images."""
     # over all rows, because folders come sorted by class
     rows = np.linspace(0, len(train) - 1, min(PROBE, len(train))).round().astype(np.int64)
-    seen = [image for row in rows if (image := _peek(train, row, settings)) is not None]
+    looked = {row: image for row in rows if (image := _peek(train, row, settings)) is not None}
+    seen = list(looked.values())
     if not seen:
         raise DataError(
             "dataset", settings.dataset, f"images that decode; none of {len(rows)} does", "mend or replace them"
         )
+    _warn_of_dark(train, looked)
     grey = sum(image.mode == "L" for image in seen)
     channels = int(settings.channels) if settings.channels != "auto" else 1 if grey == len(seen) else 3
     if settings.channels == "auto" and 0 < grey < len(seen):
@@ -297,6 +315,21 @@ def _peek(train: ImageSource, row: int, settings: DataSettings) -> Any:
         if settings.skip_corrupt:
             return None
         raise
+
+
+def _warn_of_dark(train: ImageSource, looked: dict[int, Any]) -> None:
+    """Warns where no image looked at is brighter than a sixteenth of white: values of 12 bits are often kept in 16."""
+    largest = max(int(np.asarray(image).max()) for image in looked.values())
+    if largest > DARK:
+        return
+    stored = [a for row in looked if (a := np.asarray(train.stored(row))).dtype.kind in "ui"]
+    top = max((int(a.max()) for a in stored), default=largest)
+    # 16-bit images come in 32 bits from some formats
+    white = 255 if all(a.dtype == np.uint8 for a in stored) else 65535
+    logger.warning(
+        "the images use 0 to %d of %d and are nearly black: if %d is white in them, scale them to the whole range first",
+        top, white, top,
+    )  # fmt: skip
 
 
 def _measure(train: ImageSource, pixels: PixelFormat, settings: DataSettings, key: Key) -> tuple[tuple, tuple]:

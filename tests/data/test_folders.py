@@ -89,10 +89,11 @@ def test_a_folder_beside_the_splits_is_named_and_can_be_used(tmp_path, caplog):
     tree(tmp_path / "holdout", "cat", "dog", count=2)
     found = opened(tmp_path)
     assert found.info.held_out and len(found.train) + len(found.test) == 6
-    assert "4 images in holdout" in caplog.text and "--test_split holdout" in caplog.text
+    assert "holdout (4 images)" in caplog.text and "--test_split holdout" in caplog.text
+    caplog.clear()
     scored = opened(tmp_path, test_split="holdout")
     assert (len(scored.train), len(scored.test)) == (6, 4)
-    caplog.clear()
+    assert "holdout" not in caplog.text
     tree(tmp_path, "unsorted")
     assert len(opened(tmp_path).train) == 4
     assert "3 images in unsorted are not used" in caplog.text and "folder of its own" in caplog.text
