@@ -122,6 +122,7 @@ class CondensationTrainer:
         self.method: Method = method_class(run.method)(self.config.method)
         self.splits = self._open(self.config.data)
         self.method.plan(self.train.num_classes, run.ipc)  # an IPC that the method cannot make is refused at once
+        self.method.check_images(self.train, run.ipc)
         self.protocol = self._student_recipe()
         self.config = scorable(self)
         check_folder(self)

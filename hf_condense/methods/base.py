@@ -12,6 +12,7 @@ import torch
 
 from hf_condense.data.randomness import Key
 from hf_condense.methods import METHODS, MethodInfo
+from hf_condense.selection.real import need_images
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -247,6 +248,24 @@ class Method(ABC):
     def objective(self, context: Context) -> Objective:
         """What pixels are optimised for; made anew for each shard, once for a chained group."""
         raise AssertionError(f"{self.name} has a recipe but no objective")
+
+    @property
+    def real_images_each(self) -> int:
+        """Different real images of its class that the start of an image takes; 0 where it begins with noise."""
+        return 0
+
+    @property
+    def fewer(self) -> str:
+        """What can be chosen where a class has too few of them."""
+        return "a smaller --ipc"
+
+    def check_images(self, source: ImageSource, ipc: int) -> None:
+        """Refuses before any work an IPC for which a class has too few real images.
+
+        Raises:
+            DataError: the class with the fewest images is named.
+        """
+        need_images(source, ipc, self.real_images_each, remedy=self.fewer)
 
     @property
     def formation_factor(self) -> int:

@@ -104,6 +104,10 @@ class MTT(Method):
         )  # fmt: skip
         return replace(context, experts=experts)
 
+    @property
+    def real_images_each(self) -> int:
+        return 1
+
     def start(self, shard: Shard, context: Context) -> Start:
         return Start(*random_real(context.train, shard.labels, context.image_size, context.key / shard.id))
 

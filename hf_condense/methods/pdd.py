@@ -18,6 +18,7 @@ from hf_condense.objectives.parameterisation import to_unit
 from hf_condense.objectives.union import Union
 
 if TYPE_CHECKING:
+    from hf_condense.data.images import ImageSource
     from hf_condense.engine import Synthetic
 
 
@@ -111,6 +112,18 @@ class PDD(Method):
     @property
     def formation_factor(self) -> int:
         return self.base.formation_factor
+
+    @property
+    def real_images_each(self) -> int:
+        return self.base.real_images_each
+
+    @property
+    def fewer(self) -> str:
+        return self.base.fewer
+
+    def check_images(self, source: ImageSource, ipc: int) -> None:
+        """As many as one stage takes: later stages may draw the same ones again."""
+        self.base.check_images(source, self.each(ipc))
 
     @property
     def labels_by(self) -> str | None:

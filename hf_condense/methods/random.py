@@ -19,5 +19,9 @@ class Random(Method):
     name = "random"
     Settings = RandomSettings
 
+    @property
+    def real_images_each(self) -> int:
+        return 1
+
     def start(self, shard: Shard, context: Context) -> Start:
         return Start(*random_real(context.train, shard.labels, context.image_size, context.key / shard.id))
