@@ -198,7 +198,10 @@ def test_no_two_cells_come_from_one_image():
 
 
 def test_too_few_images_and_too_many_cells_are_refused():
-    with pytest.raises(DataError, match="ipc: 4 does not work. Allowed: at most 3 \\(class .* has 12 training images, and each takes 4"):
+    with pytest.raises(
+        DataError,
+        match="ipc: 4 does not work. Allowed: at most 3 \\(class .* has 12 training images, and each takes 4",
+    ):
         crops(count=4, factor=2)
     with pytest.raises(ConfigError, match="rded_factor: 9 does not work. Allowed: up to 8"):
         crops(count=1, factor=9)
