@@ -63,7 +63,10 @@ class DataSettings:
     test_split: str | None = setting(None, "split to score on; a seeded stratified hold-out where there is none")
     image_column: str | None = setting(None, "column with the images; found by feature type")
     label_column: str | None = setting(None, "column with the labels; found by feature type")
-    classes: tuple[str, ...] | None = setting(None, "class names, class numbers, or one named set (imagenette ...)")
+    classes: tuple[str, ...] | None = setting(
+        None,
+        "class names, class numbers, or one named set (imagenette ...); a name that holds a comma stands in quotes",
+    )
     image_size: int | None = setting(None, "side in pixels that networks see; the dataset's own where it is small")
     channels: Literal["auto", "1", "3"] = setting("auto", "1 keeps grey images grey, 3 makes them RGB")
     flip: bool | None = setting(None, "whether a mirrored image keeps its class; off for digits and letters")

@@ -8,10 +8,23 @@ from typing import Any
 import numpy as np
 
 from hf_condense.config import nearest
+from hf_condense.data.cell_forms import holds_lists_of_images, holds_pixels, is_binary, is_cell, is_list, is_text
 from hf_condense.errors import DataError
 
 IMAGE_NAMES = ("image", "img", "picture", "photo", "pixel_values")
-LABEL_NAMES = ("label", "labels", "class", "classes", "target", "category", "y", "fine_label", "species", "breed")
+LABEL_NAMES = (
+    "label",
+    "labels",
+    "class",
+    "classes",
+    "target",
+    "category",
+    "y",
+    "fine_label",
+    "species",
+    "breed",
+    "cls",
+)
 UNLABELLED = -1
 
 
@@ -24,18 +37,26 @@ def find_image_column(features: Any, named: str | None) -> str:
     Raises:
         DataError: no such column, none of that type, or several.
     """
-    from datasets import Image, Value
+    from datasets import Image
 
-    encoded = [n for n, f in features.items() if isinstance(f, Value) and f.dtype in ("binary", "large_binary")]
     if named is not None:
         if named not in features:
             raise DataError("image_column", named, f"a column: {', '.join(features)}", nearest(named, list(features)))
-        if not isinstance(features[named], Image) and named not in encoded and not _is_path(features[named]):
-            step = f'cast it first: dataset.cast_column("{named}", datasets.Image())'
-            raise DataError("image_column", named, f"images, not {features[named]}", step)
+        feature = features[named]
+        if not isinstance(feature, Image) and not any(
+            fits(feature) for fits in (is_binary, is_cell, is_text, holds_pixels)
+        ):
+            raise DataError("image_column", named, f"images, not {feature}", _image_step({named: feature}))
         return named
-    found = [n for n, f in features.items() if isinstance(f, Image)]
-    found = found or [n for n in encoded if n in IMAGE_NAMES]
+    forms = (
+        lambda name, feature: isinstance(feature, Image),
+        lambda name, feature: is_cell(feature),
+        lambda name, feature: name in IMAGE_NAMES and (is_binary(feature) or holds_pixels(feature)),
+        lambda name, feature: holds_pixels(feature),
+    )
+    found: list[str] = []
+    for fits in forms:
+        found = found or [name for name, feature in features.items() if fits(name, feature)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -43,9 +64,31 @@ def find_image_column(features: Any, named: str | None) -> str:
             "image_column", None, f"one of {', '.join(found)}: all hold images", "say which one with --image_column"
         )
     raise DataError(
-        "image_column", None, f"a column of type Image; the columns are {', '.join(features) or 'none'}",
-        "name the one with encoded images with --image_column",
+        "image_column", None, f"a column of images; the columns are {', '.join(features) or 'none'}",
+        _image_step(features),
     )  # fmt: skip
+
+
+def _image_step(features: Any) -> str:
+    """What to do where none of these columns holds an image a row."""
+    several = [name for name, feature in features.items() if holds_lists_of_images(feature)]
+    if several:
+        return (
+            f"{several[0]} holds several images a row: write a row for each of them, with its label, and keep those of one "
+            "object in one split"
+        )
+    encoded = [name for name, feature in features.items() if is_binary(feature)]
+    if encoded:
+        return f"if {' or '.join(encoded)} holds encoded images, give --image_column {encoded[0]}"
+    words = [name for name, feature in features.items() if is_text(feature)]
+    if words:
+        return f"if {' or '.join(words)} names image files, give --image_column with its name and check that they are there"
+    flat = [name for name, feature in features.items() if is_list(feature)]
+    if flat:
+        return (
+            f"if {' or '.join(flat)} holds pixels, store them as arrays [height, width] or [height, width, 3] of uint8"
+        )
+    return "add a column of type datasets.Image"
 
 
 def find_label_column(features: Any, named: str | None) -> str:
@@ -75,8 +118,26 @@ def find_label_column(features: Any, named: str | None) -> str:
         )
     raise DataError(
         "label_column", None, f"a column of class labels; the columns are {', '.join(features) or 'none'}",
-        "name it with --label_column; in a folder of images, put those of each class into a folder of its own",
+        _label_step(features),
     )  # fmt: skip
+
+
+def _label_step(features: Any) -> str:
+    """What to do where none of these columns is called as labels are."""
+    inner = [
+        f"{name}.{field}" for name, f in features.items() if isinstance(f, dict) for field in f if field in LABEL_NAMES
+    ]
+    if inner:
+        return f"{inner[0]} lies inside a column: take it out with dataset.flatten(), and name it with --label_column"
+    several = [name for name, f in features.items() if name in LABEL_NAMES and is_list(f)]
+    if several:
+        return (
+            f"{several[0]} holds several labels an image: condensation needs one class each, so choose or split them"
+        )
+    possible = [name for name, f in features.items() if _is_label(f)]
+    if possible:
+        return f"if {' or '.join(possible[:5])} holds the classes, give --label_column {possible[0]}"
+    return "add a column with the class of each image; in a folder of images, put those of each class into a folder of its own"
 
 
 def _is_label(feature: Any) -> bool:
@@ -85,12 +146,6 @@ def _is_label(feature: Any) -> bool:
     return isinstance(feature, ClassLabel) or (
         isinstance(feature, Value) and (feature.dtype in ("string", "large_string", "bool") or "int" in feature.dtype)
     )
-
-
-def _is_path(feature: Any) -> bool:
-    from datasets import Value
-
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
 def read_labels(

@@ -213,6 +213,10 @@ class ImageSource:
         """The image at its own size, mode L or RGB."""
         return self._try(int(row), self._cells(np.asarray([row]))[0], lambda cell: plain_mode(open_image(cell)))
 
+    def stored(self, row: int) -> Image.Image:
+        """The image as it is stored: its own size, mode and depth."""
+        return self._try(int(row), self._cells(np.asarray([row]))[0], open_image)
+
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
         """(rows int64 [b], images uint8 [b, C, S, S], labels int64 [b]) in row order, in bounded memory.
 

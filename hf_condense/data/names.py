@@ -247,11 +247,31 @@ def _readable(wordnet_id: str) -> str:
     return info.label_name_to_description(wordnet_id) if wordnet_id in info.label_names() else wordnet_id
 
 
+def _with_commas(wanted: Sequence[str], class_names: Sequence[str]) -> list[str]:
+    """Puts the parts of a class name that holds commas together again: a command line splits there.
+
+    Parts that are class names to the letter stay apart.
+    """
+    whole = {tuple(_spoken(part) for part in name.split(",")): name for name in class_names if "," in name}
+    longest, parts, joined = max(map(len, whole), default=1), [str(name).strip() for name in wanted], []
+    while parts:
+        for count in range(min(longest, len(parts)), 1, -1):
+            head = parts[:count]
+            name = whole.get(tuple(_spoken(part) for part in head))
+            if name is not None and not all(part in class_names for part in head):
+                break
+        else:
+            count, name = 1, parts[0]
+        joined.append(name)
+        parts = parts[count:]
+    return joined
+
+
 def select_classes(wanted: Sequence[str], class_names: Sequence[str]) -> list[int]:
     """Class numbers, in the order asked for.
 
     Args:
-        wanted: class names, parts of their synonyms, WordNet ids, class numbers, or one key of `CLASS_SETS`.
+        wanted: class names (whole, or split at their commas), parts of their synonyms, WordNet ids, class numbers, or one key of `CLASS_SETS`.
         class_names: all class names of the dataset, in label order.
 
     Raises:
@@ -260,7 +280,7 @@ def select_classes(wanted: Sequence[str], class_names: Sequence[str]) -> list[in
     if len(wanted) == 1 and wanted[0] in CLASS_SETS and match_class(wanted[0], class_names) is None:
         wanted = CLASS_SETS[wanted[0]]
     found: list[int] = []
-    for name in wanted:
+    for name in _with_commas(wanted, class_names):
         number = match_class(name, class_names)
         if number is None and _WORDNET.fullmatch(str(name)):
             number = match_class(_readable(name), class_names)

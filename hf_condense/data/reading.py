@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_condense.config import DataSettings, nearest
+from hf_condense.data.listing import endings, list_files
+from hf_condense.data.local import nothing_in, open_local
 from hf_condense.data.names import ALIASES, KNOWN, KnownDataset, canonical_name
+from hf_condense.data.tables import READERS
 from hf_condense.errors import CondensationError, DataError
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,7 @@ class Opened:
         revision: commit of the Hub repository, where known.
         license: of the dataset, where its card or info says so.
         hub: whether it came from the Hub (so that id and revision identify it).
+        root: folder that paths in a local table start from.
     """
 
     splits: dict[str, Any]
@@ -39,6 +43,7 @@ class Opened:
     revision: str | None = None
     license: str | None = None
     hub: bool = False
+    root: Path | None = None
 
 
 def open_splits(settings: DataSettings, dataset: Any = None) -> Opened:
@@ -73,39 +78,42 @@ def _given(dataset: Any) -> Opened:
             "dataset", kind, "a datasets.Dataset, DatasetDict, IterableDataset, or a name",
             "wrap it, for example with datasets.Dataset.from_dict",
         )  # fmt: skip
+    for split, transform in {name: _transform(d) for name, d in splits.items() if _transform(d)}.items():
+        logger.warning(
+            "split %s: the transform %s is not applied, images are read as they are stored; apply it with dataset.map, "
+            "or leave it out: augmentation is part of the method", split, transform,
+        )  # fmt: skip
     first = next(iter(splits.values()))
     return Opened(splits, first.info.dataset_name or "in-memory dataset", license=_info_license(splits))
 
 
+def _transform(dataset: Any) -> str | None:
+    """Name of the function that `set_transform` or `with_transform` has put before a Dataset, or None."""
+    shown = getattr(dataset, "format", {})  # streams have none
+    if shown.get("type") != "custom":
+        return None
+    function = shown["format_kwargs"].get("transform")
+    return getattr(function, "__qualname__", type(function).__name__)
+
+
 def _looks_like_path(name: str) -> bool:
     return (
-        name.startswith((".", "~", os.sep)) or name.count("/") > 1 or bool(Path(name).suffix in (".parquet", ".arrow"))
+        name.startswith((".", "~", os.sep))
+        or name.count("/") > 1
+        or Path(name).suffix.lower() in (*READERS, ".tar", ".zip")
     )
 
 
 def _local(path: Path, settings: DataSettings) -> Opened:
-    from datasets import Dataset, load_dataset, load_from_disk
-
     if not path.exists():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         close = get_close_matches(path.name, [n for n in beside if not n.startswith(".")], n=2)
         near = f"did you mean {' or '.join(close)}?" if close else "check the spelling"
         raise DataError("dataset", str(path), "a folder or file that exists, a short name or a Hub id", near)
     with told_clearly(str(path), None, path):
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            saved = load_from_disk(str(path))
-            splits = {"train": saved} if isinstance(saved, Dataset) else dict(saved)
-        elif path.is_file():
-            kind = {".parquet": "parquet", ".arrow": "arrow"}.get(path.suffix)
-            if kind is None:
-                step = "give the folder that holds it"
-                raise DataError("dataset", str(path), "a folder, or a .parquet or .arrow file", step)
-            splits = dict(load_dataset(kind, data_files=str(path)))
-        else:
-            name = settings.dataset_config
-            splits = dict(load_dataset(str(path), *([name] if name else []), streaming=settings.streaming))
+        splits = open_local(path, settings)
     card = path / "README.md" if path.is_dir() else path.parent / "README.md"
-    return Opened(splits, settings.dataset, license=_info_license(splits) or _card_license(card))
+    return Opened(splits, settings.dataset, license=_info_license(splits) or _card_license(card), root=card.parent)
 
 
 def _from_hub(name: str, known: KnownDataset | None, settings: DataSettings) -> Opened:
@@ -207,8 +215,14 @@ def _explained(name: str, known: KnownDataset | None, path: Path | None, error: 
     if said.startswith("Revision"):
         return DataError("revision", name, f"a branch, tag or commit of {hub_id}", f"see {page}/tree/main")
     if path is not None:
+        listing = list_files(path) if path.is_dir() else None
+        if listing is not None and not listing.unread:
+            return nothing_in(path, listing)
+        holds = f"; it holds {endings(listing.unread)}" if listing else ""
         step = "put images into one folder per class, or give a folder of Parquet files or a saved dataset"
-        return DataError("dataset", str(path), f"a folder that holds a dataset of images ({_first_line(error)})", step)
+        return DataError(
+            "dataset", str(path), f"a dataset of images that can be read ({_first_line(error)}){holds}", step
+        )
     if isinstance(error, ConnectionError) or "OfflineModeIsEnabled" in said or "Couldn't reach" in said:
         near = "" if known or "/" in name else f" ({nearest(name, [*KNOWN, *ALIASES])})"
         return DataError(

@@ -10,6 +10,7 @@ import numpy as np
 
 from hf_condense.config import DataSettings
 from hf_condense.data.cache import cache_folder, one_at_a_time
+from hf_condense.data.cell_forms import holds_pixels, image_cells
 from hf_condense.data.cells import refuse_local_files
 from hf_condense.data.columns import UNLABELLED, find_image_column, find_label_column, read_labels
 from hf_condense.data.decoding import DECODING_VERSION, PixelFormat
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 TEST_NAMES = ("test", "validation", "valid", "val", "dev", "eval")
 PROBE = 64  # images looked at to settle channels and size
 MEASURED = 2000  # images that mean and std are measured on
+DARK = 16  # of 255: images that are nowhere brighter have probably another range
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def open_source(settings: DataSettings, key: Key, dataset: Any = None) -> Splits
 
     test = _find_test(reader, everything, train)
     held_out = test is None
+    _tell_unused(opened, train.split, None if held_out else test.split)
     if test is None:
         kept, held = hold_out(train.labels, settings.hold_out, key / "hold-out")
         train, test = train.take(kept), train.take(held)
@@ -144,7 +147,7 @@ class _Reader:
 
     def read(self, split: str, names: tuple[str, ...] | None = None) -> _Labelled:
         """One split with its labels, mapped to `names` where given. A stream is gathered into a local file first."""
-        from datasets import Image, IterableDataset
+        from datasets import IterableDataset
 
         dataset, settings, known = self.opened.splits[split], self.settings, self.opened.known
         features = features_of(dataset)
@@ -158,6 +161,11 @@ class _Reader:
                 step = "choose other splits or columns"
                 raise DataError(field, column, f"a column of split {split} too: {', '.join(features)}", step)
         if isinstance(dataset, IterableDataset):
+            if holds_pixels(features[self.columns[0]]):
+                allowed = f"encoded images in a stream; {self.columns[0]} holds arrays of pixels"
+                raise DataError(
+                    "streaming", True, allowed, "read it without --streaming, or store a column of type Image"
+                )
             dataset = self._gather(dataset, split)
         if len(dataset) == 0:
             raise DataError(
@@ -165,7 +173,7 @@ class _Reader:
             )
         image_column, label_column = self.columns
         labels, names = read_labels(dataset, label_column, split, names)
-        table = dataset.with_format(None).select_columns([image_column]).cast_column(image_column, Image(decode=False))
+        table = image_cells(dataset, image_column, self.opened.root, split)
         if self.opened.hub:
             refuse_local_files(table, split)
         return _Labelled(table, np.arange(len(labels)), labels, names, split)
@@ -257,15 +265,31 @@ def _find_test(reader: _Reader, everything: _Labelled, train: _Labelled) -> _Lab
     return None
 
 
+def _tell_unused(opened: Opened, train: str, test: str | None) -> None:
+    """Names splits that the run leaves alone; a warning where test images are held out of the training split instead."""
+    unused = [split for split in opened.splits if split not in (train, test) and split not in TEST_NAMES]
+    if unused:
+        sizes = [
+            f"{s} ({len(opened.splits[s])} images)" if hasattr(opened.splits[s], "__len__") else s for s in unused
+        ]
+        logger.log(
+            logging.WARNING if test is None else logging.INFO,
+            "not used beside %s: %s. --test_split %s scores on it, --train_split %s condenses it",
+            train, ", ".join(sizes), unused[0], unused[0],
+        )  # fmt: skip
+
+
 def settle_pixels(train: ImageSource, known: KnownDataset | None, settings: DataSettings, key: Key) -> PixelFormat:
     """Channels, size, mean and std: as set, else as the table of known datasets says, else from the images."""
     # over all rows, because folders come sorted by class
     rows = np.linspace(0, len(train) - 1, min(PROBE, len(train))).round().astype(np.int64)
-    seen = [image for row in rows if (image := _peek(train, row, settings)) is not None]
+    looked = {row: image for row in rows if (image := _peek(train, row, settings)) is not None}
+    seen = list(looked.values())
     if not seen:
         raise DataError(
             "dataset", settings.dataset, f"images that decode; none of {len(rows)} does", "mend or replace them"
         )
+    _warn_of_dark(train, looked)
     grey = sum(image.mode == "L" for image in seen)
     channels = int(settings.channels) if settings.channels != "auto" else 1 if grey == len(seen) else 3
     if settings.channels == "auto" and 0 < grey < len(seen):
@@ -291,6 +315,21 @@ def _peek(train: ImageSource, row: int, settings: DataSettings) -> Any:
         if settings.skip_corrupt:
             return None
         raise
+
+
+def _warn_of_dark(train: ImageSource, looked: dict[int, Any]) -> None:
+    """Warns where no image looked at is brighter than a sixteenth of white: values of 12 bits are often kept in 16."""
+    largest = max(int(np.asarray(image).max()) for image in looked.values())
+    if largest > DARK:
+        return
+    stored = [a for row in looked if (a := np.asarray(train.stored(row))).dtype.kind in "ui"]
+    top = max((int(a.max()) for a in stored), default=largest)
+    # 16-bit images come in 32 bits from some formats
+    white = 255 if all(a.dtype == np.uint8 for a in stored) else 65535
+    logger.warning(
+        "the images use 0 to %d of %d and are nearly black: if %d is white in them, scale them to the whole range first",
+        top, white, top,
+    )  # fmt: skip
 
 
 def _measure(train: ImageSource, pixels: PixelFormat, settings: DataSettings, key: Key) -> tuple[tuple, tuple]:

@@ -109,7 +109,7 @@ def train_student(
     Raises:
         ConfigError: the regime's teacher or store is missing, or the protocol has no value for this student or labels
             that the protocol cannot train with.
-        ModelError: the name is unknown, or stands for trained weights.
+        ModelError: the name is unknown, or stands for trained weights; or its loss is infinite or no number.
     """
     check(len(images) == len(labels), "images", len(images), f"as many as labels ({len(labels)})")
     size = image_size or images.shape[-1]
@@ -198,7 +198,8 @@ def fit_student(
         batches = _seen_twice(batches, model)
     return fit(
         model, batches, protocol_loss(protocol, regime), recipe, device=device, key=key / "fit", accelerator=accelerator,
-        on_epoch=on_epoch, progress=progress, state_folder=state_folder,
+        on_epoch=on_epoch, progress=progress, state_folder=state_folder, setting="students",
+        remedy=f"look at the images and labels of the set, or choose another --protocol than {protocol.name}",
     )  # fmt: skip
 
 

@@ -64,6 +64,7 @@ def write_store(
         formation_factor: f, where each image holds f x f training images (`data.formation`): views are of those.
 
     Raises:
+        ModelError: labels are not finite; the network that makes them so is named.
         ArtefactError: the folder holds labels made with other settings (the first that differs is named).
     """
     check(images.dtype == torch.uint8, "images", str(images.dtype), "the published uint8 images")
@@ -90,9 +91,23 @@ def write_store(
     images, labels = images.to(device), labels.to(device)
     size, encoding = settings["batch_size"], encoding_of(settings)
 
+    number = getattr(torch, settings["dtype"])
+
     def labelled(epoch: int) -> Iterator[tuple[Tensor, Views, Tensor]]:
+        finite = torch.ones((), dtype=torch.bool, device=device)
         for index, views, batch in view_batches(images, labels, policy, key, epoch, size, limit=limit):
-            yield index, views, teacher.logits(batch.images)
+            logits = teacher.logits(batch.images)
+            finite &= logits.to(number).isfinite().all()  # read once an epoch: each look would wait for the device
+            if virtual and not finite:  # a few batches are kept of these, so the end may never be reached
+                refuse(epoch)
+            yield index, views, logits
+        if not finite:
+            refuse(epoch)
+
+    def refuse(epoch: int) -> None:
+        for _, _, batch in view_batches(images, labels, policy, key, epoch, size, limit=limit):
+            if not teacher.logits(batch.images).to(number).isfinite().all():
+                teacher.refuse(batch.images)
 
     def tables(positions: range) -> Iterator[pa.Table]:
         if virtual:

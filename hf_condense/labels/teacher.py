@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.config import check
 from hf_condense.data.pixels import unit_pixels
+from hf_condense.errors import ModelError
+from hf_condense.models.finite import need_finite_outputs
 
 if TYPE_CHECKING:
     from hf_condense.models.image_model import ImageModel
@@ -66,13 +68,7 @@ class Ensemble(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Averaged logits fp32 [n, K] of unit pixels [n, C, H, W]."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            if self.bn == "batch":
-                with batch_statistics(self.models):
-                    answers = [m(images) for m in self.models]
-            else:
-                answers = [m(images) for m in self.models]
-        answers = torch.stack([a.float() for a in answers])
+        answers = torch.stack(self._answers(images))
         if self.average == "probabilities":
             return torch.logsumexp(F.log_softmax(answers, -1), 0) - torch.tensor(float(len(answers))).log()
         if self.average == "normalised":
@@ -80,16 +76,45 @@ class Ensemble(nn.Module):
             answers = answers * (norms.mean() / norms)[:, None, None]
         return answers.mean(0)
 
+    def _answers(self, images: Tensor) -> list[Tensor]:
+        """Logits fp32 [n, K] of each network."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            if self.bn == "batch":
+                with batch_statistics(self.models):
+                    answers = [m(images) for m in self.models]
+            else:
+                answers = [m(images) for m in self.models]
+        return [a.float() for a in answers]
+
     def logits(self, images: Tensor) -> Tensor:
         """`forward` without gradients. Plain tensors, because a student's loss saves them for its backward pass."""
         with torch.no_grad():
             return self(images)
 
     def soft_labels(self, images: Tensor, device: torch.device, batch_size: int = 256) -> Tensor:
-        """Probabilities fp16 [N, K], on the CPU, of un-augmented uint8 images [N, C, S, S]."""
+        """Probabilities fp16 [N, K], on the CPU, of un-augmented uint8 images [N, C, S, S].
+
+        Raises:
+            ModelError: they are not finite; the network that makes them so is named.
+        """
         self.to(device)
-        parts = [self.logits(unit_pixels(part, device)).softmax(1).half().cpu() for part in images.split(batch_size)]
-        return torch.cat(parts)
+        parts = [self.logits(unit_pixels(part, device)).softmax(1).half() for part in images.split(batch_size)]
+        for part, soft in zip(images.split(batch_size), parts):
+            if not soft.isfinite().all():
+                self.refuse(unit_pixels(part, device))
+        return torch.cat(parts).cpu()
+
+    def refuse(self, images: Tensor) -> None:
+        """Raises ModelError for labels of these unit pixels that are not finite, with the network to blame.
+
+        Networks whose own outputs are finite have made an average that is not, or one too large for half precision.
+        """
+        remedy = "take other weights, or train it again with a lower rate"
+        with torch.no_grad():
+            for model, answers in zip(self.models, self._answers(images)):
+                need_finite_outputs(answers, model.name, "teachers", remedy)
+        names = ", ".join(model.name for model in self.models)
+        raise ModelError("teachers", names, "labels that are finite in half precision; some of these are not", remedy)
 
     def describe(self) -> dict:
         """What a label store has to remember of its teacher."""

@@ -22,6 +22,7 @@ from hf_condense.models.members import ModelPool
 from hf_condense.models.statistics import RealStatistics
 from hf_condense.objectives.base import Objective
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, Synthetic
+from hf_condense.selection.real import need_images
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,16 @@ class Method(ABC):
         return 0.0
 
     @property
+    def real_images_each(self) -> int:
+        """Different real images of its class that the start of an image takes; 0 where it begins with noise."""
+        return 0
+
+    @property
+    def fewer(self) -> str:
+        """What can be chosen where a class has too few of them."""
+        return "a smaller --ipc"
+
+    @property
     def formation_factor(self) -> int:
         """f, where each published image holds f x f training images as tiles (`data.formation`); 1 where it is one."""
         return 1
@@ -204,7 +215,7 @@ class Method(ABC):
         Raises:
             ConfigError, DataError: with the class or the network named.
         """
-        return
+        need_images(context.train, context.ipc, self.real_images_each, remedy=self.fewer)
 
     def statistics(self, context: Context) -> StatisticsRequest | None:
         """The statistics that `objective` needs, or None."""

@@ -14,7 +14,7 @@ from hf_condense.config import SqueezeSettings, check, check_choices, setting
 from hf_condense.data.cache import cache_folder
 from hf_condense.data.crops import centre
 from hf_condense.data.randomness import Key
-from hf_condense.errors import DataError, ModelError
+from hf_condense.errors import ModelError
 from hf_condense.methods.base import Context, Method, UsedNetwork
 from hf_condense.methods.matching_family import CLASSIC
 from hf_condense.methods.registry import MethodInfo
@@ -27,6 +27,7 @@ from hf_condense.selection.centres import farthest_first, medoids
 from hf_condense.selection.dynamics import Dynamics, training_dynamics
 from hf_condense.selection.features import features_of
 from hf_condense.selection.herding import herding
+from hf_condense.selection.real import need_images
 from hf_condense.selection.scores import forgetting, ranked
 from hf_condense.selection.tiles import combine
 
@@ -89,14 +90,9 @@ class Coreset(Method):
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         settings, train, label = self.settings, context.train, shard.labels[0]
-        rows, size, each = train.rows_of(label), context.image_size, self._images_each
+        rows, size, each = train.rows_of(label), context.image_size, self.real_images_each
         count = len(shard.labels) * each
-        if count > len(rows):
-            raise DataError(
-                "ipc", len(shard.labels), f"at most {len(rows) // each}, as class {train.class_names[label]!r} has "
-                f"{len(rows)} images" + (f" and each takes {each}" if each > 1 else ""),
-                "choose a smaller --ipc or leave that class out with --classes",
-            )  # fmt: skip
+        need_images(train, len(shard.labels), each, label)
         picks = rows[SELECTIONS[settings.selection](self, rows, count, context, context.key / shard.id)]
         images = centre(train.images(picks), size).contiguous()
         if settings.selection == "pca_tiles":
@@ -112,7 +108,7 @@ class Coreset(Method):
         return "dc" if dataset in CLASSIC else "small"
 
     @property
-    def _images_each(self) -> int:
+    def real_images_each(self) -> int:
         return self.settings.tile_factor**2 if self.settings.selection == "pca_tiles" else 1
 
     # each selection: (rows of the class, how many, context, key of the shard) -> places in rows

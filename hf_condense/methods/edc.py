@@ -66,6 +66,10 @@ class EDC(Method):
             self.settings.statistics_mode,
         )
 
+    @property
+    def real_images_each(self) -> int:
+        return {"noise": 0, "real": 1, "rded": self.settings.rded_factor**2}[self.settings.init]
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         key, size = context.key / shard.id, context.image_size
         if self.settings.init == "noise":

@@ -102,6 +102,10 @@ class GVBSM(Method):
             policy = replace(policy, roll=0, fill=None)
         return StatisticsRequest(self.settings.matching().patch_side(context.image_size), policy, mode)
 
+    @property
+    def real_images_each(self) -> int:
+        return 1 if self.settings.init == "real" else 0
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         key, size, train = context.key / shard.id, context.image_size, context.train
         if self.settings.init == "real":

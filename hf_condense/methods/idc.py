@@ -11,7 +11,6 @@ from hf_condense.config import check, setting
 from hf_condense.data.crops import centre
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import SiamesePolicy
-from hf_condense.errors import DataError
 from hf_condense.methods.base import Context, Method
 from hf_condense.objectives.formation_matching import FormationMatching
 from hf_condense.objectives.real_training import RealLoop, RealTraining
@@ -20,7 +19,7 @@ from hf_condense.selection.centres import medoids
 from hf_condense.selection.features import features_of
 from hf_condense.selection.noise import grey_noise
 from hf_condense.selection.paired import PairedViews
-from hf_condense.selection.real import random_rows
+from hf_condense.selection.real import need_images, random_rows
 from hf_condense.selection.realism import tile
 from hf_condense.selection.sampler import CentresSampler, RandomSampler, Sampler, SamplerSettings
 
@@ -84,6 +83,14 @@ class IDC(Method):
     def formation_factor(self) -> int:
         return self.settings.formation_factor
 
+    @property
+    def real_images_each(self) -> int:
+        return 0 if self.settings.init == "noise" else self.settings.formation_factor**2
+
+    @property
+    def fewer(self) -> str:
+        return "a smaller --ipc, --formation_factor or --init noise"
+
     def plan(self, num_classes: int, ipc: int) -> Plan:
         starts = super().plan(num_classes, ipc)
         rows = tuple(range(len(starts.labels)))
@@ -96,11 +103,7 @@ class IDC(Method):
             return Start(grey_noise(train, len(shard.labels), size, key), np.full(len(shard.labels), -1))
         each, c = s.formation_factor**2, shard.labels[0]
         rows, count = train.rows_of(c), len(shard.labels) * each
-        if count > len(rows):
-            raise DataError(
-                "ipc", len(shard.labels), f"at most {len(rows) // each} at formation_factor {s.formation_factor}: class "
-                f"{train.class_names[c]!r} has {len(rows)} images", "choose a smaller --ipc, --formation_factor or --init noise",
-            )  # fmt: skip
+        need_images(train, len(shard.labels), each, c, self.fewer)
         if s.init == "centres":
             network = context.fresh(context.key / "init").requires_grad_(False)
             features = features_of(network, train, rows, size, context.device, s.cluster_normalised)

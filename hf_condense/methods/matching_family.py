@@ -43,6 +43,10 @@ class FamilySettings(SamplerSettings):
 class MatchingFamily(Method):
     """Pixels move freely in normalised space; they are published in 8 bits and, unclamped, as float images."""
 
+    @property
+    def real_images_each(self) -> int:
+        return 1 if self.settings.init == "real" else 0
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         key, train, size = context.key / shard.id, context.train, context.image_size
         if self.settings.init == "noise":

@@ -104,6 +104,10 @@ class MTT(Method):
             accelerator=context.accelerator, folder=s.expert_folder if context.fresh.untrained else None,
         )  # fmt: skip
 
+    @property
+    def real_images_each(self) -> int:
+        return 1
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         return Start(*random_real(context.train, shard.labels, context.image_size, context.key / shard.id))
 

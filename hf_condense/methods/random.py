@@ -21,5 +21,9 @@ class Random(Method):
     name = "random"
     Settings = RandomSettings
 
+    @property
+    def real_images_each(self) -> int:
+        return 1
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         return Start(*random_real(context.train, shard.labels, context.image_size, context.key / shard.id))

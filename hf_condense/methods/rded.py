@@ -38,6 +38,10 @@ class RDED(Method):
     name = "rded"
     Settings = RDEDSettings
 
+    @property
+    def real_images_each(self) -> int:
+        return self.settings.rded_factor**2
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         return ranked_patches(shard, context, self.settings)
 

@@ -123,6 +123,10 @@ class SRe2L(Method):
         patch = self.settings.matching().patch_side(context.image_size)
         return StatisticsRequest(patch, self._view(context, self.settings.iterations), "running")
 
+    @property
+    def real_images_each(self) -> int:
+        return {"noise": 0, "real": 1, "patches": self.settings.rded_factor**2}[self.settings.init]
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         key, size, count = context.key / shard.id, context.image_size, len(shard.labels)
         if self.settings.init == "noise":

@@ -15,8 +15,9 @@ from hf_condense.errors import ModelError
 from hf_condense.files import atomic_path, read_json, write_json, write_text
 from hf_condense.models.card import ModelCardFacts, render
 from hf_condense.models.checkpoints import read_checkpoint, write_checkpoint
+from hf_condense.models.finite import need_finite_outputs, need_finite_weights
 from hf_condense.models.image_model import ImageModel
-from hf_condense.models.training import evaluate_top1
+from hf_condense.models.training import predict, top1_of
 
 if TYPE_CHECKING:
     from hf_condense.data.source import ImageSource
@@ -70,8 +71,17 @@ class PoolMember:
     def measured(
         cls, name: str, model: ImageModel, test: ImageSource, device: torch.device, image_size: int, **facts: Any
     ) -> PoolMember:
-        """A member with its top-1 on `test`, hash, size and cost; `facts` are the other fields."""
-        top1 = evaluate_top1(model, test.decoded(), torch.from_numpy(test.labels), device, size=image_size)
+        """A member with its top-1 on `test`, hash, size and cost; `facts` are the other fields.
+
+        Raises:
+            ModelError: its weights, or its outputs for test images, are not finite.
+        """
+        trained = facts.get("epochs")
+        remedy = "lower --squeeze_lr, or take other weights" if trained else "take other weights, or train it first"
+        need_finite_weights(model, name, "base_model", remedy)
+        logits = predict(model, test.decoded(), device, size=image_size)
+        need_finite_outputs(logits, name, "base_model", remedy)
+        top1 = top1_of(logits, torch.from_numpy(test.labels))
         return cls(
             name, model, top1, model.sha256(), model.source, parameters=model.parameter_count, image_size=image_size,
             macs=count_macs(model, image_size), **facts,
@@ -97,9 +107,10 @@ class PoolMember:
 
     @classmethod
     def load(cls, folder: Path) -> PoolMember:
-        """Raises ArtefactError when the folder is damaged."""
-        model = read_checkpoint(folder).freeze()
-        return cls(model=model, **read_json(folder / "member.json"))
+        """Raises ArtefactError when the folder is damaged, ModelError where its weights are not finite."""
+        member = cls(model=read_checkpoint(folder).freeze(), **read_json(folder / "member.json"))
+        need_finite_weights(member.model, member.name, "base_model", f"delete {folder}, and train or fetch it again")
+        return member
 
 
 @torch.no_grad()

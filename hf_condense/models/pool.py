@@ -60,7 +60,8 @@ def squeeze(
         dataset: id of the source dataset, for the cards.
 
     Raises:
-        ModelError: a network is unknown, cannot be fetched, does not fit the images, or is hardly above chance.
+        ModelError: a network is unknown, cannot be fetched, does not fit the images, has weights or outputs that are not
+            finite, or is hardly above chance.
     """
     names = settings.base_model
     if len(set(names)) < len(names):
@@ -242,8 +243,14 @@ def train_on(
     bar: Progress,
     state: Path,
     on_epoch: Callable[..., None] | None = None,
+    setting: str = "base_model",
+    remedy: str = "lower --squeeze_lr",
 ) -> None:
-    """Trains on hard labels of the real images, each in a view of its own. `state` keeps the unfinished training."""
+    """Trains on hard labels of the real images, each in a view of its own. `state` keeps the unfinished training.
+
+    Raises:
+        ModelError: it diverges; the message names the network by its `setting`, and the `remedy`.
+    """
     images, labels = train.decoded(), torch.from_numpy(train.labels).to(device)
     if device.type == "cuda" and images.numel() < 0.3 * torch.cuda.mem_get_info(device)[0]:
         images = images.to(device)
@@ -263,5 +270,5 @@ def train_on(
 
     fit(
         model, batches, loss, recipe, device=device, key=key / "layers", accelerator=accelerator, on_epoch=on_epoch,
-        progress=bar, state_folder=state,
+        progress=bar, state_folder=state, setting=setting, remedy=remedy,
     )  # fmt: skip

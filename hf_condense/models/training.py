@@ -18,6 +18,7 @@ from hf_condense.config import check
 from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key, keyed
 from hf_condense.files import fingerprint
+from hf_condense.models.finite import need_finite_loss
 from hf_condense.models.fit_state import FitState
 from hf_condense.models.schedules import SCHEDULES, multiplier
 from hf_condense.progress import Progress
@@ -165,6 +166,8 @@ def fit(
     progress: Progress | None = None,
     state_folder: Path | None = None,
     save_every: float = 20.0,
+    setting: str = "network",
+    remedy: str = "lower its learning rate",
 ) -> FitResult:
     """Trains `model` whole in this process and gives it back in eval mode.
 
@@ -178,8 +181,10 @@ def fit(
         progress: advances by one an epoch and shows the loss.
         state_folder: where the unfinished fit is kept, at most once in `save_every` seconds; a second call with the
             same arguments goes on from there and ends with the same weights. The caller deletes it.
+        setting: by which the network was chosen, and `remedy`: what to change when it diverges; for the message.
 
     Raises:
+        ModelError: the loss of an epoch is infinite or no number.
         ArtefactError: `state_folder` holds another fit's state.
     """
     model.to(device)
@@ -205,6 +210,9 @@ def fit(
         history.append(row)
         if on_epoch:
             on_epoch(epoch, model, average.take_buffers() if average else None, row)
+        if taken:
+            name = getattr(model, "name", type(model).__name__)
+            need_finite_loss(mean_loss, name, epoch + 1, recipe.epochs, setting, remedy)
         if accelerator is not None:
             accelerator.log({f"{key}/loss": row["loss"], f"{key}/lr": row["lr"]}, step=epoch)
         if progress:
@@ -273,5 +281,9 @@ def evaluate_top1(
     size: int | None = None,
 ) -> float:
     """Share of images whose largest logit is the label's (0 to 1)."""
-    labels = torch.as_tensor(labels)
-    return (predict(model, images, device, batch_size, size).argmax(1) == labels).double().mean().item()
+    return top1_of(predict(model, images, device, batch_size, size), torch.as_tensor(labels))
+
+
+def top1_of(logits: Tensor, labels: Tensor) -> float:
+    """Share of rows of logits [N, K] whose largest one is the label's, int64 [N]."""
+    return (logits.argmax(1) == labels).double().mean().item()

@@ -257,7 +257,7 @@ class _Maker:
             with Progress(f"tune {candidate.name}", w.finetune_epochs, show=self.show) as bar:
                 train_on(
                     model, recipe, s.squeeze_batch, self.train, self.training, key / "fit", self.device,
-                    self.accelerator, bar, state,
+                    self.accelerator, bar, state, remedy="lower --finetune_lr",
                 )  # fmt: skip
         return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -168,7 +169,13 @@ def convert(cls: type, name: str, raw: Any) -> Any:
         if origin is Literal:
             return next((o for o in get_args(target) if str(o) == str(raw)), raw)
         if origin is tuple:
-            parts = raw.split(",") if isinstance(raw, str) else list(raw) if isinstance(raw, (list, tuple)) else [raw]
+            parts = (
+                next(csv.reader([raw], skipinitialspace=True))
+                if isinstance(raw, str)
+                else list(raw)
+                if isinstance(raw, (list, tuple))
+                else [raw]
+            )
             of = get_args(target)[0]
             return tuple(_number(of, p.strip() if isinstance(p, str) else p) for p in parts if p != "")
         if target is bool:
@@ -176,7 +183,7 @@ def convert(cls: type, name: str, raw: Any) -> Any:
                 return raw
             return {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}[str(raw).lower()]
         value = _number(target, raw)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, csv.Error):
         kind = getattr(target, "__name__", str(target))
         step = {
             "bool": f"write --{name} true or --{name} false",

@@ -94,7 +94,21 @@ def _record(place: Path, model: ImageModel, recipe: FitRecipe, batch_size: int, 
         save_tensors(epoch_file(epoch), look(model, train, device))
 
     with Progress(f"training dynamics {model.name}", recipe.epochs) as bar:
-        train_on(model, recipe, batch_size, train, policy, key, device, None, bar, work, keep)
+        train_on(
+            model,
+            recipe,
+            batch_size,
+            train,
+            policy,
+            key,
+            device,
+            None,
+            bar,
+            work,
+            keep,
+            "dynamics_model",
+            "lower --dynamics_lr",
+        )
     epochs = [load_tensors(epoch_file(epoch))[0] for epoch in range(recipe.epochs)]
     save_tensors(place, {name: torch.stack([e[name] for e in epochs]) for name in epochs[0]})
     shutil.rmtree(work, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Whole real images drawn at random, class by class, without replacement."""
+"""Real images of a class: whether there are enough of them, and random ones without replacement."""
 
 from __future__ import annotations
 
@@ -11,23 +11,42 @@ from hf_condense.data.source import ImageSource
 from hf_condense.errors import DataError
 
 
+def need_images(
+    source: ImageSource, ipc: int, each: int = 1, label: int | None = None, remedy: str = "a smaller --ipc"
+) -> None:
+    """Whether every class (or the one of `label`) has `ipc * each` images; needs no decoding.
+
+    Args:
+        ipc: images to make of a class, for the message.
+        each: different real images that one of them takes.
+        remedy: what can be chosen instead.
+
+    Raises:
+        DataError: a class has fewer; the one with the fewest is named.
+    """
+    classes = range(source.num_classes) if label is None else [label]
+    count, worst = min((len(source.rows_of(c)), c) for c in classes)
+    if ipc * each > count:
+        images = f"{count} training image{'s' * (count != 1)}"
+        raise DataError(
+            "ipc", ipc,
+            f"at most {count // each} (class {source.class_names[worst]!r} has {images}"
+            + (f", and each takes {each})" if each > 1 else ")"),
+            f"choose {remedy}, or leave that class out with --classes",
+        )  # fmt: skip
+
+
 def random_rows(source: ImageSource, labels: tuple[int, ...], key: Key) -> np.ndarray:
     """A row of `source` for each label, no row twice.
 
     Raises:
-        DataError: a class has fewer images than are asked of it.
+        DataError: as `need_images`.
     """
     labels_array = np.asarray(labels)
     rows = np.empty(len(labels), dtype=np.int64)
     for c in np.unique(labels_array):
         places, candidates = np.flatnonzero(labels_array == c), source.rows_of(int(c))
-        if len(places) > len(candidates):
-            raise DataError(
-                "ipc",
-                len(places),
-                f"at most {len(candidates)}, the images of class {source.class_names[c]!r}",
-                "choose a smaller --ipc or leave that class out with --classes",
-            )
+        need_images(source, len(places), label=int(c))
         rows[places] = candidates[(key / int(c)).permutation(len(candidates))[: len(places)]]
     return rows
 

@@ -15,9 +15,9 @@ from hf_condense.data.crops import random_boxes
 from hf_condense.data.decoding import map_ahead, worker_count
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
-from hf_condense.errors import DataError
 from hf_condense.models.frozen import forward, freeze
 from hf_condense.models.image_model import ImageModel
+from hf_condense.selection.real import need_images
 
 CHUNK = 8  # images a thread decodes and cuts at a time
 
@@ -57,11 +57,9 @@ def realistic_crops(
     check(factor <= size, "rded_factor", factor, f"up to {size}, the side of the images in pixels")
     rows = source.rows_of(label)
     needed = count * factor**2
-    if needed > len(rows):
-        raise DataError(
-            "ipc", count, f"at most {len(rows) // factor**2} at rded_factor {factor}: class "
-            f"{source.class_names[label]!r} has {len(rows)} images", "choose a smaller --ipc or --rded_factor",
-        )  # fmt: skip
+    need_images(
+        source, count, factor**2, label, "a smaller --ipc or --rded_factor" if factor > 1 else "a smaller --ipc"
+    )
     places = (key / "pool").permutation(len(rows))[: max(candidates, needed)]
     rows = rows[places]
     drawn = [(int(row), key / "crop" / int(place)) for row, place in zip(rows, places)]

@@ -91,3 +91,21 @@ def test_wrong_classes_are_named(wanted):
     assert caught.value.field == "classes"
     if wanted[0] == "tensh":
         assert "tench" in caught.value.next_step
+
+
+def test_class_names_that_hold_commas():
+    names = ["tench, Tinca tinca", "bonnet, poke bonnet", "harp", "a", "b", "a,b"]
+    assert select_classes("bonnet, poke bonnet,harp".split(","), names) == [1, 2]
+    assert select_classes("harp,tench,Tinca tinca,bonnet".split(","), names) == [2, 0, 1]
+    assert select_classes(["bonnet, poke bonnet", "harp"], names) == [1, 2]
+    assert select_classes(["a", "b"], names) == [3, 4]
+    assert select_classes(["a,b", "a"], names) == [5, 3]
+
+
+def test_quotes_keep_a_comma_on_the_command_line():
+    from hf_condense.config import DataSettings
+    from hf_condense.run.resolve import convert
+
+    assert convert(DataSettings, "classes", '"a,b", harp,a') == ("a,b", "harp", "a")
+    assert convert(DataSettings, "classes", "a, b,,c") == ("a", "b", "c")
+    assert convert(DataSettings, "classes", "") == ()

@@ -1,5 +1,7 @@
 """From a person's words to images: what is found by itself, what can be named, what is refused."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -293,6 +295,45 @@ def test_real_images(real_data, name):
     assert np.bincount(found.test.labels).tolist() == [2] * 10
     assert found.info.license == "mit"
     assert 10 < found.train.decoded().float().std() < 120
+
+
+def test_a_transform_that_is_not_applied_is_named(caplog):
+    from datasets import DatasetDict
+
+    def brighter(batch):
+        return batch
+
+    plain = image_dataset(LABELS)
+    data = DatasetDict(train=plain.with_transform(brighter), test=plain)
+    assert torch.equal(opened(data).train.decoded(), opened(DatasetDict(train=plain, test=plain)).train.decoded())
+    assert caplog.text.count("is not applied") == 1 and "brighter" in caplog.text and "split train" in caplog.text
+    opened(plain.with_format("torch"))  # formats only say what rows come as
+    assert caplog.text.count("is not applied") == 1
+
+
+def deep_images(white, bits=16):
+    """Grey pictures whose brightest value is `white`, in 8 or 16 bits."""
+    from datasets import Dataset, Features
+    from datasets import Image as ImageFeature
+
+    kind = np.uint16 if bits == 16 else np.uint8
+    pixels = [(np.asarray(picture(i, mode="L")) / 255 * white).astype(kind) for i in range(len(LABELS))]
+    cells = [{"bytes": encoded(Image.fromarray(p)), "path": None} for p in pixels]
+    features = Features({"image": ImageFeature(), "label": image_dataset([0]).features["label"]})
+    return Dataset.from_dict({"image": cells, "label": LABELS}, features=features)
+
+
+def test_images_that_use_a_sixteenth_of_their_range_are_named(caplog):
+    opened(deep_images(4095))
+    top = int(re.search(r"use 0 to (\d+) of 65535", caplog.text)[1])
+    assert 3500 < top <= 4095
+    caplog.clear()
+    opened(deep_images(16, bits=8))
+    assert "of 255" in caplog.text
+    caplog.clear()
+    opened(deep_images(65535))
+    opened(deep_images(255, bits=8))
+    assert "black" not in caplog.text
 
 
 def _raw():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_condense.errors import ConfigError
+from hf_condense.errors import ConfigError, ModelError
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.image_model import ImageModel
 
@@ -82,3 +82,41 @@ def test_wrong_ensembles(model):
 
 def test_bytes_are_those_of_all_weights(model):
     assert Ensemble([model(1), model(2)]).bytes == 2 * Ensemble([model(1)]).bytes > 4 * model(1).parameter_count
+
+
+def poisoned(model, value):
+    """The same network with one weight of its head set to `value`."""
+    with torch.no_grad():
+        list(model.parameters())[-2].view(-1)[0] = value
+    return model
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("average", ["logits", "probabilities", "normalised"])
+def test_labels_that_are_no_numbers_are_refused_with_the_network_to_blame(images, model, device, value, average):
+    sound, sick = model(1), poisoned(model(2), value)
+    sick.name = "sick"
+    with pytest.raises(ModelError, match="^teachers: 'sick' .*those for 6 of 6 images are not"):
+        Ensemble([sound, sick], average).soft_labels(images(6), device)
+    assert Ensemble([sound], average).soft_labels(images(6), device).isfinite().all()
+
+
+@pytest.mark.parametrize("store", ["full", "int8", "packed", "pruned", "virtual"])
+def test_no_store_is_written_of_labels_that_are_no_numbers(images, model, device, tmp_path, store):
+    from hf_condense.config import LabelSettings
+    from hf_condense.data.augmentation import ViewPolicy
+    from hf_condense.data.randomness import Key
+    from hf_condense.labels.formats import store_format
+    from hf_condense.labels.store import write_store
+
+    pixels, labels = images(12), torch.arange(12) % 3
+    form = store_format(LabelSettings(store, prune=2, views_per_image=2))
+    for value, told in ((torch.nan, "finite outputs"), (1e9, "finite in half precision")):
+        if store == "virtual" and value == 1e9:  # kept in single precision
+            continue
+        teacher = Ensemble([poisoned(model(1), value)])
+        with pytest.raises(ModelError, match=f"^teachers: 'convnet_w32' .*{told}"):
+            write_store(
+                tmp_path / str(value), pixels, labels, teacher, ViewPolicy(8), Key(0), 4, 4, device, form=form
+            )  # fmt: skip
+        assert not list((tmp_path / str(value)).glob("views-*"))

@@ -216,3 +216,42 @@ def test_photographs_at_224_pixels(real_data, tmp_path):
     squeezing = replace(SETTINGS, base_model=("test_efficientnet",), squeeze_epochs=1, patience_top1=0.0)
     pool = make(photos, tmp_path, squeezing, image_size=64, flip=True)
     assert pool[0].model(photos.test.images([0]).float() / 255).shape == (1, photos.train.num_classes)
+
+
+def test_a_squeeze_that_diverges_names_the_network(digits, tmp_path):
+    """Whatever the patience, as in a quick run: labels of such a network would be no numbers."""
+    settings = replace(SETTINGS, base_model=("convnet_w32",), squeeze_lr=1e8, patience_top1=0.0)
+    with pytest.raises(ModelError, match="^base_model: 'convnet_w32' .*loss.*--squeeze_lr"):
+        make(digits, tmp_path, settings)
+    assert not list(tmp_path.rglob("member.json"))
+
+
+def test_weights_that_are_no_numbers_are_refused(trained, digits, tmp_path):
+    import copy
+
+    member = trained[0][1]
+    model = copy.deepcopy(member.model)
+    name, weight = next((name, p) for name, p in model.named_parameters() if p.ndim > 1)
+    weight.data.view(-1)[0] = torch.nan
+    sick = replace(member, model=model, sha256=model.sha256())
+    ModelPool([sick]).save(tmp_path / "pool")
+    with pytest.raises(ModelError, match=f"'convnet_w32' .*1 of the .* numbers in {name}"):
+        ModelPool.load(tmp_path / "pool")
+    folder = next((tmp_path / "pool").glob("*w32"))
+    given = SqueezeSettings(base_model=(str(folder),), squeeze_epochs=0, pretrained=True, patience_top1=0.0)
+    with pytest.raises(ModelError, match=f"^base_model: .*1 of the .* numbers in {name}"):
+        make(digits, tmp_path / "cache", given)
+
+
+def test_outputs_that_are_no_numbers_are_refused(trained, digits):
+    """Finite weights can be too large for finite outputs."""
+    import copy
+
+    from hf_condense.models.members import PoolMember
+
+    model = copy.deepcopy(trained[0][1].model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(1e30)
+    with pytest.raises(ModelError, match="^base_model: 'large' .*those for 100 of 100 images are not"):
+        PoolMember.measured("large", model, digits.test, CPU, 8, epochs=1)

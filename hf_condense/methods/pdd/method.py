@@ -63,6 +63,14 @@ class PDD(Method):
         return self.base.formation_factor
 
     @property
+    def real_images_each(self) -> int:
+        return self.base.real_images_each
+
+    @property
+    def fewer(self) -> str:
+        return self.base.fewer
+
+    @property
     def labels_by(self) -> str | None:
         return self.base.labels_by
 
