@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_condense.text import printable, shortened, shown
+
+LONGEST_ALLOWED = 1200  # characters: thirty names to choose from fit
+
 
 class CondensationError(Exception):
     """Base of every error this library raises on purpose.
@@ -17,7 +21,8 @@ class CondensationError(Exception):
 
     def __init__(self, field: str, value: Any, allowed: str, next_step: str) -> None:
         self.field, self.value, self.allowed, self.next_step = field, value, allowed, next_step
-        super().__init__(f"{field}: {value!r} does not work. Allowed: {allowed}. Next: {next_step}")
+        allowed = shortened(str(allowed), LONGEST_ALLOWED)
+        super().__init__(printable(f"{field}: {shown(value)} does not work. Allowed: {allowed}. Next: {next_step}"))
 
     def __reduce__(self):  # survives the trip between processes
         return type(self), (self.field, self.value, self.allowed, self.next_step)

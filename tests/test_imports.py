@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hf_condense"
 # a part may import parts with a smaller or equal number
 LEVEL = {
-    "errors": 0, "files": 0, "snapshots": 0, "config": 0, "progress": 0, "memory": 0, "precision": 0,
+    "text": 0, "errors": 0, "files": 0, "records": 0, "snapshots": 0, "config": 0, "progress": 0, "memory": 0, "precision": 0,
     "data": 1, "models": 2, "objectives": 3, "selection": 3, "methods": 4, "labels": 4,
     "resolve": 5, "stages": 5, "engine": 5, "evaluation": 5, "hub": 5, "estimate": 6, "report": 6, "run_stages": 6, "scored_rows": 6, "preflight": 6, "publishing": 6, "trainer": 7, "reproduction": 8, "cli": 9, "__main__": 9,
 }  # fmt: skip
