@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-LONGEST_VALUE, LONGEST_TEXT = 300, 2000  # characters of a message's parts that come from data
+from hf_condense.text import printable, shortened, shown
 
-
-def shortened(text: str, longest: int = LONGEST_VALUE) -> str:
-    """`text`, or its beginning and its end with the number of characters between."""
-    if len(text) <= longest:
-        return text
-    end = longest // 5
-    return f"{text[: longest - end]} [{len(text) - longest} characters] {text[-end:]}"
-
-
-def _shown(value: Any) -> str:
-    """How a value is written; of long collections only the first entries, so that nothing huge is written out."""
-    if isinstance(value, (list, tuple)) and len(value) > LONGEST_VALUE:
-        value = [*value[:LONGEST_VALUE], ...]
-    return repr(value)
+LONGEST_PART = 2000  # characters: thirty names to choose from fit
 
 
 class CondensationError(Exception):
@@ -34,10 +21,10 @@ class CondensationError(Exception):
 
     def __init__(self, field: str, value: Any, allowed: str, next_step: str) -> None:
         self.field, self.value, self.allowed, self.next_step = field, value, allowed, next_step
-        # names of files, classes and columns have any length
-        field, value = shortened(str(field)), shortened(_shown(value))
-        allowed, next_step = shortened(str(allowed), LONGEST_TEXT), shortened(str(next_step), LONGEST_TEXT)
-        super().__init__(f"{field}: {value} does not work. Allowed: {allowed}. Next: {next_step}")
+        allowed, next_step = shortened(str(allowed), LONGEST_PART), shortened(str(next_step), LONGEST_PART)
+        super().__init__(
+            printable(f"{shortened(str(field))}: {shown(value)} does not work. Allowed: {allowed}. Next: {next_step}")
+        )
 
     def __reduce__(self):  # survives the trip between processes
         return type(self), (self.field, self.value, self.allowed, self.next_step)

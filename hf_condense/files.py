@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,14 +96,36 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(json.loads(canonical_json(value)), indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path | str) -> Any:
-    """Raises ArtefactError when the file is missing or is not JSON."""
+def read_json(path: Path | str, largest: int = 1 << 30, next_step: str | None = None) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        largest: bytes; a larger file is refused before it is read.
+
+    Raises:
+        ArtefactError: the file is missing, no regular file, too large, or not JSON.
+    """
+    step = next_step or redo(path)
     try:
+        size = regular_size(path)
+        if size is None:
+            raise ArtefactError(str(path), "missing, or no regular file", "a file that this library wrote", step)
+        if size > largest:
+            raise ArtefactError(str(path), f"{size} bytes", f"at most {largest}", step)
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtefactError(str(path), "missing", "a file that this library wrote", redo(path)) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtefactError(str(path), str(error), "JSON", redo(path)) from None
+    except RecursionError:
+        raise ArtefactError(str(path), "lists in lists without end", "JSON of this library", step) from None
+    except (OSError, ValueError) as error:  # also of text that is not UTF-8, and of numbers with thousands of digits
+        raise ArtefactError(str(path), str(error), "JSON", step) from None
+
+
+def regular_size(path: Path | str) -> int | None:
+    """Bytes of a file; None where there is none, or something else: reading a pipe or a device never ends."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def redo(path: Path | str) -> str:
@@ -119,13 +142,28 @@ def save_tensors(path: Path | str, tensors: dict, metadata: dict | None = None) 
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"json": canonical_json(metadata or {})})
 
 
+def load_tensor_shapes(path: Path | str) -> dict[str, list[int]]:
+    """Shapes of the tensors of a safetensors file, of which only the header is read. Raises ArtefactError as `load_tensors`."""
+    with _opened_tensors(path) as file:
+        names = file.keys()
+        return {name: file.get_slice(name).get_shape() for name in names}
+
+
 def load_tensors(path: Path | str) -> tuple[dict, dict]:
     """Tensors and metadata of a file written by `save_tensors`. Raises ArtefactError when it is missing or damaged."""
+    with _opened_tensors(path) as file:
+        names = file.keys()  # not a dict: it has no iterator of its own
+        return {k: file.get_tensor(k) for k in names}, json.loads((file.metadata() or {}).get("json", "{}"))
+
+
+@contextmanager
+def _opened_tensors(path: Path | str) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(path), framework="pt") as f:
-            names = f.keys()  # not a dict: it has no iterator of its own
-            return {k: f.get_tensor(k) for k in names}, json.loads((f.metadata() or {}).get("json", "{}"))
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        if regular_size(path) is None:
+            raise FileNotFoundError("missing, or no regular file")
+        with safe_open(str(path), framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ArtefactError(str(path), str(error), "a whole safetensors file", redo(path)) from None

@@ -8,7 +8,7 @@ from hf_condense.errors import DataError
 def test_values_in_messages_have_a_limit():
     name = "a" * 20_000 + "z"
     told = str(DataError("label", name, "a class name", f"rename {name}"))
-    assert len(told) < 3000 and "[19703 characters]" in told and told.count("z'") == 1
+    assert len(told) < 3000 and "more characters ..." in told and told.count("z'") == 1
     assert str(DataError("ipc", 3, "at most 1", "choose less")) == (
         "ipc: 3 does not work. Allowed: at most 1. Next: choose less"
     )

@@ -18,7 +18,9 @@ from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.card import render
 from hf_condense.models.checkpoints import FACTS, read_checkpoint
 from hf_condense.models.image_model import ImageModel
-from hf_condense.models.members import PoolMember
+from hf_condense.models.members import MANIFEST, PoolMember
+from hf_condense.records.base import read_record, sealed
+from hf_condense.records.networks import PoolManifest
 from hf_condense.snapshots import fetch_snapshot
 
 if TYPE_CHECKING:
@@ -64,8 +66,8 @@ def find_member(pool: Path, model: Mapping[str, Any]) -> Path:
     Raises:
         ModelError: the pool has no network with these weights.
     """
-    manifest = pool / "manifest.json"
-    digests = read_json(manifest)["sha256"] if manifest.is_file() else {}
+    manifest = pool / MANIFEST
+    digests = read_record(manifest, PoolManifest)["sha256"] if manifest.is_file() else {}
     for name, digest in digests.items():
         if digest == model["sha256"]:
             return pool / name
@@ -93,7 +95,7 @@ def model_files(folder: Path, repo_id: str, source_id: str) -> dict[str, Path | 
             raise ModelError("push_models", path.name, "safetensors and JSON only", f"take it out of {folder}")
         files[path.name] = path
     for name in (FACTS, "member.json"):
-        files[name] = json.dumps(portable(read_json(folder / name)), indent=2, ensure_ascii=False).encode()
+        files[name] = json.dumps(sealed(portable(read_json(folder / name))), indent=2, ensure_ascii=False).encode()
     card = replace(member.card(), dataset=hub_dataset(source_id) or "", repo_id=repo_id)
     files["README.md"] = render(card).encode()
     return files

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hf_condense.errors import ArtefactError
-from hf_condense.files import read_json, redo, write_json
+from hf_condense.errors import ArtefactError, CondensationError, ModelError
+from hf_condense.files import load_tensor_shapes, read_json, redo, write_json
+from hf_condense.models.architectures import build_timm, first_line, timm_shapes
 from hf_condense.models.image_model import ImageModel
+from hf_condense.records.base import checked, read_record, write_record
+from hf_condense.records.networks import ModelFacts, TransformersConfig
 
 FACTS = "image_model.json"  # what neither library has a place for
 
@@ -37,7 +40,7 @@ def write_checkpoint(model: ImageModel, folder: Path, image_size: int) -> None:
         "input_size": model.input_size, "mean": mean, "std": std, "class_names": model.class_names,
         "source": model.source, "needs_squeeze": model.needs_squeeze, "build": build, "sha256": model.sha256(),
     }  # fmt: skip
-    write_json(folder / FACTS, facts)
+    write_record(folder / FACTS, ModelFacts, facts)
 
 
 def _write_timm(model: ImageModel, folder: Path, image_size: int, mean: list, std: list) -> None:
@@ -82,36 +85,78 @@ def _write_transformers(model: ImageModel, folder: Path, mean: list, std: list) 
 def read_checkpoint(folder: Path | str) -> ImageModel:
     """The network of a folder written by `write_checkpoint`, on the CPU.
 
+    A stranger may have written it: only architectures that timm, torchvision or transformers have themselves are built,
+    with arguments that are sizes and counts, and only if the weights beside them are of that size.
+
     Raises:
-        ArtefactError: a file is missing or damaged, or the weights are not those that were written.
+        ArtefactError: a file is missing or damaged, facts are not what they may be, or the weights are not those that
+            were written.
     """
     folder = Path(folder)
-    facts = read_json(folder / FACTS)
+    facts = read_record(folder / FACTS, ModelFacts)
     digest = facts.pop("sha256")
+    facts.pop("checksum", None)
     try:
-        model = ImageModel(_read_backbone(folder, facts), **facts)
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise ArtefactError(str(folder), str(error), "a whole checkpoint", redo(folder)) from error
+        read = read_transformers if facts["build"]["library"] == "transformers" else _read_timm
+        model = ImageModel(read(folder, facts), **facts)
+    except ArtefactError:
+        raise
+    except CondensationError as error:
+        raise ArtefactError(str(folder), error.value, error.allowed, redo(folder)) from error
+    except Exception as error:  # what others built fails in any way with arguments that it cannot use
+        raise ArtefactError(str(folder), first_line(error), "a whole checkpoint", redo(folder)) from error
     if model.sha256() != digest:
         raise ArtefactError(str(folder), model.sha256(), f"weights with sha256 {digest}", redo(folder))
     return model
 
 
-def _read_backbone(folder: Path, facts: dict) -> nn.Module:
-    build = facts["build"]
-    if build["library"] == "transformers":
-        from transformers import AutoModelForImageClassification
-
-        return AutoModelForImageClassification.from_pretrained(folder)
-    from hf_condense.models.registry import registered_timm
-
+def _read_timm(folder: Path, facts: dict[str, Any]) -> nn.Module:
+    build, weights = facts["build"], folder / "model.safetensors"
+    there = load_tensor_shapes(weights)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn and at once replaced
-        create = registered_timm().create_model
-        backbone = create(build["architecture"], num_classes=facts["num_classes"], **build["model_args"])
+        needed = timm_shapes(build["architecture"], facts["num_classes"], build["model_args"], there)
+        if "shapes" in build:
+            _check_pruned(build, needed)
+            needed = build["shapes"]
+        if needed != there:
+            name = next(n for n in sorted({*needed, *there}) if needed.get(n) != there.get(n))
+            raise ModelError("weights", f"{name} of shape {there.get(name)}", f"the shape {needed.get(name)}", "")
+        backbone = build_timm(build["architecture"], num_classes=facts["num_classes"], **build["model_args"])
     if "shapes" in build:
         reshape(backbone, build["shapes"], build["groups"])
-    backbone.load_state_dict(load_file(folder / "model.safetensors"))
+    backbone.load_state_dict(load_file(weights))
     return backbone
+
+
+def _check_pruned(build: dict[str, Any], whole: dict[str, list[int]]) -> None:
+    """Raises ModelError where shapes are not those of a part of the network, or groups do not divide their layer."""
+    for name, shape in build["shapes"].items():
+        before = whole.get(name, [])
+        if len(shape) != len(before) or any(now > then for now, then in zip(shape, before)):
+            raise ModelError("shapes", f"{name} {shape}", f"a part of {before}", "")
+    for name, groups in build["groups"].items():
+        outputs = build["shapes"].get(f"{name}.weight", [0])[0]
+        if outputs == 0 or outputs % groups:
+            raise ModelError("groups", f"{name} {groups}", f"a divisor of its {outputs} channels", "")
+
+
+def read_transformers(folder: Path, facts: dict[str, Any]) -> nn.Module:
+    """The network of a transformers folder: safetensors only, no code but that of the library, no larger than its weights."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    checked(TransformersConfig, read_json(folder / "config.json"), folder / "config.json", redo(folder))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    there = load_tensor_shapes(folder / "model.safetensors")
+    with torch.device("meta"):
+        network = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    needed = {name: list(value.shape) for name, value in network.state_dict().items()}
+    large = next((n for n, shape in needed.items() if shape != there.get(n, shape)), None)
+    missing = sum(math.prod(shape) for n, shape in needed.items() if n not in there)
+    if large or missing > sum(map(math.prod, there.values())):  # tied weights stand there once
+        raise ModelError("weights", "of another size", "those of the network in config.json", "")
+    return AutoModelForImageClassification.from_pretrained(
+        folder, config=config, trust_remote_code=False, use_safetensors=True, local_files_only=True
+    )
 
 
 def shape_manifest(backbone: nn.Module) -> dict[str, Any]:

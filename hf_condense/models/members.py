@@ -12,16 +12,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hf_condense.config import nearest
 from hf_condense.errors import ModelError
-from hf_condense.files import atomic_path, read_json, write_json, write_text
+from hf_condense.files import atomic_path, write_text
 from hf_condense.models.card import ModelCardFacts, render
 from hf_condense.models.checkpoints import read_checkpoint, write_checkpoint
 from hf_condense.models.finite import need_finite_outputs, need_finite_weights
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.training import predict, top1_of
+from hf_condense.records.base import read_record, write_record
+from hf_condense.records.networks import MemberFacts, PoolManifest
 
 if TYPE_CHECKING:
     from hf_condense.data.source import ImageSource
 
+MANIFEST = "manifest.json"
 POOL_VERSION = 1  # raised when the same settings no longer give the same networks
 
 
@@ -91,7 +94,7 @@ class PoolMember:
         """Writes checkpoint, facts and card into `folder` (not atomic; see `ModelPool.save`)."""
         write_checkpoint(self.model, folder, self.image_size)
         facts = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "model"}
-        write_json(folder / "member.json", facts)
+        write_record(folder / "member.json", MemberFacts, facts)
         write_text(folder / "README.md", render(self.card()))
 
     def card(self) -> ModelCardFacts:
@@ -108,9 +111,11 @@ class PoolMember:
     @classmethod
     def load(cls, folder: Path) -> PoolMember:
         """Raises ArtefactError when the folder is damaged, ModelError where its weights are not finite."""
-        member = cls(model=read_checkpoint(folder).freeze(), **read_json(folder / "member.json"))
-        need_finite_weights(member.model, member.name, "base_model", f"delete {folder}, and train or fetch it again")
-        return member
+        model = read_checkpoint(folder).freeze()
+        facts = read_record(folder / "member.json", MemberFacts)
+        facts.pop("checksum", None)
+        need_finite_weights(model, facts["name"], "base_model", f"delete {folder}, and train or fetch it again")
+        return cls(model=model, **facts)
 
 
 @torch.no_grad()
@@ -198,13 +203,15 @@ class ModelPool(Sequence):
             for name, member in zip(folders, self.members):
                 member.save(temporary / name)
             digests = {name: m.sha256 for name, m in zip(folders, self.members)}
-            write_json(temporary / "manifest.json", {"version": POOL_VERSION, "members": folders, "sha256": digests})
+            manifest = {"version": POOL_VERSION, "members": folders, "sha256": digests}
+            write_record(temporary / MANIFEST, PoolManifest, manifest)
 
     @classmethod
     def load(cls, folder: Path) -> ModelPool:
         """The frozen networks of a folder written by `save`, on the CPU. Raises ArtefactError when it is damaged."""
         folder = Path(folder)
-        return cls([PoolMember.load(folder / name) for name in read_json(folder / "manifest.json")["members"]])
+        manifest = read_record(folder / MANIFEST, PoolManifest)
+        return cls([PoolMember.load(folder / name) for name in manifest["members"]])
 
 
 def _folder_name(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,10 @@ from torch import nn
 
 from hf_condense.config import nearest
 from hf_condense.errors import ModelError
-from hf_condense.models.registry import registered_timm
+from hf_condense.files import read_json
+from hf_condense.models.architectures import check_architecture, first_line, is_timm_resnet, registered_timm
+from hf_condense.records.base import checked
+from hf_condense.records.networks import config_kind
 
 SMALL_STEM_UP_TO = 64  # pixels; above it ResNets keep their 7x7 stem and pooling
 
@@ -76,7 +78,7 @@ def _fetching(name: str, id: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        reason = first_line(error)
         if isinstance(error, GatedRepoError):
             step = f"accept the terms on https://huggingface.co/{id}, then run `hf auth login`"
         elif isinstance(error, RepositoryNotFoundError):
@@ -110,7 +112,7 @@ def _timm(name: str, model: str, num_classes: int, image_size: int, channels: in
     smallest = (cfg.get("min_input_size") or (3, 32, 32))[-1]
     if cfg.get("fixed_input_size") and image_size >= smallest:
         args["img_size"] = image_size
-    if image_size <= SMALL_STEM_UP_TO and _is_resnet(timm, architecture):
+    if image_size <= SMALL_STEM_UP_TO and is_timm_resnet(architecture):
         architecture, args["base"] = "small_stem_resnet", architecture
     backbone, args = _created(timm, name, architecture, num_classes, args)
     size = args.get("img_size") or cfg.get("input_size", (None,))[-1]
@@ -139,40 +141,52 @@ def _created(
         raise ModelError("base_model", name, wanted, step) from error
 
 
-def _is_resnet(timm, architecture: str) -> bool:
-    from hf_condense.models.cifar_nets import SMALL_STEMS
-
-    module = timm.model_entrypoint(architecture).__module__
-    return module == "timm.models.resnet" and architecture not in SMALL_STEMS
-
-
 def _timm_checkpoint(name: str, model: str, id: str) -> Network:
-    """A checkpoint that timm reads: a tagged model, `hf-hub:` or `local-dir:`."""
+    """A checkpoint that timm reads: a tagged model, `hf-hub:` or `local-dir:`.
+
+    config.json of the latter two is a stranger's: it is checked before timm sees it, at the commit that timm then reads.
+    """
     from huggingface_hub import hf_hub_download
 
     timm = registered_timm()
     repository, _, revision = id.partition("@")
     with _fetching(name, repository):
-        facts = {"architecture": model.partition(".")[0]}
+        facts, read = {"architecture": model.partition(".")[0]}, model
         if model.startswith("local-dir:"):
-            facts = json.loads((Path(id) / "config.json").read_text(encoding="utf-8"))
+            facts = _checked_config(Path(id) / "config.json")
         elif model.startswith("hf-hub:"):
-            config = hf_hub_download(repository, "config.json", revision=revision or None)
-            facts = json.loads(Path(config).read_text(encoding="utf-8"))
-            if "architecture" not in facts:
+            config = Path(hf_hub_download(repository, "config.json", revision=revision or None))
+            if "architecture" not in read_json(config):
                 step = f"name it transformers:{id}"
                 raise ModelError("base_model", name, "a repository with a timm checkpoint", step)
-        backbone = timm.create_model(model, pretrained=True)
+            facts, read = _checked_config(config), f"hf-hub:{repository}@{config.parent.name}"
+        backbone = timm.create_model(read, pretrained=True)
     cfg = getattr(backbone, "pretrained_cfg", None)
     if not cfg:  # such a function has also ignored the weights it was given
         allowed = "an architecture that is built by timm's build_model_with_cfg, which reads the checkpoint"
         raise ModelError("base_model", name, allowed, "build it so, or give the network by its registered name")
-    args = {k: v for k, v in facts.get("model_args", {}).items() if k != "num_classes"}
+    args = {k: v for k, v in (facts.get("model_args") or {}).items() if k != "num_classes"}
     return Network(
         backbone, "timm", facts["architecture"], id, backbone.num_classes, cfg["input_size"][0], args,
         cfg["input_size"][-1], cfg["mean"], cfg["std"], _timm_class_names(cfg, backbone.num_classes),
         _cached_revision(id), True,
     )  # fmt: skip
+
+
+def _checked_config(path: Path) -> dict[str, Any]:
+    """config.json of a checkpoint, which chooses sizes and nothing else.
+
+    Raises:
+        ArtefactError: it is damaged, or names files, addresses or code.
+        ModelError: its architecture is none that timm has.
+    """
+    found = read_json(path)
+    # timm once wrote what belongs to `pretrained_cfg` beside it
+    nested = {"pretrained_cfg": found} if "architecture" in found and "pretrained_cfg" not in found else {}
+    checked(config_kind(found), found | nested, path, "ask whoever made it for a checkpoint without that")
+    if "architecture" in found:
+        check_architecture(found["architecture"], found.get("model_args") or {})
+    return found
 
 
 def _timm_class_names(cfg: dict, num_classes: int) -> list[tuple[str, ...]] | None:
@@ -237,8 +251,8 @@ def _folder(name: str, folder: Path) -> Network:
             "save the model with timm's save_for_hf or transformers' save_pretrained",
         )
     with _fetching(name, str(folder)):
-        facts = json.loads(config.read_text(encoding="utf-8"))
-    if "architecture" in facts:
+        facts = _checked_config(config)
+    if "model_type" not in facts:
         return _timm_checkpoint(name, f"local-dir:{folder}", str(folder))
     return _transformers(name, str(folder))
 
@@ -249,7 +263,7 @@ def _own_checkpoint(name: str, folder: Path) -> Network:
 
     with _fetching(name, str(folder)):
         model = read_checkpoint(folder)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
     seen = config.get("pretrained_cfg", {}).get("input_size")
     build = dict(model.build)
     library, architecture, args = (build.pop(k) for k in ("library", "architecture", "model_args"))
@@ -261,15 +275,23 @@ def _own_checkpoint(name: str, folder: Path) -> Network:
 
 
 def _transformers(name: str, id: str) -> Network:
+    from huggingface_hub import hf_hub_download
     from transformers import AutoConfig, AutoModelForImageClassification
 
     repository, _, revision = id.partition("@")
     with _fetching(name, repository):
-        config = AutoConfig.from_pretrained(repository, revision=revision or None)
+        place, at = Path(repository), revision or None
+        if not place.is_dir():
+            place = Path(hf_hub_download(repository, "config.json", revision=at)).parent
+            at = place.name  # the commit that was checked
+        _checked_config(place / "config.json")
+        config = AutoConfig.from_pretrained(repository, revision=at, trust_remote_code=False)
         # timm's own checkpoints name num_classes twice unless model_args is given anew
         wrapped = {"model_args": {}} if config.model_type == "timm_wrapper" else {}
-        backbone = AutoModelForImageClassification.from_pretrained(repository, revision=revision or None, **wrapped)
-        seen = _preprocessing(repository, revision or None, config)
+        backbone = AutoModelForImageClassification.from_pretrained(
+            repository, revision=at, trust_remote_code=False, **wrapped
+        )
+        seen = _preprocessing(repository, at, config)
     labels = [str(config.id2label[k]) for k in sorted(config.id2label)]
     named = any(label != f"LABEL_{k}" for k, label in enumerate(labels))
     return Network(
@@ -294,7 +316,7 @@ def _preprocessing(repository: str, revision: str | None, config) -> dict[str, A
     side = getattr(config, "image_size", None) or 224
     seen = {"in_chans": getattr(config, "num_channels", 3), "input_size": side if isinstance(side, int) else side[-1]}
     try:
-        processor = AutoImageProcessor.from_pretrained(repository, revision=revision)
+        processor = AutoImageProcessor.from_pretrained(repository, revision=revision, trust_remote_code=False)
     except (OSError, ValueError):  # no preprocessor_config.json: the dataset's mean and std are taken
         return seen
     if not getattr(processor, "do_normalize", True):

@@ -16,16 +16,18 @@ from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy
 from hf_condense.data.cache import one_at_a_time
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
-from hf_condense.files import atomic_path, fingerprint, read_json
+from hf_condense.files import atomic_path, fingerprint
 from hf_condense.models.checkpoints import read_checkpoint
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.loading import architecture_name
-from hf_condense.models.members import ModelPool, PoolMember
+from hf_condense.models.members import MANIFEST, ModelPool, PoolMember
 from hf_condense.models.networks import means_weights
 from hf_condense.models.pool import copy_place, member_place, refuse_chance, train_member, train_on, training_policy
 from hf_condense.models.recalibration import recalibrate
 from hf_condense.models.training import FitRecipe
 from hf_condense.progress import Progress
+from hf_condense.records.base import read_record
+from hf_condense.records.networks import PoolManifest
 
 if TYPE_CHECKING:
     from hf_condense.data.source import ImageSource
@@ -97,8 +99,8 @@ def find_pool(folder: str | Path) -> tuple[Path, dict[str, str]]:
     """
     given = Path(folder).expanduser()
     for place in (given, given / "pool" / "models"):
-        if (place / "manifest.json").is_file():
-            return place, read_json(place / "manifest.json")["sha256"]
+        if (place / MANIFEST).is_file():
+            return place, read_record(place / MANIFEST, PoolManifest)["sha256"]
     raise ModelError("pool_folder", str(folder), "a folder that `hf-condense pool` wrote", "run that first")
 
 

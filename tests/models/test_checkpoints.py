@@ -84,11 +84,15 @@ def test_damage_is_found(tmp_path):
     write_checkpoint(load("convnet_w32"), tmp_path, 32)
     facts = json.loads((tmp_path / "image_model.json").read_text())
     (tmp_path / "image_model.json").write_text(json.dumps(facts | {"mean": [0.4, 0.4, 0.5]}))
+    with pytest.raises(ArtefactError, match="changed"):
+        read_checkpoint(tmp_path)
+    facts.pop("checksum")
+    (tmp_path / "image_model.json").write_text(json.dumps(facts | {"mean": [0.4, 0.4, 0.5]}))
     with pytest.raises(ArtefactError, match="weights with sha256"):
         read_checkpoint(tmp_path)
     weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(ArtefactError, match="a whole checkpoint"):
+    with pytest.raises(ArtefactError, match="a whole safetensors file"):
         read_checkpoint(tmp_path)
     (tmp_path / "image_model.json").unlink()
     with pytest.raises(ArtefactError, match="missing"):

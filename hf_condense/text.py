@@ -1,0 +1,45 @@
+"""Text that others wrote, made safe to show: in a terminal, in Markdown and HTML, in a picture."""
+
+from __future__ import annotations
+
+import html
+import re
+
+LONGEST = 300  # characters of a value in a message
+# controls, line and paragraph separators, what turns the direction of writing or is invisible, and lone surrogates
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
+
+
+def printable(text: object) -> str:
+    """One line that shows all it holds: line breaks, escapes and invisible characters are written as Python writes them."""
+    return _UNSEEN.sub(_escape, str(text))
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """Start and end of a text that is longer than `longest`, with what was left out in between as a number."""
+    if len(text) <= longest:
+        return text
+    kept = longest // 2
+    return f"{text[:kept]}... {len(text) - 2 * kept} more characters ...{text[-kept:]}"
+
+
+def shown(value: object) -> str:
+    """A value in a message: as Python writes it, in one line, not longer than `LONGEST`."""
+    if isinstance(value, (list, tuple)) and len(value) > LONGEST:  # nothing huge is written out
+        value = [*value[:LONGEST], ...]
+    return shortened(printable(repr(value)))
+
+
+def markdown(text: object) -> str:
+    """Text inside Markdown: it is neither markup nor HTML there, and stays in its line."""
+    return _MARKUP.sub(r"\\\1", html.escape(printable(text), quote=False))
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates, which no file in UTF-8 can hold, written as Python writes them."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _escape(found: re.Match) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
