@@ -40,5 +40,6 @@ def test_archives_hold_templates_and_presets(kind, tree, tmp_path):
     if kind == "wheel":
         names = set(zipfile.ZipFile(archive).namelist())
     else:
-        names = {name.partition("/")[2] for name in tarfile.open(archive).getnames()}
+        with tarfile.open(archive) as opened:
+            names = {name.partition("/")[2] for name in opened.getnames()}
     assert len(DATA) > 50 and not set(DATA) - names
