@@ -2,135 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
+from typing import Any
 
-from hf_condense.config import check, choices, nearest, setting_fields
-from hf_condense.errors import CondensationError, ConfigError
-from hf_condense.methods import list_methods, sections_of
+from hf_condense.cli_parser import COMMAS, STAGES, build_parser, refuse_rest, short_names
+from hf_condense.config import check
+from hf_condense.errors import CondensationError
+from hf_condense.methods import list_methods
 from hf_condense.methods.registry import METHODS
-
-STAGES = {
-    "run": "all stages: squeeze, condense, relabel, evaluate, write the dataset",
-    "squeeze": "train or load the pool of networks",
-    "pool": "make weak models from one base model, and keep them for later runs",
-    "condense": "up to the synthetic images",
-    "relabel": "up to the soft labels",
-    "evaluate": "up to the scores",
-}
-
-
-LONGEST_DEFAULT = 24  # characters; a longer one says less than it takes away
-COMMAS = "check the path; several values of one setting are written with commas: --regimes hard,stored"
-
-
-def build_parser(
-    command: str | None = None, method: str | None = None, base_method: str | None = None
-) -> argparse.ArgumentParser:
-    """The parser; flags of one command (and of one method) only when they are asked for."""
-    parser = argparse.ArgumentParser(
-        prog="hf-condense", allow_abbrev=False,
-        description="Dataset condensation: from an image dataset to a small one that trains almost as well.",
-        epilog="Run the same command again to resume. `hf-condense run --method NAME --help` lists a method's settings.",
-    )  # fmt: skip
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, help_text in STAGES.items():
-        sub = commands.add_parser(name, help=help_text, allow_abbrev=False, description=help_text)
-        if name == command:
-            add_settings(sub, method, base_method)
-            sub.epilog = "A preset of the dataset goes over defaults."
-            if name == "pool":
-                sub.epilog += " --kind and --size are short for --pool_kind and --pool_size."
-    inspect = commands.add_parser("inspect", help="what a distilled dataset is, where it came from, what it needs")
-    inspect.add_argument("dataset", help="folder or Hub id of a distilled dataset, or a run folder")
-    inspect.add_argument("--revision", help="branch, tag or commit of a Hub id")
-    inspect.add_argument("--json", action="store_true", dest="as_json", help="machine-readable")
-    push = commands.add_parser("push", help="publish the dataset of a finished run on the Hub", allow_abbrev=False)
-    push.add_argument("run_folder", help="run folder, or a folder with a distilled dataset")
-    push.add_argument("repo_id", metavar="REPO", help="owner/name of the dataset repository")
-    push.add_argument("--private", action="store_true", default=None, help="make it private")
-    push.add_argument("--public", action="store_true", help="publish openly, whatever the terms of the source")
-    push.add_argument("--create_pr", action="store_true", help="open a pull request instead")
-    push.add_argument("--revision", help="branch to push to")
-    push.add_argument("--dry_run", action="store_true", help="only say what would go up, and its size")
-    push.add_argument("--push_models", action="store_true", help="send the run's networks too, to <REPO>-<model>")
-    again = commands.add_parser(
-        "reproduce", help="run the recorded recipe again and say where the result differs", allow_abbrev=False,
-        description="Exit code 1 says that something differs.",
-    )  # fmt: skip
-    again.add_argument("dataset", help="folder or Hub id of a distilled dataset, or a run folder")
-    again.add_argument("--output_dir", help="run folder; runs/reproduce-<name> where not said")
-    again.add_argument("--revision", help="branch, tag or commit of a Hub id")
-    for name in ("dataset", "base_model", "students", "pool_folder", "expert_folder"):  # no record names a folder
-        again.add_argument(
-            f"--{name}", dest=f"own_{name}", help=f"where the recorded {name} lies here, if it was a folder"
-        )
-    take = commands.add_parser("import", help="take over a distilled set that others published", allow_abbrev=False)
-    take.add_argument("kind", choices=("folder", "parquet", "tensors"), help="images by class, a table, or torch.save")
-    take.add_argument("path", help="file or folder; for parquet also a Hub id")
-    take.add_argument("--output_dir", required=True, help="the folder that it becomes")
-    take.add_argument("--dataset", required=True, help="what it was made from: short name, Hub id or folder")
-    take.add_argument("--method", choices=list_methods(), help="method it was made with, for the card")
-    take.add_argument("--soft_labels", help="official folder epoch_*/batch_*.tar with labels of these images")
-    take.add_argument("--class_names", help="file with the dataset's class names, one a line; it is then not opened")
-    take.add_argument(
-        "--pixels", choices=("normalised", "unit"), default="normalised",
-        help="what tensors hold: pixels normalised with the dataset's mean and std, or in [0, 1]",
-    )  # fmt: skip
-    take.add_argument("--revision", help="branch, tag or commit of a Hub id")
-    commands.add_parser("methods", help="list the methods")
-    return parser
-
-
-def add_settings(parser: argparse.ArgumentParser, method: str | None, base_method: str | None) -> None:
-    """One flag a setting; what is not given stays absent, so that presets and files can speak."""
-    parser.add_argument("run_folder", nargs="?", help="go on with this run folder and its config.yaml")
-    parser.add_argument("--config", help="YAML file with settings; flags go over it", default=argparse.SUPPRESS)
-    sections = sections_of(method, base_method)
-    groups = {
-        s: parser.add_argument_group(f"{s} settings" if s != "method" else f"{method} settings") for s in sections
-    }
-    for name, (section, f) in setting_fields(sections).items():
-        allowed = choices(sections[section], name)
-        help_text = f.metadata.get("help", "")
-        if allowed:
-            help_text += f" ({' | '.join(str(a) for a in allowed if a is not None)})"
-        default = ",".join(map(str, f.default)) if isinstance(f.default, tuple) else str(f.default)
-        if f.default is not None and 0 < len(default) <= LONGEST_DEFAULT:
-            help_text += f" (default {default.lower() if isinstance(f.default, bool) else default})"
-        optional_value = {"nargs": "?", "const": "true"} if f.type in ("bool", "bool | None") else {}
-        groups[section].add_argument(
-            f"--{name}",
-            default=argparse.SUPPRESS,
-            metavar="true|false" if optional_value else "a,b,c" if f.type.startswith("tuple") else "VALUE",
-            help=help_text.replace("%", "%%"),
-            **optional_value,
-        )
-
-
-def refuse_rest(rest: list[str], method: str | None, base_method: str | None) -> None:
-    """Raises ConfigError for arguments that the parser does not know, with the one that was probably meant."""
-    if not rest:
-        return
-    flag = next((a.partition("=")[0] for a in rest if a.startswith("--")), None)
-    check(flag is not None, "arguments", rest[0], "one run folder", COMMAS)
-    name = flag.removeprefix("--")
-    own = [m for m in list_methods() if name in setting_fields(sections_of(m, None))] if method is None else []
-    step = f"it is a setting of a method ({', '.join(own)}): say --method"
-    check(not own, "arguments", flag, "settings of a run", step)
-    known = list(setting_fields(sections_of(method, base_method)))
-    raise ConfigError("arguments", flag, f"settings of {method or 'a run'}", nearest(name, known))
-
-
-def short_names(arguments: list[str]) -> list[str]:
-    """The arguments of `pool` with its settings' short names, --kind and --size, written out."""
-    full = {"--kind": "--pool_kind", "--size": "--pool_size"}
-    return [full.get(name, name) + equals + value for name, equals, value in (a.partition("=") for a in arguments)]
 
 
 def pool_run(given: dict) -> dict:
@@ -191,12 +76,10 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
         if command in STAGES:
             found, rest = parser.parse_known_args(arguments)
             refuse_rest(rest, method, base)
-            given = vars(found)
-        else:
-            given = vars(parser.parse_args(arguments))
-        command = given.pop("command")
+            return run(found.command, method, base, vars(found))
+        given = vars(parser.parse_args(arguments))
         others = {"methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set}
-        return others[command](**given) if command in others else run(command, given)
+        return others[given.pop("command")](**given)
     except CondensationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -205,21 +88,47 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
         return 130
 
 
-def run(command: str, given: dict) -> int:
-    """Runs the stages up to `command`."""
-    show_messages()
-    from hf_condense.trainer import CondensationTrainer
-
-    folder = given.pop("run_folder", None)
+def run(command: str, method: str | None, base_method: str | None, arguments: dict[str, Any]) -> int:
+    """Runs the stages up to `command`, or prints their help, or their settings and what they are expected to cost."""
+    apart = ("command", "run_folder", "help", "help_all", "dry_run")
+    folder, short, everything, dry = (arguments[name] for name in apart[1:])
+    given = {name: value for name, value in arguments.items() if name not in apart}
     if folder is not None:
         kept = os.path.join(folder, "config.yaml")
         there = "config" in given or os.path.isfile(kept)
         check(there, "run folder", folder, "a folder with the config.yaml of a run that was started", COMMAS)
         given = {"config": kept, "output_dir": folder, **given}
+    if short or everything:
+        from hf_condense.cli_help import help_page
+
+        print(help_page(command, method, base_method, given, everything))
+        return 0
+    named = method is not None or command in ("pool", "squeeze")  # those train networks, for any method
+    check(named, "method", method, ", ".join(list_methods()), "say which one: --method NAME")
+    show_messages()
     if command == "pool":
         given = pool_run(given)
+    if dry:
+        return show_plan(given)
+    from hf_condense.trainer import CondensationTrainer
+
+    getattr(CondensationTrainer(**given), command)()
+    return 0
+
+
+def show_plan(given: dict) -> int:
+    """Prints the resolved settings and the expected cost; leaves no run folder behind."""
+    from hf_condense import estimate
+    from hf_condense.cli_help import resolved_text
+    from hf_condense.trainer import CondensationTrainer
+
+    before = os.path.isdir(given.get("output_dir") or "")
     trainer = CondensationTrainer(**given)
-    getattr(trainer, command)()
+    print(resolved_text(trainer.config), flush=True)
+    estimate.announce(trainer)
+    if not before:
+        with suppress(OSError):  # the folder of a run that was started is not empty, and stays
+            trainer.folder.rmdir()
     return 0
 
 

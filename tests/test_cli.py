@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -14,7 +15,11 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
+from hf_condense import __version__
 from hf_condense.cli import main, recipe
+from hf_condense.config import setting_fields
+from hf_condense.methods import list_methods, sections_of
+from hf_condense.run.resolve import read_yaml
 
 ROOT = Path(__file__).parents[1]
 TINY = "--ipc 2 --max_per_class 12 --max-test 40 --base_model convnet_d1 --squeeze_epochs 2 --patience_top1 0".split()
@@ -125,9 +130,9 @@ def test_bad_input_is_one_clear_line(arguments, message, tmp_path, capsys):
         ("--iterations 5", "'--iterations' .*a setting of a method (.*, edc, .*): say --method"),
         ("--regimes hard stored", "run folder: 'stored' .*with commas: --regimes hard,stored"),
         ("one two", "arguments: 'two' .*one run folder"),
-        ("--quick maybe", "quick: 'maybe' .*Next: write --quick true or --quick false"),
-        ("--prior_epochs 1,two", "prior_epochs: .*with commas between its values"),
-        ("--protocol smal", "such as small, .*did you mean small"),
+        ("--method edc --quick maybe", "quick: 'maybe' .*Next: write --quick true or --quick false"),
+        ("--method edc --prior_epochs 1,two", "prior_epochs: .*with commas between its values"),
+        ("--method edc --protocol smal", "such as small, .*did you mean small"),
     ],
 )
 def test_a_slip_of_the_keyboard_gets_a_hint(arguments, message, tmp_path, capsys, monkeypatch):
@@ -161,13 +166,92 @@ def test_a_truncated_parquet_is_named(tmp_path, capsys):
     assert "Traceback" not in capsys.readouterr().err and not (tmp_path / "run" / "shards").exists()
 
 
-def test_help_is_quick_and_lists_a_methods_settings(capsys):
-    with pytest.raises(SystemExit):
-        main(["run", "--method", "edc", "--help"])
-    said = capsys.readouterr().out
-    assert "--flatness_weight" in said and "--dataset" in said and "(paper | official)" in said
-    assert "--regimes a,b,c" in said and "[true|false]" in said and "per class (default 10)" in " ".join(said.split())
-    assert main(["methods"]) == 0 and "edc" in capsys.readouterr().out
+def shown(capsys, *arguments: str) -> list[str]:
+    """The lines that a command prints when all goes well."""
+    assert main(arguments) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("method", list_methods())
+def test_help_of_a_method_fits_a_screen(method, capsys):
+    lines = shown(capsys, "run", "--method", method, "--help")
+    assert 20 <= len(lines) <= 40 and max(map(len, lines)) <= 119
+    said = "\n".join(lines)
+    for part in ("--dataset NAME|FOLDER", "--ipc N", "--quick true|false", "--dry_run", "--help_all"):
+        assert part in said
+    fields = sections_of(method, None)["method"].__dataclass_fields__
+    title = re.search(rf"^{method} settings( \((\d+) of (\d+)\))?:", said, re.M)
+    assert bool(title) == bool(fields)
+    if title and title[1]:
+        assert int(title[3]) == len(fields) and int(title[2]) >= 15
+
+
+def test_help_of_a_method_begins_with_its_own_settings(capsys):
+    lines = shown(capsys, "run", "--method", "pdd", "--base_method", "mtt", "--help")
+    first = lines.index(next(line for line in lines if line.startswith("pdd settings"))) + 1
+    assert "--base_method NAME" in lines[first] and "--stages N" in lines[first + 1]
+
+
+def test_help_all_lists_every_setting_in_full(capsys):
+    said = "\n".join(shown(capsys, "run", "--method", "edc", "--help-all"))
+    for name in setting_fields(sections_of("edc", None)):
+        assert f"\n  --{name} " in said
+    assert "full (fp16" in said and "none, full, int8, pruned, packed, virtual" in " ".join(said.split())
+    assert "(a few views an image, the largest logits), virtual (none:" in " ".join(said.split())
+
+
+def test_help_with_a_dataset_shows_values_and_their_source(capsys):
+    lines = shown(capsys, "run", "--method", "edc", "--dataset", "cifar10", "--seed", "7", "--help")
+    assert any("preset edc/cifar10" in line for line in lines)
+
+    def row(name: str) -> str:
+        return " ".join(next(line for line in lines if f"--{name} " in line).split())
+
+    assert row("iterations").startswith("--iterations N 75 [published] optimiser steps")
+    assert row("seed").startswith("--seed N 7 [flag]") and row("ipc").startswith("--ipc N 10 synthetic")
+    assert len(lines) <= 40
+
+
+def test_help_says_what_it_cannot_resolve(tmp_path, capsys):
+    said = "\n".join(shown(capsys, "run", "--method", "edc", "--dataset", str(tmp_path / "pets"), "--help"))
+    assert "no preset is made for" in said and "--dry_run" in said
+    said = "\n".join(shown(capsys, "run", "--method", "edc", "--dataset", "digits", "--ipc", "0", "--help"))
+    assert "because of an error" in said and "ipc" in said
+
+
+def test_help_of_other_commands_shows_their_section(capsys):
+    assert "--pool_kind" in "\n".join(shown(capsys, "pool", "--help"))
+    assert "--squeeze_epochs N" in "\n".join(shown(capsys, "squeeze", "-h"))
+    assert "edc" in "\n".join(shown(capsys, "methods"))
+
+
+def test_a_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    given = ["--method", "edc", "--dataset", "digits", "--output_dir", str(tmp_path / "run"), *TINY]
+    lines = shown(capsys, "run", "--dry-run", *given)
+    assert "  squeeze_epochs: 2  # flag" in lines and "  seed: 0" in lines
+    assert any(re.fullmatch(r"  squeeze_lr: 0.05  # preset edc/digits, \w+", line) for line in lines)
+    assert "estimate on this machine" in caplog.text and "together about" in caplog.text
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "again.yaml").write_text("\n".join(lines))
+    again = read_yaml(str(tmp_path / "again.yaml"))
+    assert again["method"] == "edc" and again["squeeze_epochs"] == 2 and again["students"] == ["convnet_d1"]
+    assert set(again) == set(setting_fields(sections_of("edc", None)))
+
+
+@pytest.mark.parametrize("command", ["run", "condense", "relabel", "evaluate"])
+def test_a_run_without_a_method_is_refused(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "--dataset", "digits"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: method") and "edc" in said and "--method NAME" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"hf-condense {__version__}\n"
 
 
 def test_the_installed_command_answers_in_about_a_second():

@@ -1,4 +1,4 @@
-"""The card of a published network: facts in, Markdown out. The texts are templates in `model_cards/`."""
+"""The card of a published network: facts in, Markdown out. The texts are templates in `models/cards/`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_condense.data.licenses import license_keys
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-TEMPLATES = Path(__file__).resolve().parent.parent / "model_cards"
+TEMPLATES = Path(__file__).resolve().parent / "cards"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ModelCardFacts:
 
 
 def render(facts: ModelCardFacts, template: str = "base_model", **more: Any) -> str:
-    """The card as Markdown with its YAML head, from `model_cards/<template>.md.jinja`; `more` is for that template."""
+    """The card as Markdown with its YAML head, from `models/cards/<template>.md.jinja`; `more` is for that template."""
     shown = {
         "title": public_name(facts.name), "started_from": public_name(facts.source["id"]), "hub_id": _hub_id(facts),
         "licensed": licensed(facts.license),
