@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "hf_condense"
 LEVEL = {
     "errors": 0, "files": 0, "snapshots": 0, "config": 0, "progress": 0, "memory": 0, "precision": 0,
     "data": 1, "models": 2, "objectives": 3, "selection": 3, "methods": 4, "labels": 4,
-    "resolve": 5, "stages": 5, "engine": 5, "evaluation": 5, "hub": 5, "estimate": 6, "report": 6, "run_stages": 6, "scored_rows": 6, "preflight": 6, "publishing": 6, "trainer": 7, "reproduction": 8, "cli": 9, "__main__": 9,
+    "resolve": 5, "stages": 5, "engine": 5, "evaluation": 5, "hub": 5, "leaderboard": 6, "estimate": 6, "report": 6, "run_stages": 6, "scored_rows": 6, "preflight": 6, "publishing": 6, "trainer": 7, "reproduction": 8, "cli": 9, "__main__": 9,
 }  # fmt: skip
 
 
