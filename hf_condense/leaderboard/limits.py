@@ -6,8 +6,8 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType
@@ -22,6 +22,7 @@ MAX_DEPTH = 8
 MAX_NUMBERS = 2_000
 MAX_STRING = 300
 MAX_DIGITS = 15  # of a whole number: exact in every reader of JSON
+_NUMBERS = re.compile(r"-?\d[\d.eE+-]*")
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _URL = re.compile(r"https://[a-z0-9.-]+(?::\d+)?(?:/[\w\-./~%?#&=+,;:@!()]*)?", re.IGNORECASE | re.ASCII)
 
@@ -66,19 +67,18 @@ def parse(data: bytes, name: str, limit: int = MAX_BYTES) -> Any:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         refuse(f"{name}: encoding", str(error), "UTF-8")
-    depth = _depth(text)
+    bare = _STRINGS.sub("", text)
+    depth = _depth(bare)
     need(depth <= MAX_DEPTH, f"{name}: depth", depth, f"at most {MAX_DEPTH} levels")
-    numbers = 0
-
-    def number(spelled: str) -> int | float:
-        nonlocal numbers
-        numbers += 1
-        need(numbers <= MAX_NUMBERS, f"{name}: numbers", f"over {MAX_NUMBERS}", f"at most {MAX_NUMBERS} numbers")
+    numbers = _NUMBERS.findall(bare)
+    need(len(numbers) <= MAX_NUMBERS, f"{name}: numbers", f"over {MAX_NUMBERS}", f"at most {MAX_NUMBERS} numbers")
+    for spelled in numbers if len(max(numbers, key=len, default="")) > MAX_DIGITS else ():
         whole = spelled.lstrip("-").isdigit()
         need(not whole or len(spelled) <= MAX_DIGITS, f"{name}: number", spelled, f"at most {MAX_DIGITS} digits")
-        value = int(spelled) if whole else float(spelled)
-        need(math.isfinite(value), f"{name}: number", spelled, "a finite number")
-        return value
+
+    def decimal(spelled: str) -> float:
+        need(math.isfinite(float(spelled)), f"{name}: number", spelled, "a finite number")
+        return float(spelled)
 
     def constant(spelled: str) -> NoReturn:
         refuse(f"{name}: number", spelled, "a finite number (JSON has no NaN and no Infinity)")
@@ -91,17 +91,15 @@ def parse(data: bytes, name: str, limit: int = MAX_BYTES) -> Any:
         return found
 
     try:
-        return json.loads(
-            text, parse_int=number, parse_float=number, parse_constant=constant, object_pairs_hook=distinct
-        )
+        return json.loads(text, parse_float=decimal, parse_constant=constant, object_pairs_hook=distinct)
     except (json.JSONDecodeError, RecursionError) as error:
         refuse(f"{name}: JSON", str(error), "one JSON object")
 
 
-def _depth(text: str) -> int:
-    """Deepest nesting, by counting brackets outside of strings."""
+def _depth(bare: str) -> int:
+    """Deepest nesting of JSON without its strings, by counting brackets."""
     depth = deepest = 0
-    for bracket in re.findall(r"[\[\]{}]", _STRINGS.sub("", text)):
+    for bracket in re.findall(r"[\[\]{}]", bare):
         depth += 1 if bracket in "[{" else -1
         deepest = max(deepest, depth)
     return deepest
@@ -110,6 +108,8 @@ def _depth(text: str) -> int:
 def clean_text(value: str, field: str) -> None:
     """Refuses strings that are long, not in NFC, or hold control, bidirectional or unassigned characters."""
     need(len(value) <= MAX_STRING, field, value, f"at most {MAX_STRING} characters")
+    if value.isascii() and value.isprintable():
+        return
     for character in value:
         kind = unicodedata.category(character)
         need(
@@ -124,11 +124,6 @@ def clean_url(value: str, field: str) -> None:
     need(_URL.fullmatch(value) is not None, field, value, "an https:// address")
 
 
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
 def build(kind: type[T], value: Any, field: str) -> T:
     """A value of the annotated type `kind` from parsed JSON: dataclasses, tuples, dicts, unions with None, literals.
 
@@ -140,59 +135,104 @@ def build(kind: type[T], value: Any, field: str) -> T:
     Raises:
         ArtefactError: anything else than the type asks for; `field` names the place.
     """
+    return _reader(kind)(value, field)
+
+
+Reader = Callable[[Any, str], Any]
+
+
+@cache
+def _reader(kind: Any) -> Reader:
+    """What reads values of a type; found once a type, because a board reads millions of them."""
     if is_dataclass(kind):
-        return _build_dataclass(kind, value, field)
+        return _dataclass(kind, {name: _reader(hint) for name, hint in get_type_hints(kind).items()})
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
-        need(any(value is a or (type(value) is type(a) and value == a) for a in inner), field, value,
-             " or ".join(map(repr, inner)))  # fmt: skip
-        return value
+        return _literal(inner)
     if origin is tuple:
-        need(isinstance(value, list), field, value, "a list")
-        return tuple(build(inner[0], entry, f"{field}[{i}]") for i, entry in enumerate(value))
+        return _tuple(inner[0])
     if origin is dict:
+        return _dict(inner[1])
+    if NoneType in inner:
+        read = _reader(next(a for a in inner if a is not NoneType))
+        return lambda value, field: None if value is None else read(value, field)
+    if kind is Any:
+        return _free
+    return _scalar(kind)
+
+
+def _dataclass(kind: type, readers: dict[str, Reader]) -> Reader:
+    def read(value: Any, field: str) -> Any:
+        need(isinstance(value, dict), field, value, "an object")
+        if value.keys() != readers.keys():
+            for name in value:
+                need(name in readers, f"{field}.{name}" if name.isidentifier() else f"{field} key", name,
+                     f"one of {', '.join(sorted(readers))}")  # fmt: skip
+            refuse(f"{field}.{min(readers.keys() - value)}", "missing", "a value for every field")
+        built = {name: readers[name](entry, f"{field}.{name}") for name, entry in value.items()}
+        try:
+            return kind(**built)
+        except CondensationError as error:
+            refuse(f"{field}.{error.field}", error.value, error.allowed)
+
+    return read
+
+
+def _literal(allowed: tuple[Any, ...]) -> Reader:
+    def read(value: Any, field: str) -> Any:
+        known = any(value is a or (type(value) is type(a) and value == a) for a in allowed)
+        need(known, field, value, " or ".join(map(repr, allowed)))
+        return value
+
+    return read
+
+
+def _tuple(kind: type) -> Reader:
+    entry_of = _reader(kind)
+
+    def read(value: Any, field: str) -> tuple[Any, ...]:
+        need(isinstance(value, list), field, value, "a list")
+        if kind in (int, float) and set(map(type, value)) <= {kind}:
+            return tuple(value)  # the same as below, without a call for each count
+        return tuple(entry_of(entry, f"{field}[{i}]") for i, entry in enumerate(value))
+
+    return read
+
+
+def _dict(kind: type) -> Reader:
+    entry_of = _reader(kind)
+
+    def read(value: Any, field: str) -> dict[str, Any]:
         need(isinstance(value, dict), field, value, "an object")
         for key in value:
             clean_text(key, f"{field} key")
-        return {key: build(inner[1], entry, f"{field}.{key}") for key, entry in value.items()}
-    if NoneType in inner:
-        return None if value is None else build(next(a for a in inner if a is not NoneType), value, field)
-    if kind is Any:
-        return _build_free(value, field)
-    if kind is float:
-        need(type(value) in (int, float), field, value, "a number")
-        return float(value)
-    names = {int: "a whole number", str: "a string", bool: "true or false"}
-    need(type(value) is kind, field, value, names[kind])
-    if kind is str:
-        clean_text(value, field)
-    return value
+        return {key: entry_of(entry, f"{field}.{key}") for key, entry in value.items()}
+
+    return read
 
 
-def _build_dataclass(kind: type[T], value: Any, field: str) -> T:
-    need(isinstance(value, dict), field, value, "an object")
-    known = {f.name for f in fields(kind)}
-    for name in value:
-        need(name in known, f"{field}.{name}" if name.isidentifier() else f"{field} key", name,
-             f"one of {', '.join(sorted(known))}")  # fmt: skip
-    for name in sorted(known - value.keys()):
-        refuse(f"{field}.{name}", "missing", "a value for every field")
-    built = {name: build(_hints(kind)[name], value[name], f"{field}.{name}") for name in value}
-    try:
-        return kind(**built)
-    except CondensationError as error:
-        refuse(f"{field}.{error.field}", error.value, error.allowed)
+def _scalar(kind: type) -> Reader:
+    names = {int: "a whole number", str: "a string", bool: "true or false", float: "a number"}
+    types = (int, float) if kind is float else (kind,)
+
+    def read(value: Any, field: str) -> Any:
+        need(type(value) in types, field, value, names[kind])
+        if kind is str:
+            clean_text(value, field)
+        return float(value) if kind is float else value
+
+    return read
 
 
-def _build_free(value: Any, field: str) -> Any:
+def _free(value: Any, field: str) -> Any:
     """A value of free form: strings are clean, numbers were checked by `parse`."""
     if isinstance(value, str):
         clean_text(value, field)
     elif isinstance(value, list):
         for i, entry in enumerate(value):
-            _build_free(entry, f"{field}[{i}]")
+            _free(entry, f"{field}[{i}]")
     elif isinstance(value, dict):
         for key, entry in value.items():
             clean_text(key, f"{field} key")
-            _build_free(entry, f"{field}.{key}")
+            _free(entry, f"{field}.{key}")
     return value
