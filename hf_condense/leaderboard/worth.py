@@ -13,7 +13,7 @@ from hf_condense.data.randomness import Key
 
 RESAMPLES = 2000
 ROUNDING = 1e-12  # of accuracies: means of equal runs may differ in the last bit
-_BLOCK = 64  # rows at once
+_BLOCK = 32  # rows whose resamples fit the processor's cache together
 FLAT = 10.0  # an interval wider than this factor says nothing
 
 
@@ -116,14 +116,47 @@ class Ladder:
         runs = np.atleast_2d(np.asarray(runs, dtype=np.float64))
         n = runs.shape[1]
         places = (self.key / "runs" / n).numpy().integers(n, size=(self.resamples, n))
+        shares = np.stack([np.bincount(row, minlength=n) for row in places], 1) / n
         value, censored = inverse(self.log_ipc, self.fit, runs.mean(1))
         log_ipc = np.empty((2, len(runs)))
+        order = np.argsort(runs.mean(1), kind="stable")  # rows of a block then lie between the same few rungs
         for start in range(0, len(runs), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            drawn, _ = inverse(self.log_ipc, self.fits, runs[block][:, places].mean(-1))
-            log_ipc[:, block] = np.quantile(drawn, [0.025, 0.975], axis=1)
+            block = order[start : start + _BLOCK]
+            log_ipc[:, block] = self._bounds(runs[block], shares)
         value, low, high = (np.exp(v) / ipc for v in (value, *log_ipc))
         return Worth(value, low, high, censored, high / low > FLAT)
+
+    def _bounds(self, runs: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """2.5 % and 97.5 % quantiles [2, m] of the log IPC that the drawn curves reach at the drawn means.
+
+        The same as `inverse` of each, as a sum over the stretches between rungs: how much of each has been passed.
+
+        Args:
+            shares: [n, resamples], of each run in a drawn mean.
+        """
+        runs, shares, fits = (v.astype(np.float32) for v in (runs, shares, self.fits))  # half the time, error 1e-6
+        means, part = (np.zeros((len(runs), self.resamples), np.float32) for _ in range(2))
+        for i, share in enumerate(shares):
+            means += np.multiply(runs[:, i, None], share, out=part)
+        least, most = means.min(), means.max()
+        place = np.full_like(means, self.log_ipc[0])
+        for j in range(len(self.log_ipc) - 1):
+            low, high, length = fits[:, j], fits[:, j + 1], np.float32(self.log_ipc[j + 1] - self.log_ipc[j])
+            if high.max() < least:
+                place += length
+            elif low.min() <= most:
+                passed = np.subtract(means, low, out=part)
+                passed /= np.where(high > low, high - low, np.float32(1))
+                level = np.nonzero(high == low)[0]
+                at = means[:, level]
+                passed[:, level] = ((at > low[level]).astype(float) + (at >= low[level])) / 2
+                np.minimum(np.maximum(passed, 0, out=passed), 1, out=passed)
+                passed *= length
+                place += passed
+        place.sort(axis=1)
+        at = np.array([0.025, 0.975]) * (self.resamples - 1)
+        left = at.astype(int)
+        return (place[:, left] + (at - left) * (place[:, left + 1] - place[:, left])).T
 
 
 @dataclass(frozen=True)
