@@ -23,7 +23,7 @@ MAX_NUMBERS = 2_000
 MAX_STRING = 300
 MAX_DIGITS = 15  # of a whole number: exact in every reader of JSON
 _NUMBERS = re.compile(r"-?\d[\d.eE+-]*")
-_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _URL = re.compile(r"https://[a-z0-9.-]+(?::\d+)?(?:/[\w\-./~%?#&=+,;:@!()]*)?", re.IGNORECASE | re.ASCII)
 
 
@@ -72,13 +72,11 @@ def parse(data: bytes, name: str, limit: int = MAX_BYTES) -> Any:
     need(depth <= MAX_DEPTH, f"{name}: depth", depth, f"at most {MAX_DEPTH} levels")
     numbers = _NUMBERS.findall(bare)
     need(len(numbers) <= MAX_NUMBERS, f"{name}: numbers", f"over {MAX_NUMBERS}", f"at most {MAX_NUMBERS} numbers")
-    for spelled in numbers if len(max(numbers, key=len, default="")) > MAX_DIGITS else ():
-        whole = spelled.lstrip("-").isdigit()
-        need(not whole or len(spelled) <= MAX_DIGITS, f"{name}: number", spelled, f"at most {MAX_DIGITS} digits")
-
-    def decimal(spelled: str) -> float:
-        need(math.isfinite(float(spelled)), f"{name}: number", spelled, "a finite number")
-        return float(spelled)
+    for spelled in numbers:
+        if len(spelled) > MAX_DIGITS or "e" in spelled or "E" in spelled:
+            whole = spelled.lstrip("-").isdigit()
+            need(not whole or len(spelled) <= MAX_DIGITS, f"{name}: number", spelled, f"at most {MAX_DIGITS} digits")
+            need(not math.isinf(_as_float(spelled)), f"{name}: number", spelled, "a finite number")
 
     def constant(spelled: str) -> NoReturn:
         refuse(f"{name}: number", spelled, "a finite number (JSON has no NaN and no Infinity)")
@@ -91,7 +89,7 @@ def parse(data: bytes, name: str, limit: int = MAX_BYTES) -> Any:
         return found
 
     try:
-        return json.loads(text, parse_float=decimal, parse_constant=constant, object_pairs_hook=distinct)
+        return json.loads(text, parse_constant=constant, object_pairs_hook=distinct)
     except (json.JSONDecodeError, RecursionError) as error:
         refuse(f"{name}: JSON", str(error), "one JSON object")
 
@@ -103,6 +101,13 @@ def _depth(bare: str) -> int:
         depth += 1 if bracket in "[{" else -1
         deepest = max(deepest, depth)
     return deepest
+
+
+def _as_float(spelled: str) -> float:
+    try:
+        return float(spelled)
+    except ValueError:  # not a number either: the parser says where
+        return 0.0
 
 
 def clean_text(value: str, field: str) -> None:
