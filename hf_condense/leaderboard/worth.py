@@ -116,7 +116,7 @@ class Ladder:
         runs = np.atleast_2d(np.asarray(runs, dtype=np.float64))
         n = runs.shape[1]
         places = (self.key / "runs" / n).numpy().integers(n, size=(self.resamples, n))
-        shares = np.stack([np.bincount(row, minlength=n) for row in places], 1) / n
+        shares = (places == np.arange(n)[:, None, None]).mean(2)
         value, censored = inverse(self.log_ipc, self.fit, runs.mean(1))
         log_ipc = np.empty((2, len(runs)))
         order = np.argsort(runs.mean(1), kind="stable")  # rows of a block then lie between the same few rungs
