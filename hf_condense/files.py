@@ -10,7 +10,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def canonical_json(value: Any) -> str:
 
     def plain(x: Any) -> Any:
         if is_dataclass(x) and not isinstance(x, type):
-            return asdict(x)
+            return {f.name: getattr(x, f.name) for f in fields(x)}  # values inside come here in turn
         if isinstance(x, Path):
             return str(x)
         raise TypeError(f"{type(x).__name__} has no canonical JSON form")

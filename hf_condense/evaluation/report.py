@@ -39,6 +39,7 @@ class ScoreTable:
         baseline: row that differences are taken to, or None.
         teacher_top1: accuracy of the teacher on the test images, or None.
         notes: remarks by row.
+        predictions: file of each cell's predictions, beside the score; not written with the table.
     """
 
     cells: list[dict]
@@ -46,6 +47,7 @@ class ScoreTable:
     baseline: str | None = None
     teacher_top1: float | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    predictions: list[Path] = field(default_factory=list)
 
     def top1(self, row: str, student: str, regime: str, value: str = "top1") -> dict[int, float]:
         """seed -> accuracy of one row; empty where it was not scored."""

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from hf_condense.errors import ConfigError
 from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.students import train_student, validation_images
-from hf_condense.files import fingerprint, read_json, write_json
+from hf_condense.files import atomic_path, fingerprint, read_json, write_json
 from hf_condense.labels.formats import store_format
 from hf_condense.labels.store import LabelStore, write_store
 from hf_condense.labels.teacher import Ensemble
@@ -125,7 +126,8 @@ def score(
         seeds: how many, or which.
         ipc: training images per class of the sets.
         test_images, test_labels: uint8 [M, C, S, S] and int64 [M]; read only to score finished students.
-        scores_folder: gets `scores.json`, `scores.md`, `cells/` (a file a student), `stores/` and unfinished `states/`.
+        scores_folder: gets `scores.json`, `scores.md`, `cells/` (a file a student), `predictions/`, `stores/` and unfinished
+            `states/`.
         teacher: makes the labels of the regimes "stored" and "online"; its accuracy is reported.
         baseline: the row that differences are taken to, where it exists.
         label_settings: of stores that have to be made: full ones of the training's epochs where not said.
@@ -161,7 +163,8 @@ def score(
     found = baseline if baseline in sets else None
     notes = {name: row[0].note for name, row in sets.items() if row[0].note}
     students_scored = [read_json(grid.path(cell)) for cell in cells]
-    table = ScoreTable(students_scored, asdict(protocol), found, grid.teacher_top1(), notes)
+    files = [grid.predictions_path(cell) for cell in cells]
+    table = ScoreTable(students_scored, asdict(protocol), found, grid.teacher_top1(), notes, files)
     if grid.rank == 0:
         table.save(scores_folder)
     return table
@@ -258,6 +261,10 @@ class _Grid:
         name = f"{cell.row}-{cell.student.rsplit('/', 1)[-1]}-{cell.regime}-{cell.seed}-{identity}.json"
         return self.folder / "cells" / name.replace(" ", "_").replace("/", "_")
 
+    def predictions_path(self, cell: Cell) -> Path:
+        """uint8 or uint16 [M], beside the score."""
+        return self.folder / "predictions" / f"{self.path(cell).stem}.npy"
+
     def train(self, cells: list[Cell]) -> None:
         """Trains this process's share of what is not there yet."""
         with Progress("students", len(cells), show=self.rank == 0) as progress:
@@ -281,7 +288,13 @@ class _Grid:
             rates=found.rates, soft=found.soft, whitening=self.whitening, **self.settings,
         )  # fmt: skip
         costs = {"image_bytes": found.bytes, "label_bytes": self._label_bytes(found, cell.regime)}
-        write_json(path, asdict(cell) | asdict(result) | costs | {"images": len(found.images)})
+        facts = asdict(result)
+        predictions = facts.pop("predictions")
+        with atomic_path(self.predictions_path(cell)) as temporary, open(temporary, "wb") as file:
+            np.save(file, predictions)
+        write_json(
+            path, asdict(cell) | facts | costs | {"images": len(found.images)}
+        )  # last: it says that all is there
         shutil.rmtree(state, ignore_errors=True)
 
     def _label_bytes(self, found: ImageSet, regime: str) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from hf_condense.labels.teacher import Ensemble
 from hf_condense.labels.views import slices, view_batches
 from hf_condense.memory import peak_bytes, reset_peak
 from hf_condense.models.loading import load_untrained
-from hf_condense.models.training import Batch, FitRecipe, FitResult, evaluate_top1, fit
+from hf_condense.models.training import Batch, FitRecipe, FitResult, fit, predict
 from hf_condense.progress import Progress
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class StudentResult:
         online_top1: of the weights themselves; ema_top1: of the averaged ones, or None.
         best_top1: largest over the looks at the test set that the source of the protocol takes, or None. Optimistic.
         steps: optimiser steps. seconds: of training alone. peak_memory: bytes.
+        predictions: uint8 [M] (uint16 above 256 classes), the class that the scored student sees in each test image.
     """
 
     top1: float
@@ -56,6 +58,7 @@ class StudentResult:
     steps: int
     seconds: float
     peak_memory: int
+    predictions: np.ndarray = field(repr=False, compare=False)
 
 
 def train_student(
@@ -122,7 +125,14 @@ def train_student(
         key=key / "init", whitening=whitening if protocol.zca else None,
     ).to(device)  # fmt: skip
     shown = validation_images(test_images, size, protocol.val_resize)
-    score = _scorer(shown, test_labels, device, size)
+    right = torch.as_tensor(test_labels).numpy()
+
+    def predictions(network: nn.Module) -> np.ndarray:
+        kind = np.uint8 if num_classes <= 256 else np.uint16
+        return predict(network, shown, device, size=size).argmax(1).numpy().astype(kind)
+
+    def score(network: nn.Module) -> float:
+        return float((predictions(network) == right).mean())
 
     def look(epoch: int, online: nn.Module, averaged: nn.Module | None, row: dict) -> None:
         due = protocol.best_every and (epoch + 1) % protocol.best_every == 0
@@ -137,12 +147,17 @@ def train_student(
         like=like, mean=mean, std=std, flip=flip, stages=stages, soft=soft, whitening=whitening,
         accelerator=accelerator, on_epoch=look, progress=progress, state_folder=state_folder,
     )  # fmt: skip
-    online, ema = score(result.model), score(result.ema_model) if result.ema_model is not None else None
-    top1 = online if ema is None else ema
+    online = predicted = predictions(result.model)
+    if result.ema_model is not None:
+        predicted = predictions(result.ema_model)
+    top1 = float((predicted == right).mean())
+    ema = None if result.ema_model is None else top1
     looks = [row for row in result.history if "top1" in row]  # in the history, because that survives a restart
     best_top1 = max([top1, *(row["top1"] for row in looks)]) if protocol.best_every else None
     seconds = result.seconds - sum(row["looking"] for row in looks)
-    return StudentResult(top1, online, ema, best_top1, result.steps, seconds, peak_bytes(device))
+    return StudentResult(
+        top1, float((online == right).mean()), ema, best_top1, result.steps, seconds, peak_bytes(device), predicted
+    )
 
 
 def training_plan(
@@ -320,7 +335,3 @@ def validation_images(images: Tensor, size: int, rule: str) -> Tensor:
         return images
     parts = [F.interpolate(p.float(), size=(side, side), mode="bilinear", antialias=True) for p in images.split(512)]
     return torch.cat([p.round().clamp(0, 255).to(torch.uint8) for p in parts])
-
-
-def _scorer(images: Tensor, labels: Tensor, device: torch.device, size: int) -> Callable[[nn.Module], float]:
-    return lambda model: evaluate_top1(model, images, labels, device, size=size)

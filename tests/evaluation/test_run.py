@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,7 +31,7 @@ def run(data, device, quick, model, tmp_path):
             **{"teacher": teacher, "key": Key(1), "test_images": tx, "test_labels": ty} | more,
         )  # fmt: skip
 
-    go.data = x, y
+    go.data, go.test_labels = (x, y), ty
     go.folder = tmp_path
     return go
 
@@ -158,3 +159,13 @@ def test_what_is_missing_is_said(run):
     with pytest.raises(ConfigError, match="teacher"):
         run(regimes=("stored",), teacher=None)
     assert torch.is_tensor(ImageSet(run.data[0][:3], [0, 1, 2]).labels)
+
+
+def test_predictions_are_kept_beside_the_scores(run):
+    table = run(regimes=("hard",), seeds=1)
+    labels = run.test_labels.numpy()
+    assert len(table.predictions) == len(table.cells)
+    for cell, path in zip(table.cells, table.predictions):
+        predicted = np.load(path, allow_pickle=False)
+        assert predicted.dtype == np.uint8 and predicted.shape == labels.shape
+        assert (predicted == labels).mean() == cell["top1"]

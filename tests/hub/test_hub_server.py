@@ -130,6 +130,76 @@ def test_a_pull_request_of_a_stranger_waits_until_it_is_merged(hub):
     assert status_of(caught) == 409
 
 
+def test_a_pull_request_is_talked_about_grown_by_its_author_and_merged(hub):
+    repo, eve, ada = made(hub), hub.api("eve"), hub.api()
+    opened = upload(hub, repo, "eve", create_pr=True, commit_message="numbers", commit_description="ten of them")
+    number = opened.pr_num
+    upload(hub, repo, "eve", path="b.txt", data=TEXT, revision=opened.pr_revision, commit_message="more")
+    with pytest.raises(HfHubHTTPError) as caught:
+        hub.api(None).comment_discussion(repo, number, "hello", repo_type="dataset")
+    assert status_of(caught) == 401
+    with pytest.raises(HfHubHTTPError) as caught:
+        eve.merge_pull_request(repo, number, repo_type="dataset")
+    assert status_of(caught) == 403
+    assert ada.comment_discussion(repo, number, "**holds**", repo_type="dataset").content == "**holds**"
+    ada.merge_pull_request(repo, number, repo_type="dataset", comment="thanks")
+    details = eve.get_discussion_details(repo, number, repo_type="dataset")
+    assert (details.status, details.target_branch, details.conflicting_files) == ("merged", "refs/heads/main", False)
+    assert details.merge_commit_oid == ada.dataset_info(repo).sha
+    assert "+some text" in details.diff and "a.bin" in details.diff
+    kinds = [(e.type, e.author) for e in details.events]
+    assert kinds == [("comment", "eve"), ("commit", "eve"), ("commit", "eve"), ("comment", "ada"),
+                     ("status-change", "ada"), ("comment", "ada")]  # fmt: skip
+    assert [e.content for e in details.events if e.type == "comment"] == ["ten of them", "**holds**", "thanks"]
+
+
+def test_conflicts_are_seen_and_discussions_are_listed_by_kind_and_status(hub):
+    repo, api = made(hub), hub.api()
+    upload(hub, repo, path="a.txt", data=b"one\n")
+    clash = upload(hub, repo, "eve", path="a.txt", data=b"two\n", create_pr=True).pr_num
+    upload(hub, repo, path="a.txt", data=b"three\n")
+    assert api.get_discussion_details(repo, clash, repo_type="dataset").conflicting_files
+    with pytest.raises(HfHubHTTPError) as caught:
+        api.merge_pull_request(repo, clash, repo_type="dataset")
+    assert status_of(caught) == 409
+    talk = hub.api("eve").create_discussion(repo, "A question", description="Why?", repo_type="dataset")
+    assert (talk.is_pull_request, talk.events[0].content) == (False, "Why?")
+    hub.api("eve").change_discussion_status(repo, clash, "closed", repo_type="dataset")
+
+    def numbers(**asked):
+        return [d.num for d in api.get_repo_discussions(repo, repo_type="dataset", **asked)]
+
+    for i in range(30):  # more than a page
+        api.create_discussion(repo, f"Talk {i}", repo_type="dataset")
+    assert len(numbers()) == 32
+    assert numbers(author="eve") == [talk.num, clash]
+    assert numbers(discussion_type="pull_request") == [clash]
+    assert numbers(discussion_type="pull_request", discussion_status="open") == []
+    with pytest.raises(HfHubHTTPError) as caught:
+        api.get_discussion_details(repo, 99, repo_type="dataset")
+    assert status_of(caught) == 404
+
+
+def test_a_static_space_is_made_filled_and_refused_with_a_wrong_card(hub, tmp_path):
+    api, repo = hub.api(), hub.fresh("space")
+    url = api.create_repo(repo, repo_type="space", space_sdk="static")
+    assert (url.repo_type, url.repo_id) == ("space", repo)
+    card = b"---\ntitle: Board\nsdk: static\nshort_description: %s\n---\n"
+
+    def send(name, data):
+        return api.upload_file(path_or_fileobj=data, path_in_repo=name, repo_id=repo, repo_type="space")
+
+    for name, data in (("README.md", card % b"Scores"), ("index.html", b"<p>hello</p>"), ("a.png", LARGE)):
+        send(name, data)
+    assert api.space_info(repo).sdk == "static"
+    down = snapshot_download(repo, repo_type="space", local_dir=tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == LARGE, down
+    with pytest.raises(ValueError, match="short_description"):
+        send("README.md", card % (b"long " * 13))
+    with pytest.raises(RepositoryNotFoundError):
+        api.dataset_info(repo)
+
+
 def test_a_folder_goes_up_once_and_comes_down_the_same(hub, tmp_path):
     sent = {f"many/{i:03}.txt": b"%d" % i for i in range(30)}  # more than a page of the tree
     sent |= {"large.bin": LARGE, "in parts.bin": bytes(PART_BYTES) + LARGE, "empty.txt": b""}

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from tests.hub_server import ENDPOINT, SOCKET
+from tests.hub_server import ENDPOINT, SOCKET, discussion_routes  # noqa: F401 (registers its routes)
 from tests.hub_server.faults import Fault, Faults
 from tests.hub_server.large_files import LargeFiles
 from tests.hub_server.repositories import Refusal, Repository
@@ -37,7 +37,7 @@ class Hub:
 
     `fault("commit", status=500)`, `fault("lfs_put", drop_after=1000)`, `fault("commit", meanwhile=...)` arm a `Fault`
     (faults.py) for a block. Routes are called as in routes.py: `create`, `settings`, `validate_yaml`, `preupload`,
-    `lfs_batch`, `lfs_put`, `lfs_part`, `commit`, `info`, `tree`, `resolve`, ...
+    `lfs_batch`, `lfs_put`, `lfs_part`, `commit`, `info`, `tree`, `resolve`, `comment`, `merge`, ...
     `requests` lists (route, user) of the requests that arrived whole. `offline()` takes the clients offline for a block.
     """
 
@@ -99,19 +99,20 @@ class Hub:
             yield patch
 
     def page(self, type: str, id: str) -> str:
-        return f"{self.endpoint}/{'datasets/' if type == 'datasets' else ''}{id}"
+        return f"{self.endpoint}/{'' if type == 'models' else f'{type}/'}{id}"
 
     def may_write(self, user: str | None, id: str) -> bool:
         owner = id.split("/")[0]
         return user is not None and (user == owner or user in self.organizations.get(owner, ()))
 
-    def create(self, type: str, id: str, user: str, private: bool) -> bool:
+    def create(self, type: str, id: str, user: str, private: bool, sdk: str | None = None) -> bool:
         """Makes a repository; False if there is one of that name."""
         with self._lock:
             if (type, id) in self.repositories:
                 return False
             self._made += 1  # a name can be used again after a deletion; its folder is another
-            self.repositories[type, id] = Repository(type, id, self.folder / f"{self._made}.git", user, private)
+            folder = self.folder / f"{self._made}.git"
+            self.repositories[type, id] = Repository(type, id, folder, user, private, sdk=sdk)
             return True
 
     @contextmanager

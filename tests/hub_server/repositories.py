@@ -8,9 +8,9 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.hub_server.discussions import Discussion, hub_time
 from tests.hub_server.large_files import ATTRIBUTES, Pointer
 
 
@@ -57,36 +57,18 @@ class Commit:
 
 
 @dataclass
-class PullRequest:
-    number: int
-    title: str
-    author: str
-    created: str
-    base: str
-    status: str = "open"
-
-    @property
-    def ref(self) -> str:
-        return f"refs/pr/{self.number}"
-
-
-def hub_time(seconds: float) -> str:
-    """The one spelling of a date that the clients read."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-
-
-@dataclass
 class Repository:
     """A repository with its first commit, made at `folder`; all changes of its refs happen under one lock."""
 
-    type: str  # "models" or "datasets", as in its URLs
+    type: str  # "models", "datasets" or "spaces", as in its URLs
     id: str
     folder: Path
     owner: str
     private: bool = False
     gated: str | bool = False
     readers: set[str] = field(default_factory=set)  # users who may read in spite of `gated`
-    pull_requests: list[PullRequest] = field(default_factory=list)
+    sdk: str | None = None  # of a Space
+    discussions: list[Discussion] = field(default_factory=list)
     created: str = field(default_factory=lambda: hub_time(time.time()))
 
     def __post_init__(self):
@@ -161,7 +143,7 @@ class Repository:
             found[groups[start]].append({"name": name, "ref": ref, "targetCommit": oids[-1]})
         return found
 
-    def commit(self, revision: str, asked: Commit, create_pr: bool = False) -> tuple[str, PullRequest | None]:
+    def commit(self, revision: str, asked: Commit, create_pr: bool = False) -> tuple[str, Discussion | None]:
         """Adds one commit to a branch or to a pull request, or opens a new pull request with it.
 
         Raises:
@@ -177,12 +159,52 @@ class Repository:
                 if path.rstrip("/") not in paths:
                     raise Refusal(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
             if not create_pr:
-                return self._write(ref, head, asked), None
-            number, now = len(self.pull_requests) + 1, hub_time(time.time())
-            request = PullRequest(number, asked.summary, asked.author, now, ref)
-            commit = self._write(request.ref, head, asked)
-            self.pull_requests.append(request)
-            return commit, request
+                oid, thread = self._write(ref, head, asked), self._of_ref(ref)
+            else:
+                thread = Discussion(len(self.discussions) + 1, asked.summary, asked.author, ref)
+                oid = self._write(thread.ref, head, asked)
+                thread.comment(asked.author, asked.description)
+                self.discussions.append(thread)
+            if thread:
+                thread.commit(asked.author, asked.summary, oid)
+            return oid, thread if create_pr else None
+
+    def open_discussion(self, title: str, author: str, pull_request: bool) -> Discussion:
+        """A thread with the next number; a pull request starts as a draft at the head of main."""
+        with self.lock:
+            thread = Discussion(len(self.discussions) + 1, title, author)
+            if pull_request:
+                thread.base, thread.status = "refs/heads/main", "draft"
+                self._git("update-ref", thread.ref, self.resolve(thread.base), "")
+            self.discussions.append(thread)
+            return thread
+
+    def discussion(self, number: int) -> Discussion:
+        """Raises Refusal (404) for an unknown number."""
+        if not 1 <= number <= len(self.discussions):
+            raise Refusal(404, f"No discussion {number}", "EntryNotFound")
+        return self.discussions[number - 1]
+
+    def _of_ref(self, ref: str) -> Discussion | None:
+        return next((thread for thread in self.discussions if thread.base and thread.ref == ref), None)
+
+    def opened(self, ref: str) -> str | None:
+        """Who opened the pull request of this ref."""
+        thread = self._of_ref(ref)
+        return thread and thread.author
+
+    def merged_tree(self, thread: Discussion) -> str | None:
+        """The tree that merging a pull request would make, or None where both changed the same lines."""
+        ours, theirs = self.resolve(thread.base), self.resolve(thread.ref)
+        said = self._git("merge-tree", "--write-tree", ours, theirs, check=False)
+        return said.decode().split()[0] if said else None
+
+    def diff(self, thread: Discussion) -> str:
+        """What a pull request changes, since it left its base."""
+        theirs = self.resolve(thread.ref)
+        if thread.merge_commit:
+            return self._git("diff", f"{thread.merge_commit}^1...{theirs}").decode(errors="replace")
+        return self._git("diff", f"{self.resolve(thread.base)}...{theirs}").decode(errors="replace")
 
     def merge(self, number: int, author: str) -> str:
         """Merges a pull request into the branch it was opened on.
@@ -191,21 +213,19 @@ class Repository:
             Refusal: 404 for an unknown number, 409 when it is not open or the two changed the same lines.
         """
         with self.lock:
-            if not 1 <= number <= len(self.pull_requests):
-                raise Refusal(404, f"No discussion {number}", "EntryNotFound")
-            request = self.pull_requests[number - 1]
-            if request.status != "open":
-                raise Refusal(409, f"Pull request {number} is {request.status}")
-            ours, theirs = self.resolve(request.base), self.resolve(request.ref)
-            tree = self._git("merge-tree", "--write-tree", ours, theirs, check=False)
-            if not tree:
-                raise Refusal(409, f"Pull request {number} conflicts with {request.base}")
-            message = f"{request.title} (#{number})"
-            parents = ("-p", ours, "-p", theirs)
-            merged = self._git("commit-tree", tree.decode().split()[0], *parents, "-m", message, author=author)
-            self._git("update-ref", request.base, merged.decode().strip(), ours)
-            request.status = "merged"
-            return merged.decode().strip()
+            thread = self.discussion(number)
+            if thread.base is None or thread.status not in ("open", "draft"):
+                raise Refusal(409, f"Pull request {number} is {thread.status}")
+            tree = self.merged_tree(thread)
+            if tree is None:
+                raise Refusal(409, f"Pull request {number} conflicts with {thread.base}")
+            ours = self.resolve(thread.base)
+            message, parents = f"{thread.title} (#{number})", ("-p", ours, "-p", self.resolve(thread.ref))
+            merged = self._git("commit-tree", tree, *parents, "-m", message, author=author).decode().strip()
+            self._git("update-ref", thread.base, merged, ours)
+            thread.merge_commit = merged
+            thread.change_status(author, "merged")
+            return merged
 
     def add_ref(self, ref: str, commit: str) -> None:
         """Makes a branch or tag.

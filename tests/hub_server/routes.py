@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tests.hub_server.hub import Hub
 
 PAGE = 25  # rows of one page of a tree
+SPACE_SDKS = ("gradio", "docker", "static")
+SPACE_COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 
 
 @dataclass
@@ -48,8 +50,7 @@ class Request:
 
     @property
     def type(self) -> str:
-        prefix = "datasets" if self.parts.get("prefix") else "models"
-        return self.parts.get("type") or prefix
+        return self.parts.get("type") or self.parts.get("prefix", "").rstrip("/") or "models"
 
     @property
     def revision(self) -> str:
@@ -69,12 +70,14 @@ class Request:
     def writable(self, pull_request: bool = False) -> Repository:
         """The repository of the path if this user may change it, or, for a pull request, if the user has a name.
 
+        Who opened a pull request may add to its branch.
+
         Raises:
             Refusal: as `readable`; 401 without a token, 403 for another's repository.
         """
         found = self.readable()
-        self.needs_user()
-        if not pull_request and not self.hub.may_write(self.user, found.id):
+        theirs = found.opened(self.revision) == self.needs_user()
+        if not (pull_request or theirs or self.hub.may_write(self.user, found.id)):
             raise Refusal(403, f"{self.user} may not write to {found.id}")
         return found
 
@@ -86,7 +89,7 @@ class Request:
 
 ROUTES: list[tuple[str, str, re.Pattern, Callable[[Request], Answer]]] = []
 _PIECES = {
-    "type": "models|datasets", "prefix": "(?:datasets/)?", "repo": "[^/]+(?:/[^/]+)?", "path": ".*", "number": "[0-9]+",
+    "type": "models|datasets|spaces", "prefix": "(?:datasets/|spaces/)?", "repo": "[^/]+(?:/[^/]+)?", "path": ".*", "number": "[0-9]+",
 }  # fmt: skip
 
 
@@ -130,8 +133,10 @@ def create(request: Request) -> Answer:
     user, (type, id) = request.needs_user(), named(request)
     if not request.hub.may_write(user, id):
         raise Refusal(403, f"You don't have the rights to create a repository under {id.split('/')[0]}")
-    url = request.hub.page(type, id)
-    if not request.hub.create(type, id, user, private=request.json.get("visibility") == "private"):
+    url, sdk = request.hub.page(type, id), request.json.get("sdk")
+    if (type == "spaces") != (sdk in SPACE_SDKS):
+        raise Refusal(400, f'"sdk" must be one of {", ".join(SPACE_SDKS)} for a Space, and absent otherwise')
+    if not request.hub.create(type, id, user, request.json.get("visibility") == "private", sdk):
         raise Refusal(409, "You already created this repository", url=url)
     return as_json({"url": url, "name": id})
 
@@ -171,7 +176,7 @@ def validate_yaml(request: Request) -> Answer:
     front = front_matter(text)
     if front is None:
         return as_json({"errors": [], "warnings": [{"message": "empty or missing yaml metadata in repo card"}]})
-    errors = [{"message": message} for message in faults_of_card(front)]
+    errors = [{"message": message} for message in faults_of_card(front, request.json.get("repoType") == "space")]
     return as_json({"errors": errors, "warnings": []}, HTTPStatus.BAD_REQUEST if errors else HTTPStatus.OK)
 
 
@@ -181,7 +186,7 @@ def front_matter(card: str) -> str | None:
     return found[1] if found else None
 
 
-def faults_of_card(text: str) -> list[str]:
+def faults_of_card(text: str, space: bool = False) -> list[str]:
     """What the Hub refuses in the front matter of a card: broken YAML, and values that are not of the known shape."""
     try:
         card = yaml.safe_load(text) or {}
@@ -189,7 +194,7 @@ def faults_of_card(text: str) -> list[str]:
         return [f"YAML: {error}"]
     if not isinstance(card, dict):
         return ["the metadata is no mapping"]
-    said = []
+    said = faults_of_space(card) if space else []
     for key in (
         "license",
         "language",
@@ -208,6 +213,19 @@ def faults_of_card(text: str) -> list[str]:
         return [*said, '"configs" must be a list of mappings with "config_name"']
     if len({c["config_name"] for c in configs}) < len(configs) or sum(bool(c.get("default")) for c in configs) > 1:
         said.append('"configs" must have distinct names and at most one default')
+    return said
+
+
+def faults_of_space(card: dict) -> list[str]:
+    """What the Hub refuses in the card of a Space."""
+    said = [] if card.get("sdk") in SPACE_SDKS else [f'"sdk" must be one of {", ".join(SPACE_SDKS)}']
+    said += [
+        f'"{key}" must be one of {", ".join(SPACE_COLORS)}'
+        for key in ("colorFrom", "colorTo")
+        if card.get(key, "red") not in SPACE_COLORS
+    ]
+    if len(card.get("short_description", "")) > 60:
+        said.append('"short_description" must be at most 60 characters long')
     return said
 
 
@@ -394,23 +412,6 @@ def tag(request: Request) -> Answer:
     return as_json({})
 
 
-@route("discussions", "GET", "/api/{type}/{repo}/discussions")
-def discussions(request: Request) -> Answer:
-    found = request.readable()
-    rows = [
-        {"title": p.title, "num": p.number, "author": {"name": p.author}, "createdAt": p.created, "status": p.status,
-         "isPullRequest": True, "repo": {"name": found.id, "type": found.type.removesuffix("s")}}
-        for p in found.pull_requests
-    ]  # fmt: skip
-    return as_json({"discussions": rows, "count": len(rows), "start": 0})
-
-
-@route("merge", "POST", "/api/{type}/{repo}/discussions/{number}/merge")
-def merge(request: Request) -> Answer:
-    found = request.writable()
-    return as_json({"mergeCommitId": found.merge(int(request.parts["number"]), request.needs_user())})
-
-
 # the widest pattern comes last: an id may look like anything
 
 
@@ -420,11 +421,13 @@ def info(request: Request) -> Answer:
     oid = found.resolve(request.revision)
     entries = found.tree(oid)
     card = card_data(found, entries)
+    of_space = {"sdk": card.get("sdk", found.sdk)} if found.type == "spaces" else {}
     return as_json({
         "_id": hashlib.sha256(found.id.encode()).hexdigest()[:24], "id": found.id, "author": found.id.split("/")[0],
         "sha": oid, "createdAt": found.created, "lastModified": found.history(oid)[0]["date"], "private": found.private,
         "gated": found.gated, "disabled": False, "downloads": 0, "likes": 0, "cardData": card, "tags": tags_of(card),
         "siblings": [sibling(e, "blobs" in request.query) for e in entries.values() if e.is_file],
+        **of_space,
     })  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Leaderboards of condensed datasets: boards, result files, statistics, checks and pages."""
