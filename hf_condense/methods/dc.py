@@ -19,7 +19,7 @@ LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: 
 class DCSettings(FamilySettings):
     """Settings of DC; defaults are those of the official script."""
 
-    iterations: int = setting(1000, "untrained networks that synthesis goes through (K)")
+    iterations: int = setting(1000, "untrained networks that synthesis goes through (K)", quick=20)
     outer_loop: int | None = setting(
         None, "image steps with each network; by IPC, as the official script, where not said"
     )

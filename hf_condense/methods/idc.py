@@ -30,8 +30,10 @@ DATASETS = ("mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "tiny-image
 class IDCSettings(SamplerSettings):
     """Settings of IDC; defaults are those of the official script for CIFAR."""
 
-    iterations: int = setting(2000, "outer iterations")
-    inner_steps: int = setting(100, "image steps of an outer iteration; pixels are put back into [0, 1] after it")
+    iterations: int = setting(2000, "outer iterations", quick=20)
+    inner_steps: int = setting(
+        100, "image steps of an outer iteration; pixels are put back into [0, 1] after it", quick=5
+    )
     fix_iter: int = setting(1, "outer iterations with each network")
     lr: float = setting(5e-3, "SGD's learning rate of unit pixels, for 10 images a class of --lr_side pixels")
     lr_side: int = setting(32, "side of images for which --lr is meant; the rate grows with the square of the side")
