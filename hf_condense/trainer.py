@@ -37,12 +37,11 @@ class CondensationTrainer:
         config: path of a YAML file with settings.
         settings: any setting by name, as on the command line (`ipc=10`, `output_dir="runs/mine"`).
 
-    Every stage writes into the run folder and is skipped when it is done; running again resumes. `settled` holds what
-    does not change during the run: config, folder, splits, method, protocol, accelerator.
+    Every stage writes into the run folder and is skipped when it is done; running again resumes. `settled` is the
+    frozen `Run`: all that does not change on the way.
 
     Raises:
-        ConfigError, DataError: a setting or the dataset cannot be used as asked; or the class of `method` is not the one
-            that its name stands for.
+        ConfigError, DataError: a setting or the dataset cannot be used as asked.
     """
 
     def __init__(
@@ -61,11 +60,7 @@ class CondensationTrainer:
         self.accelerator, self.device = run.accelerator, run.device
         self.pipeline = Pipeline(run)
         self.pipeline.check_folder()
-        if run.config.run.trackers:
-            flat = {k: str(v) for section in run.config.sections().values() for k, v in section.items()}
-            self.accelerator.init_trackers("hf-condense", flat)
-        if self.accelerator.is_main_process:
-            settle.announce(run)
+        settle.announce(run)
 
     def stages(self) -> dict[str, StageRecord]:
         """Records of the stages that this run uses, by name, in their order."""
@@ -74,8 +69,7 @@ class CondensationTrainer:
     def squeeze(self) -> ModelPool:
         """The pool: trained on the real data, or published weights; top-1 of each on the test images is printed."""
         pool = self.pipeline[Squeeze].pool
-        for line in pool.table().splitlines():
-            log.info("  %s", line)
+        log.info("  %s", pool.table().replace("\n", "\n  "))
         return pool
 
     def pool(self) -> ModelPool:
@@ -106,13 +100,7 @@ class CondensationTrainer:
 
     def publish(self) -> Path:
         """Writes `dataset/`, the folder that is the Hub repository. Called on all processes."""
-        for stage in (Squeeze, Condense, Evaluate):  # outputs are read on all processes, or on none
-            if stage in self.pipeline:
-                self.pipeline[stage]
-        if self.accelerator.is_main_process:
-            publish(self.settled, self.pipeline, self.pipeline.facts())
-        self.accelerator.wait_for_everyone()
-        return self.folder / "dataset"
+        return publish(self.pipeline)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Pushed:
         """Publishes `dataset/` of the finished run in one commit; see `hub.push.push` for options and errors."""
