@@ -115,10 +115,9 @@ class CondensationTrainer:
         if run.push_to_hub:
             ready_to_push(self.settled)
         estimate.announce(self.pipeline)
-        table, synthetic, folder = self.evaluate(), self.condense(), self.publish()
+        folder = self.publish()
         if self.accelerator.is_main_process:
-            shown = report.pictured(synthetic, self.train.num_classes, run.method)
-            report.finish(table, self.folder / "pictures", shown, folder, self.pipeline.facts())
+            report.finish(self.pipeline, folder)
             if run.push_to_hub:
                 print(self.push_to_hub(run.push_to_hub, push_models=run.push_models).text())
         self.accelerator.wait_for_everyone()
