@@ -33,9 +33,8 @@ class CondensationTrainer:
             the object's, defaults included, and none is a preset's. A run is recorded and resumed by the method's
             name, so a class of your own is registered first (`hf_condense.methods.register`).
         dataset: short name, Hub id, folder, or a `datasets` object.
-        base_model: name or names of the pool's networks; defaults to the preset's.
-        config: path of a YAML file with settings.
-        settings: any setting by name, as on the command line (`ipc=10`, `output_dir="runs/mine"`).
+        settings: any setting by name, as on the command line: `ipc=10`, `base_model=["convnet_w128"]`,
+            `output_dir="runs/mine"`, `config="mine.yaml"`.
 
     Every stage writes into the run folder and is skipped when it is done; running again resumes. `settled` is the
     frozen `Run`: all that does not change on the way.
@@ -44,17 +43,8 @@ class CondensationTrainer:
         ConfigError, DataError: a setting or the dataset cannot be used as asked.
     """
 
-    def __init__(
-        self,
-        method: str | Method | None = None,
-        dataset: Any = None,
-        base_model: str | list[str] | None = None,
-        config: str | None = None,
-        **settings: Any,
-    ) -> None:
-        named = {"base_model": base_model, "config": config}
-        flags = settings | {name: value for name, value in named.items() if value is not None}
-        self.settled = run = settle.settle(method, dataset, flags)
+    def __init__(self, method: str | Method | None = None, dataset: Any = None, **settings: Any) -> None:
+        self.settled = run = settle.settle(method, dataset, settings)
         self.config, self.folder, self.splits, self.train = run.config, run.folder, run.splits, run.train
         self.method, self.protocol, self.key, self.flip = run.method, run.protocol, run.key, run.flip
         self.accelerator, self.device = run.accelerator, run.device

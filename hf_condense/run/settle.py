@@ -43,7 +43,9 @@ def settle(method: str | Method | None, dataset: Any, flags: Mapping[str, Any]) 
     Raises:
         ConfigError, DataError, ModelError: something cannot be as asked.
     """
-    flags, given = dict(flags), None
+    # None is a value of most settings, but of these it means that they are not given
+    flags = {name: value for name, value in flags.items() if value is not None or name not in ("base_model", "config")}
+    given = None
     if isinstance(method, Method):
         check_known(method)
         flags = {**asdict(method.settings), **flags}
