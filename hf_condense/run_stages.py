@@ -84,7 +84,7 @@ def label_settings(trainer: CondensationTrainer) -> dict[str, Any]:
         "teachers": c.squeeze.teachers or ((c.weak.label_source,) if c.weak.weak else c.squeeze.base_model),
         "average": protocol.average,
         "teacher_bn": protocol.teacher_bn,
-        **store_format(views, protocol.softening),
+        **store_format(views, protocol.softening, protocol.label_parts),
         "epochs": c.labels.label_epochs or epochs,
         "limit": limit,
         "batch": protocol.batch_size(images),

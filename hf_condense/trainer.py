@@ -357,7 +357,9 @@ class CondensationTrainer:
                     write_store(
                         views, synthetic.images, synthetic.labels, teacher, self.policy,
                         self.key / "students" / "labels", settings["epochs"], settings["batch"], self.device,
-                        form=store_format(self.config.labels, self.student_protocol.softening),
+                        form=store_format(
+                            self.config.labels, self.student_protocol.softening, self.student_protocol.label_parts
+                        ),
                         limit=settings["limit"], accelerator=self.accelerator, progress=progress,
                         formation_factor=own.formation_factor,
                     )  # fmt: skip

@@ -237,7 +237,8 @@ class _Grid:
             epochs, limit = protocol.soft_epochs(images), protocol.duration(images)[1]
             size = self.settings.get("image_size") or found.images.shape[-1]
             policy = protocol.policy(size, self.settings.get("flip", True))
-            form, epochs = store_format(asked, protocol.softening), asked.label_epochs or epochs
+            form = store_format(asked, protocol.softening, protocol.label_parts)
+            epochs = asked.label_epochs or epochs
             name = fingerprint([found.digest, protocol, epochs, form, self.facts, policy, str(self.key)])
             found.store = write_store(
                 self.folder / "stores" / f"{row}-{name}", found.images, found.labels, self.teacher, policy,
@@ -251,9 +252,11 @@ class _Grid:
         labels = self.facts if cell.regime == "online" else None
         if cell.regime == "stored":
             labels = found.store.fingerprint if self.protocol.label_per == "view" else image_digest(found.soft)
-        # one whole batch a step; before, hard labels took as many batches as soft ones are cut into
-        whole = ["whole batches"] if cell.regime == "hard" and self.protocol.accumulation > 1 else []
-        identity = fingerprint([cell, found.digest, found.like, self.protocol, labels, self.shared, *whole])
+        # before, hard labels took several batches a step, and a teacher of batch statistics labelled whole ones
+        cut = self.protocol.accumulation > 1 if cell.regime == "hard" else self.protocol.label_parts > 1
+        identity = fingerprint(
+            [cell, found.digest, found.like, self.protocol, labels, self.shared, *["accumulation parts"] * cut]
+        )
         name = f"{cell.row}-{cell.student.rsplit('/', 1)[-1]}-{cell.regime}-{cell.seed}-{identity}.json"
         return self.folder / "cells" / name.replace(" ", "_").replace("/", "_")
 

@@ -25,7 +25,7 @@ from hf_condense.evaluation.protocols import Protocol
 from hf_condense.evaluation.staged import stage_rows
 from hf_condense.labels.replay import LabelStore, as_logits
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.labels.views import slices, view_batches
+from hf_condense.labels.views import batch_sizes, part_size, slices, view_batches
 from hf_condense.memory import peak_bytes, reset_peak
 from hf_condense.models.loading import load_untrained
 from hf_condense.models.training import Batch, FitRecipe, FitResult, evaluate_top1, fit
@@ -248,14 +248,21 @@ def student_batches(
     size, limit = protocol.batch_size(like), protocol.duration(like)[1]
     if limit is None and like < len(images):
         limit = -(-like // size)
-    part = -(-size // protocol.accumulation)
+    part = part_size(size, protocol.accumulation)
     if per_image:
         soft = soft.to(device).float()
     elif regime == "stored":
         if store is None:
             raise ConfigError("regime", "stored", "a label store", "run the relabel stage first")
-        stop = limit and limit * -(-size // part)  # a store may hold longer epochs than the training has
-        return lambda epoch: islice(store.replay(epoch % store.epochs, images, labels, part, device, teacher), stop)
+        whole = size if store.batch_size % size == 0 else part
+
+        def stored(epoch: int) -> Iterator[Batch]:
+            found = store.replay(epoch % store.epochs, images, labels, whole, device, teacher)
+            # a store may hold longer epochs than the training has
+            for batch in islice(found, limit and limit * -(-size // whole)):
+                yield from slices(batch, part)
+
+        return stored
     if regime == "online":
         if teacher is None:
             raise ConfigError("regime", "online", "a teacher", "give one, or choose the regime hard")
@@ -273,7 +280,7 @@ def student_batches(
                 batch.images = siamese_pixels(batch.images, siamese, name, space)
                 batch = _mixed(batch, views, policy, name / "mix")
             if regime == "online":
-                batch.soft = teacher.logits(batch.images)
+                batch.soft = teacher.logits(batch.images, batch_sizes(len(rows), part))
                 yield from slices(batch, part)
             elif per_image:
                 batch.soft = _image_labels(soft.index_select(0, rows.to(device)), batch)
