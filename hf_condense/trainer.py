@@ -28,7 +28,7 @@ from hf_condense.evaluation.protocols import Protocol, get_protocol
 from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.run import ImageSet, score
 from hf_condense.evaluation.service import Students
-from hf_condense.files import save_tensors
+from hf_condense.files import remove_leftovers, save_tensors
 from hf_condense.hub.artefact import write_artefact
 from hf_condense.hub.card import hub_dataset
 from hf_condense.hub.push import Pushed, push
@@ -231,6 +231,8 @@ class CondensationTrainer:
         done = [None]
         if self.accelerator.is_main_process:
             done = [stage.begin(self.config.run.overwrite)]
+            remove_leftovers(self.folder, deep=False)  # another run may have its folder in this one
+            remove_leftovers(stage.folder)
             self.config.save(self.folder / "config.yaml")  # only now: a refused start leaves the old one as it was
         if self.accelerator.num_processes > 1:
             from accelerate.utils import broadcast_object_list

@@ -264,27 +264,31 @@ class _Grid:
         """Trains this process's share of what is not there yet."""
         with Progress("students", len(cells), show=self.rank == 0) as progress:
             for number, cell in enumerate(cells):
-                if number % self.world == self.rank and not self.path(cell).exists():
-                    self._train(cell)
+                if number % self.world == self.rank:
+                    if not self.path(cell).exists():
+                        self._train(cell)
+                    shutil.rmtree(self._state(cell), ignore_errors=True)  # also what a kill just after it has left
                 progress.advance()
         if self.accelerator:
             self.accelerator.wait_for_everyone()
 
     def _train(self, cell: Cell) -> None:
         found, path = self.sets[cell.row][cell.set], self.path(cell)
-        state = self.folder / "states" / path.stem
         images, labels = decode_set(found.images, found.labels, found.formation_factor)
         stages = found.stages if found.stages is None else found.stages.repeat(found.formation_factor**2)
         result = train_student(
             cell.student, images, labels, cell.regime, protocol=self.protocol,
             test_images=self.test_images, test_labels=self.test_labels, num_classes=self.num_classes,
             key=self.key / "student" / cell.student / cell.seed, device=self.device, teacher=self.teacher,
-            store=found.store, like=found.like, accelerator=self.accelerator, state_folder=state, stages=stages,
+            store=found.store, like=found.like, accelerator=self.accelerator, state_folder=self._state(cell), stages=stages,
             rates=found.rates, soft=found.soft, whitening=self.whitening, **self.settings,
         )  # fmt: skip
         costs = {"image_bytes": found.bytes, "label_bytes": self._label_bytes(found, cell.regime)}
         write_json(path, asdict(cell) | asdict(result) | costs | {"images": len(found.images)})
-        shutil.rmtree(state, ignore_errors=True)
+
+    def _state(self, cell: Cell) -> Path:
+        """Where its unfinished training is kept."""
+        return self.folder / "states" / self.path(cell).stem
 
     def _label_bytes(self, found: ImageSet, regime: str) -> int:
         """What a student of the regime needs beside images and class numbers."""
