@@ -266,13 +266,15 @@ class _Grid:
             for number, cell in enumerate(cells):
                 if number % self.world == self.rank:
                     if not self.path(cell).exists():
-                        self._train(cell)
+                        what = f"{cell.row}, {cell.student}, {cell.regime}"
+                        title = f"student {number + 1} of {len(cells)}, epochs ({what})" if self.rank == 0 else None
+                        self._train(cell, title)
                     shutil.rmtree(self._state(cell), ignore_errors=True)  # also what a kill just after it has left
                 progress.advance()
         if self.accelerator:
             self.accelerator.wait_for_everyone()
 
-    def _train(self, cell: Cell) -> None:
+    def _train(self, cell: Cell, title: str | None) -> None:
         found, path = self.sets[cell.row][cell.set], self.path(cell)
         images, labels = decode_set(found.images, found.labels, found.formation_factor)
         stages = found.stages if found.stages is None else found.stages.repeat(found.formation_factor**2)
@@ -280,8 +282,9 @@ class _Grid:
             cell.student, images, labels, cell.regime, protocol=self.protocol,
             test_images=self.test_images, test_labels=self.test_labels, num_classes=self.num_classes,
             key=self.key / "student" / cell.student / cell.seed, device=self.device, teacher=self.teacher,
-            store=found.store, like=found.like, accelerator=self.accelerator, state_folder=self._state(cell), stages=stages,
-            rates=found.rates, soft=found.soft, whitening=self.whitening, **self.settings,
+            store=found.store, like=found.like, accelerator=self.accelerator, title=title,
+            state_folder=self._state(cell), stages=stages, rates=found.rates, soft=found.soft,
+            whitening=self.whitening, **self.settings,
         )  # fmt: skip
         costs = {"image_bytes": found.bytes, "label_bytes": self._label_bytes(found, cell.regime)}
         write_json(path, asdict(cell) | asdict(result) | costs | {"images": len(found.images)})

@@ -79,7 +79,7 @@ def train_student(
     flip: bool = True,
     precision: str = "fp32",
     accelerator=None,
-    progress: Progress | None = None,
+    title: str | None = None,
     state_folder: Path | None = None,
     stages: Tensor | None = None,
     rates: Sequence[float] | None = None,
@@ -100,6 +100,7 @@ def train_student(
         image_size: side that the student sees; that of `images` where not said.
         mean, std: of the dataset in unit pixels, one for each channel or one for all.
         flip: whether the protocol's horizontal flips make sense for these classes.
+        title: by which the progress of its epochs is shown; by default it is not.
         state_folder: where an unfinished training is kept, to go on from.
         stages: int64 [N] the stage in which each image was made, for a training in stages (`evaluation.staged`).
         rates: learning rates learned with the set, one a stage; used where the protocol takes them.
@@ -132,11 +133,12 @@ def train_student(
             row["looking"] = time.perf_counter() - began
 
     reset_peak(device)
-    result = fit_student(
-        model, images, labels, regime, protocol, recipe, size=size, key=key, device=device, teacher=teacher, store=store,
-        like=like, mean=mean, std=std, flip=flip, stages=stages, soft=soft, whitening=whitening,
-        accelerator=accelerator, on_epoch=look, progress=progress, state_folder=state_folder,
-    )  # fmt: skip
+    with Progress(title or name, recipe.epochs, show=title is not None, part=True) as progress:
+        result = fit_student(
+            model, images, labels, regime, protocol, recipe, size=size, key=key, device=device, teacher=teacher,
+            store=store, like=like, mean=mean, std=std, flip=flip, stages=stages, soft=soft, whitening=whitening,
+            accelerator=accelerator, on_epoch=look, progress=progress, state_folder=state_folder,
+        )  # fmt: skip
     online, ema = score(result.model), score(result.ema_model) if result.ema_model is not None else None
     top1 = online if ema is None else ema
     looks = [row for row in result.history if "top1" in row]  # in the history, because that survives a restart
