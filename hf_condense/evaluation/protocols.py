@@ -279,7 +279,7 @@ class Protocol:
         )  # fmt: skip
         check(
             regime != "stored" or not staged or self.label_per == "image", "regimes", regime,
-            "hard or online: a label store does not know the stages of the set", "--regimes hard online",
+            "hard or online: a label store does not know the stages of the set", "--regimes hard,online",
         )  # fmt: skip
 
 
