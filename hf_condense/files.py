@@ -81,9 +81,14 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Deletes what a killed process left behind in `folder` (temporary holders of `atomic_path`), for `name` or all."""
-    for holder in Path(folder).rglob(f".{name}.*.part"):
+def remove_leftovers(folder: Path, name: str = "*", deep: bool = True) -> None:
+    """Deletes what a killed process left behind in `folder` (temporary holders of `atomic_path`), for `name` or all.
+
+    Args:
+        deep: in the folders below it too. Off for folders in which other processes may have folders of their own.
+    """
+    pattern = f".{name}.*.part"
+    for holder in list(Path(folder).rglob(pattern) if deep else Path(folder).glob(pattern)):
         shutil.rmtree(holder, ignore_errors=True)
 
 

@@ -22,12 +22,13 @@ from hf_condense.labels.columns import read_epoch, table_batches, views_digest
 from hf_condense.labels.encodings import encoding_of
 from hf_condense.labels.regeneration import Regeneration, compare_probes, probes
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.labels.views import batch_sizes, epoch_views, render, slices
+from hf_condense.labels.views import batch_sizes, epoch_views, part_size, render, slices
 from hf_condense.models.training import Batch
 
 log = logging.getLogger(__name__)
 FORMAT = 2
 EVENED = 3  # the format where the last two batches are evened out (`views.leaves_one`); before, the last had one image
+PARTS = 4  # as 3, and the teacher has labelled each of `accumulation` parts of a batch by itself
 TINY = 1e-8  # probability below what half precision can tell from zero
 
 
@@ -54,6 +55,7 @@ class LabelStore:
         self.policy, self.key = ViewPolicy(**self.settings["policy"]), Key(*self.settings["key"])
         self.virtual = self.settings["store"] == "virtual"
         self.fingerprint = fingerprint(self.settings)
+        self._part = part_size(self.batch_size, self.settings.get("accumulation", 1))
         self._encoding = encoding_of(self.settings)
         self._opened: tuple[int, pq.ParquetFile] | None = None
         self._trusted: Ensemble | None = None
@@ -71,8 +73,18 @@ class LabelStore:
             raise ArtefactError(str(folder), "unfinished labels", "a finished store", "run the relabel stage again")
         settings = manifest["settings"]
         version = settings["format"], settings["view_version"]
-        if version not in ((FORMAT, VIEW_VERSION), (EVENED, VIEW_VERSION)):
-            raise ArtefactError(f"{folder}: format, view version", version, (FORMAT, VIEW_VERSION), "relabel the set")
+        if settings["format"] not in (FORMAT, EVENED, PARTS) or settings["view_version"] != VIEW_VERSION:
+            allowed = f"{FORMAT} to {PARTS}, {VIEW_VERSION}"
+            step = "install a newer hf-condense, or relabel the set"
+            raise ArtefactError(f"{folder}: format, view version", version, allowed, step)
+        parts = settings.get("accumulation", 1)
+        if (
+            not isinstance(parts, int)
+            or not 1 <= parts <= settings["batch_size"]
+            or (parts > 1) != (version[0] == PARTS)
+        ):
+            allowed = f"2 to {settings['batch_size']} in format {PARTS}, none in others"
+            raise ArtefactError(f"{folder}: accumulation", parts, allowed, "relabel the set")
         store = cls(folder, manifest)
         for number, (name, facts) in enumerate(manifest["files"].items()):
             found = (folder / name).stat().st_size if (folder / name).exists() else "missing"
@@ -127,7 +139,9 @@ class LabelStore:
             self._trust(teacher, images, labels, device)
         for rows, views, stored in self.batches(epoch):
             batch = render(images, labels, rows, views, self.policy, device)
-            batch.soft = teacher.logits(batch.images) if self.virtual else self._logits(stored, batch.images.device)
+            batch.soft = (
+                self._made_again(teacher, batch) if self.virtual else self._logits(stored, batch.images.device)
+            )
             yield from slices(batch, size)
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Views, Tensor | None]]:
@@ -139,7 +153,7 @@ class LabelStore:
         logits = self._encoding.decode(columns, self.num_classes)
         if self.settings["views"] == "explicit":
             kept = {name: value for name, value in columns.items() if name not in self._encoding.columns}
-            evened = self.settings["format"] == EVENED
+            evened = self.settings["format"] in (EVENED, PARTS)
             sizes = batch_sizes(self.rows, self.batch_size) if evened else self.batch_size
             return table_batches(kept | {"logits": logits}, sizes)
         drawn = list(self._drawn(self.settings.get("kept", range(self.epochs))[epoch]))
@@ -159,11 +173,15 @@ class LabelStore:
         def labelled(epoch: int) -> Iterator[tuple[Tensor, Views, Tensor]]:
             for rows, views in self._drawn(epoch):
                 batch = render(images, labels, rows, views, self.policy, device)
-                yield rows, views, teacher.logits(batch.images)
+                yield rows, views, self._made_again(teacher, batch)
 
         again = torch.cat([logits.cpu() for _, _, logits in probes(labelled, self.epochs)])
         kept = self._columns(0)["logits"]
         return compare_probes(kept, again[: len(kept)], self.settings["close"])
+
+    def _made_again(self, teacher: Ensemble, batch: Batch) -> Tensor:
+        """The teacher's logits of a batch, in the parts that it was labelled in."""
+        return teacher.logits(batch.images, batch_sizes(len(batch.labels), self._part))
 
     def _trust(self, teacher: Ensemble | None, images: Tensor, labels: Tensor, device: torch.device | None) -> None:
         """Compares a teacher with the labels that were kept, the first time that it comes."""

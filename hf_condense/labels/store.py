@@ -23,9 +23,9 @@ from hf_condense.labels.columns import epoch_table, expected_bytes, write_epochs
 from hf_condense.labels.encodings import encoding_of
 from hf_condense.labels.formats import kept_epochs, store_format
 from hf_condense.labels.regeneration import CLOSE, probe_table, probes
-from hf_condense.labels.replay import EVENED, FORMAT, LabelStore, file_name
+from hf_condense.labels.replay import EVENED, FORMAT, PARTS, LabelStore, file_name
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.labels.views import leaves_one, view_batches
+from hf_condense.labels.views import batch_sizes, leaves_one, part_size, view_batches
 from hf_condense.processes import Processes
 from hf_condense.progress import Progress
 
@@ -57,7 +57,7 @@ def write_store(
         images: the published uint8 images [N, C, S, S]; `labels` their classes, int64 [N].
         key: names order and views (`labels.views.view_batches`), and which epochs a smaller store keeps.
         batch_size: mixing partners come from one batch, so students train in this size or a divisor of it.
-        form: what is kept (`formats.store_format`); the full store where not said.
+        form: what is kept, and in how many parts a batch is labelled (`formats.store_format`); by default the full store.
         limit: most batches an epoch.
         dtype: of logits that are stored as they are, "float16" or "float32".
         accelerator: an `accelerate.Accelerator` whose processes share the files among them.
@@ -80,8 +80,12 @@ def write_store(
         "teacher": teacher.describe(),
     }  # fmt: skip
     settings |= _extent(settings, images, batch_size, len(kept), limit)
+    parts = form.get("accumulation", 1)
+    check(1 <= parts <= settings["batch_size"], "accumulation", parts, f"up to the batch of {settings['batch_size']}")
     if leaves_one(settings["rows"], settings["batch_size"]):
         settings["format"] = EVENED
+    if parts > 1:
+        settings["format"] = PARTS
     if len(kept) < epochs:
         settings["kept"] = kept
     if virtual:
@@ -91,13 +95,14 @@ def write_store(
     teacher.to(device)
     images, labels = images.to(device), labels.to(device)
     size, encoding = settings["batch_size"], encoding_of(settings)
+    part = part_size(size, parts)
 
     number = getattr(torch, settings["dtype"])
 
     def labelled(epoch: int) -> Iterator[tuple[Tensor, Views, Tensor]]:
         finite = torch.ones((), dtype=torch.bool, device=device)
         for index, views, batch in view_batches(images, labels, policy, key, epoch, size, limit=limit):
-            logits = teacher.logits(batch.images)
+            logits = teacher.logits(batch.images, batch_sizes(len(index), part))
             finite &= logits.to(number).isfinite().all()  # read once an epoch: each look would wait for the device
             if virtual and not finite:  # a few batches are kept of these, so the end may never be reached
                 refuse(epoch)
