@@ -12,12 +12,12 @@ from hf_condense.config import check, nearest
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
 from hf_condense.methods import METHODS, method_class
+from hf_condense.methods.base import Method
 from hf_condense.models.loading import load_untrained
 from hf_condense.models.networks import means_weights
 
 if TYPE_CHECKING:
     from hf_condense.data.images import ImageSource
-    from hf_condense.methods.base import Method
     from hf_condense.resolve import Config
     from hf_condense.trainer import CondensationTrainer
 
@@ -100,6 +100,23 @@ def scorable(trainer: CondensationTrainer) -> Config:
                 log.warning("without %s of the %s: %s", name, setting, error)
     check(len(kept["regimes"]) > 0, "regimes", evaluation.regimes, f"one that protocol {protocol.name} trains with")
     return config.change("evaluation", **{setting: tuple(names) for setting, names in kept.items()})
+
+
+def check_networks(trainer: CondensationTrainer) -> None:
+    """Raises ModelError or ConfigError for a base model that the method cannot work through.
+
+    Only untrained ones are looked at: trained weights would have to be fetched first.
+    """
+    squeeze, train, method = trainer.config.squeeze, trainer.train, trainer.method
+    if type(method).check_network is Method.check_network:
+        return
+    for name in squeeze.base_model if method.info.pool else squeeze.base_model[:1]:
+        if not means_weights(name):
+            network = load_untrained(
+                "base_model", name, num_classes=train.num_classes, image_size=train.image_size, channels=train.channels,
+                mean=train.mean, std=train.std, key=Key(0),
+            )  # fmt: skip
+            method.check_network(network, train.image_size)
 
 
 def _check_student(name: str, train: ImageSource) -> None:

@@ -44,7 +44,7 @@ from hf_condense.models.statistics import RealStatistics
 from hf_condense.models.statistics_files import write_statistics
 from hf_condense.models.weak import read_pool, weak_pool
 from hf_condense.precision import resolve_precision
-from hf_condense.preflight import check_folder, check_known, check_trackers, scorable
+from hf_condense.preflight import check_folder, check_known, check_networks, check_trackers, scorable
 from hf_condense.progress import Progress
 from hf_condense.publishing import gather_artefact, ready_to_push
 from hf_condense.resolve import Config, read_yaml, resolve
@@ -123,6 +123,7 @@ class CondensationTrainer:
         self.splits = self._open(self.config.data)
         self.method.plan(self.train.num_classes, run.ipc)  # an IPC that the method cannot make is refused at once
         self.method.check_images(self.train, run.ipc)
+        check_networks(self)
         self.protocol = self._student_recipe()
         self.config = scorable(self)
         check_folder(self)

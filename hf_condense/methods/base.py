@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hf_condense.evaluation.service import Students
     from hf_condense.models.experts import ExpertBuffer
     from hf_condense.models.fresh import FreshNetworks
+    from hf_condense.models.loading import ImageModel
     from hf_condense.models.pool import ModelPool
     from hf_condense.models.statistics import RealStatistics
     from hf_condense.objectives.base import Objective
@@ -266,6 +267,16 @@ class Method(ABC):
             DataError: the class with the fewest images is named.
         """
         need_images(source, ipc, self.real_images_each, remedy=self.fewer)
+
+    def check_network(self, network: ImageModel, image_size: int) -> None:  # noqa: B027 (most methods take any)
+        """Refuses before any work a network that the method cannot work through.
+
+        Args:
+            network: one of the base models, untrained.
+
+        Raises:
+            ModelError, ConfigError: what stands in the way is named.
+        """
 
     @property
     def formation_factor(self) -> int:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from hf_condense.config import check, setting
 from hf_condense.methods.base import Context, Plan, Recipe, Shard
 from hf_condense.methods.matching_family import CLASSIC, DSA_FAMILIES, FamilySettings, MatchingFamily
 from hf_condense.objectives.gradient_matching import GradientMatching, Loops
+from hf_condense.objectives.twice import need_twice_differentiable
+
+if TYPE_CHECKING:
+    from hf_condense.models.loading import ImageModel
 
 # images a class -> (image steps with each network, epochs of its training between them): the official table
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -59,6 +63,9 @@ class DC(MatchingFamily):
         rows = tuple(range(len(starts.labels)))
         shard = Shard(f"{self.name}-00000", "optimise", rows, starts.labels)
         return Plan(starts.labels, (*starts.groups, (shard,)), joint=True)
+
+    def check_network(self, network: ImageModel, image_size: int) -> None:
+        need_twice_differentiable(network, image_size)
 
     def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
         return self.free_pixels(self.settings.iterations * self.settings.loops(ipc)[0])

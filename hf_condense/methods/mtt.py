@@ -12,10 +12,12 @@ from hf_condense.methods.matching_family import DSA_FAMILIES
 from hf_condense.models.experts import ExpertRecipe, train_experts
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.objectives.trajectory import Stretches, TrajectoryMatching
+from hf_condense.objectives.twice import need_twice_differentiable
 from hf_condense.selection.real import random_real
 
 if TYPE_CHECKING:
     from hf_condense.engine import Synthetic
+    from hf_condense.models.loading import ImageModel
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,10 @@ class MTT(Method):
 
     def start(self, shard: Shard, context: Context) -> Start:
         return Start(*random_real(context.train, shard.labels, context.image_size, context.key / shard.id))
+
+    def check_network(self, network: ImageModel, image_size: int) -> None:
+        FlatNetwork(network)  # refuses networks that remember statistics
+        need_twice_differentiable(network, image_size)
 
     def recipe(self, num_classes: int, ipc: int, image_size: int) -> Recipe:
         s = self.settings

@@ -20,6 +20,7 @@ from hf_condense.objectives.union import Union
 if TYPE_CHECKING:
     from hf_condense.data.images import ImageSource
     from hf_condense.engine import Synthetic
+    from hf_condense.models.loading import ImageModel
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,9 @@ class PDD(Method):
     def check_images(self, source: ImageSource, ipc: int) -> None:
         """As many as one stage takes: later stages may draw the same ones again."""
         self.base.check_images(source, self.each(ipc))
+
+    def check_network(self, network: ImageModel, image_size: int) -> None:
+        self.base.check_network(network, image_size)
 
     @property
     def labels_by(self) -> str | None:

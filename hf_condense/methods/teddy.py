@@ -9,7 +9,7 @@ values could not be read: where there are values of SRe2L, with which it compare
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hf_condense.config import check, setting
 from hf_condense.methods.base import Context, StatisticsRequest
@@ -18,6 +18,10 @@ from hf_condense.objectives.base import Objective
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.first_order import FirstOrder, Targets
 from hf_condense.objectives.stacked_statistics import StackedStatistics
+from hf_condense.objectives.twice import need_twice_differentiable
+
+if TYPE_CHECKING:
+    from hf_condense.models.loading import ImageModel
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ class Teddy(SRe2L):
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
         self._targets: dict[tuple, Targets] = {}  # pool -> gradients of the real data, the same for every shard
+
+    def check_network(self, network: ImageModel, image_size: int) -> None:
+        if self.settings.match == "gradient":
+            need_twice_differentiable(network, image_size)
 
     def statistics(self, context: Context) -> StatisticsRequest | None:
         return super().statistics(context) if self.settings.match == "statistics" else None
