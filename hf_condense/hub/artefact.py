@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +21,13 @@ from datasets import Array3D, ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from torch import Tensor
 
+from hf_condense.data.faults import image_faults
 from hf_condense.errors import ArtefactError
 from hf_condense.files import atomic_path, canonical_json, sha256_file
 from hf_condense.hub.card import card_facts, render_card
 from hf_condense.hub.preview import image_grid
 
+log = logging.getLogger(__name__)
 FORMAT = 1
 CONDENSATION = "condensation.json"
 DATA, SOFT_LABELS, TENSORS = "data", "soft_labels", "tensors"
@@ -72,6 +75,8 @@ class Artefact:
             wanted = (n, len(self.class_names))
             _require(tuple(self.soft_labels.shape) == wanted, "soft_labels", tuple(self.soft_labels.shape), wanted)
             _require(self.soft_labels.dtype == torch.float16, "soft_labels", self.soft_labels.dtype, "float16")
+            finite = bool(self.soft_labels.isfinite().all())
+            _require(finite, "soft_labels", "infinite or no numbers", "finite numbers")
             _require(self.soft_label_kind is not None, "soft_label_kind", None, "kind, temperature and ensemble")
         if self.stages is not None:
             _require(tuple(self.stages.shape) == (n,), "stages", tuple(self.stages.shape), f"[{n}]")
@@ -121,6 +126,9 @@ def write_artefact(folder: Path | str, artefact: Artefact) -> dict[str, Any]:
         ArtefactError: the disk is full or the place cannot be written to; what was there before is untouched.
     """
     content = complete_content(artefact)
+    faults = image_faults(artefact.images)
+    for fault in faults:
+        log.warning("%s: look at preview.png in %s", fault, folder)
     with atomic_path(folder) as root:
         root.mkdir()
         _write_data(root / DATA, artefact)
@@ -141,7 +149,7 @@ def write_artefact(folder: Path | str, artefact: Artefact) -> dict[str, Any]:
             for path in sorted(root.rglob("*"))
             if path.is_file()
         }
-        record = {**artefact.record, "files": files}
+        record = {**artefact.record, **({"image_faults": faults} if faults else {}), "files": files}
         text = json.dumps(
             json.loads(canonical_json({"content": content, "record": record})), indent=2, ensure_ascii=False
         )

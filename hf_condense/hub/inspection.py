@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from hf_condense.data.faults import image_faults
 from hf_condense.files import sha256_file
 from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS
 from hf_condense.hub.card import readable_bytes, title
@@ -23,7 +24,7 @@ def inspect_folder(folder_or_id: str | Path, revision: str | None = None) -> dic
     Returns:
         Plain data: holds (whether all of it is as it was published), title, commit (of the Hub repository, else None),
         method, source, images, models, regimes, content_hash (recorded, found, holds), files (name -> holds | changed |
-        missing), bytes of each column and config, needed (bytes a student needs by regime).
+        missing), image_faults (sentences), bytes of each column and config, needed (bytes a student needs by regime).
 
     Raises:
         ArtefactError: it cannot be read at all, or lists files outside its folder.
@@ -47,6 +48,7 @@ def inspect_folder(folder_or_id: str | Path, revision: str | None = None) -> dic
         "method": content["method"],
         "source": content["source"],
         "images": content["images"],
+        "image_faults": image_faults(data.images),
         "models": content.get("models", []),
         "published_models": data.record.get("published_models", {}),
         "regimes": content["labels"]["regimes"],
@@ -107,6 +109,7 @@ def report(facts: dict[str, Any]) -> str:
         facts["title"],
         *[f"  place    {facts['place']} at {facts['commit']}"] * bool(facts["commit"]),
         f"  {images['count']} images, {images['classes']} classes, {images['channels']} x {images['height']} x {images['width']}",
+        *[f"  WARNING  {fault}" for fault in facts["image_faults"]],
         f"  method   {facts['method']['title']} {facts['method']['paper']}".rstrip(),
         f"  source   {source['id']}"
         + (f" @ {source['revision']}" if source.get("revision") else "")
