@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hf_condense.files import read_json
+from hf_condense.files import check_inside, read_json
 from hf_condense.hub.card import hub_dataset
 from hf_condense.hub.commits import Commit
 from hf_condense.hub.visibility import Target
@@ -38,7 +38,9 @@ def push_experts(
     """
     folder = Path(folder)
     buffer = ExpertBuffer.open(folder, verify=True)
-    files: dict[str, Path | bytes] = {path.name: path for path in sorted(folder.glob("expert-*.safetensors"))}
+    files: dict[str, Path | bytes] = {
+        path.name: check_inside(folder, path) for path in sorted(folder.glob("expert-*.safetensors"))
+    }
     files["manifest.json"] = json.dumps(read_json(folder / "manifest.json"), indent=2).encode()
     card = environment().get_template("experts.md.jinja").render(
         licensed=licensed(source.get("license")), dataset=hub_dataset(source["id"]) or "", source=source["id"],

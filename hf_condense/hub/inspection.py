@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from hf_condense.files import sha256_file
-from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS
+from hf_condense.hub.artefact import DATA, SOFT_LABELS, TENSORS
 from hf_condense.hub.card import readable_bytes, title
 from hf_condense.hub.distilled import DistilledDataset, locate
 from hf_condense.hub.models import needs_teacher
-from hf_condense.hub.record import listed_file
+from hf_condense.hub.record import CONDENSATION, listed_file
 
 FLOAT_BYTES = 4
 
