@@ -27,6 +27,7 @@ from hf_condense.hub.training import RecordedTraining, TrainingStage
 from hf_condense.labels.store import LabelStore
 from hf_condense.models.training import Batch
 from hf_condense.snapshots import fetch_snapshot
+from hf_condense.text import printable
 
 if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
@@ -281,7 +282,7 @@ class DistilledDataset:
 
     def __repr__(self) -> str:
         regimes = ", ".join(self.content["labels"]["regimes"])
-        return f"DistilledDataset({title(self.content)}, labels {regimes}, {str(self.folder)!r})"
+        return printable(f"DistilledDataset({title(self.content)}, labels {regimes}, {str(self.folder)!r})")
 
 
 class TorchDataset(torch.utils.data.Dataset):

@@ -24,6 +24,7 @@ from hf_condense.hub.refusals import told_clearly
 from hf_condense.hub.visibility import Target
 from hf_condense.records.base import write_record
 from hf_condense.records.sets import Condensation
+from hf_condense.text import printable
 
 OWNED = (DATA, SOFT_LABELS, TENSORS)
 CARD = "README.md"
@@ -69,7 +70,7 @@ class Pushed:
             )
         if self.refused:
             lines.append(f"without --dry_run this is refused: {self.refused}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def push(
