@@ -12,9 +12,7 @@ from hf_condense.hub.push import Pushed, push
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.methods.base import Context, Method
 from hf_condense.models.members import ModelPool
-from hf_condense.models.pool import ModelPool
 from hf_condense.plan import Synthetic
-from hf_condense.publishing import ready_to_push
 from hf_condense.run import estimate, report, settle
 from hf_condense.run.condense import Condense, observed
 from hf_condense.run.evaluate import Evaluate

@@ -18,7 +18,7 @@ from hf_condense.data.formation import decode_set
 from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError
-from hf_condense.files import canonical_json, read_json, remove_leftovers, sha256_file, write_json
+from hf_condense.files import canonical_json, remove_leftovers, sha256_file
 from hf_condense.labels.columns import epoch_table, expected_bytes, write_epochs
 from hf_condense.labels.encodings import encoding_of
 from hf_condense.labels.formats import kept_epochs, store_format
@@ -28,6 +28,8 @@ from hf_condense.labels.teacher import Ensemble
 from hf_condense.labels.views import batch_sizes, leaves_one, part_size, view_batches
 from hf_condense.processes import Processes
 from hf_condense.progress import Progress
+from hf_condense.records.base import read_record, write_record
+from hf_condense.records.labels import StoreManifest
 
 FILE_BYTES = 8 << 20  # epochs share a file up to this size: a tiny set would otherwise leave a thousand tiny files
 
@@ -206,22 +208,23 @@ def _claim(folder: Path, settings: dict) -> None:
     """Writes the manifest of an unfinished store, or compares `settings` with the one that is there."""
     path = folder / "manifest.json"
     if not path.exists():
-        write_json(path, {"settings": settings, "record": {"torch": torch.__version__}})
+        write_record(path, StoreManifest, {"settings": settings, "record": {"torch": torch.__version__}})
         return
     remove_leftovers(folder)
-    manifest, wanted = read_json(path), json.loads(canonical_json(settings))
+    manifest, wanted = read_record(path, StoreManifest), json.loads(canonical_json(settings))
     for name, value in wanted.items():
         found = manifest["settings"].get(name)
         if found != value:
             raise ArtefactError(f"{path}: {name}", found, repr(value), "delete the folder or choose another one")
     if any(not (folder / name).exists() for name in manifest.get("files", ())):
-        write_json(path, {name: value for name, value in manifest.items() if name != "files"})  # unfinished again
+        unfinished = {name: value for name, value in manifest.items() if name != "files"}
+        write_record(path, StoreManifest, unfinished)
 
 
 def _finish(folder: Path) -> None:
     """Adds the list of files to the manifest: that is what makes a store complete."""
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_record(folder / "manifest.json", StoreManifest)
     if "files" not in manifest:
         paths = sorted(folder.glob("views-*.parquet"))
         manifest["files"] = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in paths}
-        write_json(folder / "manifest.json", manifest)
+        write_record(folder / "manifest.json", StoreManifest, manifest)
