@@ -114,7 +114,9 @@ class SqueezeSettings:
     squeeze_crop_min: float | None = setting(
         None, "smallest area of the random resized crop (instead of pad-and-crop)"
     )
-    patience_top1: float = setting(1.5, "refuse observers whose top-1 is below this multiple of chance", quick=0.0)
+    min_top1_over_chance: float = setting(
+        1.5, "refuse observers whose top-1 is below this multiple of chance", quick=0.0
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -252,7 +254,9 @@ class LabelSettings:
     views: Literal["explicit", "keyed"] | None = setting(
         None, "views in a store: explicit boxes, or keyed (drawn again); keyed where not said for packed and virtual"
     )
-    prune: int = setting(10, "a pruned store keeps one epoch in so many; students go through them again and again")
+    keep_every: int = setting(
+        10, "a pruned store keeps one epoch in so many; students go through them again and again"
+    )
     views_per_image: int = setting(10, "a packed store keeps the labels of so many views of an image")
     top_k: int = setting(10, "a packed store keeps so many of the largest logits, and one value for the others")
     value_bits: int = setting(8, "bits of a logit in a packed store, at most 8")
@@ -260,7 +264,7 @@ class LabelSettings:
     def __post_init__(self) -> None:
         check_choices(self)
         check(self.label_epochs is None or self.label_epochs >= 1, "label_epochs", self.label_epochs, "1 or more")
-        for name in ("prune", "views_per_image", "top_k"):
+        for name in ("keep_every", "views_per_image", "top_k"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         check(1 <= self.value_bits <= 8, "value_bits", self.value_bits, "1 to 8")
         drawn = self.store != "virtual" or self.views != "explicit"

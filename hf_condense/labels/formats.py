@@ -21,7 +21,7 @@ def store_format(settings: LabelSettings, temperature: float | None = None, part
         found["views"] = settings.views or ("keyed" if kind in ("packed", "virtual") else "explicit")
         found |= {"accumulation": parts} if parts > 1 else {}
     if kind == "pruned":
-        found["prune"] = settings.prune
+        found["prune"] = settings.keep_every
     if kind == "packed":
         found |= {
             "views_per_image": settings.views_per_image, "top_k": settings.top_k, "tail_temperature": temperature,

@@ -82,7 +82,7 @@ def squeeze(
     for member in members:
         if show:
             tqdm.write(f"squeeze: {member.name} top-1 {100 * member.top1:.1f} % on {len(test)} test images")
-        refuse_chance(member, settings.patience_top1, train.num_classes)
+        refuse_chance(member, settings.min_top1_over_chance, train.num_classes)
     return ModelPool(members)
 
 
@@ -96,7 +96,7 @@ def refuse_chance(member: PoolMember, patience: float, num_classes: int) -> None
             "base_model", f"{member.name} with top-1 {100 * member.top1:.1f} %",
             f"{100 * patience * chance:.1f} % or more ({patience} times chance)",
             f"{order if member.source['pretrained'] else ''}train longer (--squeeze_epochs), lower --squeeze_lr, "
-            "or lower --patience_top1",
+            "or lower --min_top1_over_chance",
         )  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def weak_pool(
             maker.sources()
         processes.wait()
     base, candidates = maker.sources()
-    refuse_chance(base, squeeze.patience_top1, train.num_classes)
+    refuse_chance(base, squeeze.min_top1_over_chance, train.num_classes)
     if processes.world > 1:
         for candidate in processes.share(candidates):
             maker.member(candidate, base)
