@@ -11,11 +11,9 @@ draws memory and error as they were last measured.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import multiprocessing
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 
-from benchmarks.record import RESULTS, interleaved, write
+from benchmarks import record
 from hf_condense import create_method
 from hf_condense.config import DataSettings
 from hf_condense.data.randomness import Key
@@ -102,7 +100,7 @@ def rounds(width: int, images: int, steps: int, repeats: int, kept: bool) -> dic
     if kept:
         keep_freed_memory()
     made = made_up(width, images, steps)
-    return interleaved({kind: lambda kind=kind: gradients(*made, kind) for kind in KINDS}, repeats, CPU)
+    return record.interleaved({kind: lambda kind=kind: gradients(*made, kind) for kind in KINDS}, repeats, CPU)
 
 
 def seconds(args) -> dict:
@@ -185,7 +183,8 @@ def behaviour(args) -> dict:
         given, test = digits(seed, test=True)
         told = {"seed": seed}
         for kind in ("adjoint", "tesla"):
-            method = create_method("mtt", **DIGITS, gradient=kind)
+            steps = args.iterations or DIGITS["iterations"]
+            method = create_method("mtt", **{**DIGITS, "iterations": steps}, gradient=kind)
             with tempfile.TemporaryDirectory() as folder:
                 began = time.process_time()
                 made = Engine(Accelerator(cpu=True), Path(folder)).run(method, given)
@@ -221,14 +220,14 @@ def mean_distances(method, given: Context, made) -> dict[str, float]:
     return found
 
 
-def plot(args) -> None:
+def plot(results: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    sizes = read_json(RESULTS / "trajectory_memory.json")["bytes"]
-    rows = read_json(RESULTS / "trajectory_error.json")["rows"]
+    sizes = read_json(results / "trajectory_memory.json")["bytes"]
+    rows = read_json(results / "trajectory_error.json")["rows"]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6))
     for kind, style in zip(KINDS, ("o-", "s-", "^--")):
         row = sizes[kind]
@@ -248,21 +247,25 @@ def plot(args) -> None:
         axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(RESULTS / "trajectory_gradients.png", dpi=110)
+    figure.savefig(results / "trajectory_gradients.png", dpi=110)
 
 
 PARTS = {"memory": memory, "time": seconds, "error": errors, "digits": behaviour}
 
+
+def parser():
+    found = record.parser(__doc__)
+    found.add_argument("part", choices=(*PARTS, "plot"))
+    found.add_argument("--seeds", type=int, default=4)
+    found.add_argument("--students", type=int, default=3, help="networks that score a set of images")
+    found.add_argument("--iterations", type=int, help="image steps of `digits`, to try the script")
+    return found
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=(*PARTS, "plot"))
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--students", type=int, default=3, help="networks that score a set of images")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    if args.part == "plot":
-        plot(args)
+    options = parser().parse_args()
+    torch.set_num_threads(options.threads)  # and freed memory is given back, except where `time` says otherwise
+    if options.part == "plot":
+        plot(options.results)
     else:
-        command = " ".join(["python -m benchmarks.trajectory_gradients", *sys.argv[1:]])
-        write(f"trajectory_{args.part}", command, CPU, PARTS[args.part](args))
+        record.write(f"trajectory_{options.part}", options, PARTS[options.part](options))
