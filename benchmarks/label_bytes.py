@@ -112,7 +112,7 @@ def reading(repeats: int, batch: int = 100, images: int = 1000) -> dict:
 
 
 def plot(results: Path, name: str) -> None:
-    """Accuracy against bytes, as `study labels-<name>` last measured them."""
+    """Accuracy against bytes, as the study of that name last measured them."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,6 +1,6 @@
 """Seconds of one step of DM, DC and DSA: ours beside the plain class loop, and other ways to write DM's real side.
 
-    python -m benchmarks.matching_step [--width 32 128] [--repeats 5]
+    python -m benchmarks.matching_step --width 32 128
 
 Ten classes of made-up 28 px images with one channel, IPC 1 and 10. `plain` is benchmarks/plain_matching.py: class after
 class, gradients of all parameters, one backward pass at the end. Networks, batches and draws are the same in all rows.

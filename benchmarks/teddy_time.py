@@ -1,6 +1,6 @@
 """What Teddy's pruned pool costs and saves beside one unpruned network: seconds, and iterations until it has paid.
 
-    python -m benchmarks.teddy_time [--batch 100] [--device cuda]
+    python -m benchmarks.teddy_time --batch 100
 
 ResNet-18 with the stem for small images at 64 px and 200 classes, as on Tiny-ImageNet, with weights of no training (time
 does not depend on them). A step is cross-entropy and norm statistics to pixel gradients, and Adam. The whole is
