@@ -18,7 +18,7 @@ from hf_condense.methods import METHODS, list_methods
 
 
 def pool_run(given: dict) -> dict:
-    """What `pool` takes where nobody said it: pruned weak models, and a run folder that says so."""
+    """The settings of `pool`, which defaults to pruned weak models and a run folder named after their kind."""
     from hf_condense.resolve import read_yaml
 
     said = {**(read_yaml(given["config"]) if "config" in given else {}), **given}
@@ -31,7 +31,7 @@ def pool_run(given: dict) -> dict:
 
 
 def named(setting: str, arguments: Sequence[str]) -> str | None:
-    """What the arguments, a --config file or a run folder say of a setting that adds flags of its own."""
+    """The value of a setting that adds flags of its own, from the arguments, a --config file or a run folder."""
     from hf_condense.resolve import read_yaml
 
     said = {"method": None, "base_method": None, "config": None}
@@ -132,7 +132,7 @@ def show_plan(given: dict) -> int:
 
 
 def show_messages() -> None:
-    """What this library tells goes to the terminal; what others tell only where it is a warning."""
+    """Prints the log messages of this library, and only warnings of others."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("httpx", "httpx2", "datasets", "huggingface_hub", "timm", "matplotlib", "PIL", "accelerate", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
