@@ -1,4 +1,4 @@
-"""Protocols: named, immutable student recipes. The published ones stand in `published.py`, ours here.
+"""Protocols: named, immutable student recipes. The published ones are in `published.py`, ours here.
 
 A score means something only beside others of the same protocol: batch size or schedule alone move accuracy by more
 than most methods do.
@@ -68,7 +68,7 @@ class Protocol:
         siamese_mode: "single" or "combined" families.
         siamese_params: other values of `SiamesePolicy`, where they are not the usual ones.
         val_resize: "8/7" resizes test images to side S//7*8 and crops the centre (256 to 224); "none" takes them whole.
-        best_every, best_from: the extra column "best over the test set" looks every so many epochs (0: never), after
+        best_every, best_from: the extra column "best over the test set" is evaluated every `best_every` epochs (0: never), after
             this share of the training.
         bn_double_update: an extra forward pass a step, without gradient, as RDED's script has it.
         label_per: what stored labels belong to: a "view" (a label store), or an "image", whatever its view.
@@ -76,7 +76,7 @@ class Protocol:
         zca: whether students see whitened pixels (`data.whitening`) instead of normalised ones.
         mode: how a set that was made in stages is gone through: "cumulative" trains in each stage on all images up to
             it, "new_only" on its own images, "last_only" once on all, as on any other set.
-        stage_epochs: passes in each stage. Where not said as many as show the student as many images in all as
+        stage_epochs: passes in each stage. Defaults to as many as show the student as many images in all as
             `epochs` passes over the whole set would (2 `epochs` / (P + 1) of P equal stages), or come nearest to `steps`.
         cases: values for some students or IPC; later ones win.
     """
@@ -144,14 +144,14 @@ class Protocol:
         check(0 <= self.best_from < 1, "best_from", self.best_from, "a share below 1")
         check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "a share below 1")
         check(0 <= self.hard_share < 1, "hard_share", self.hard_share, "a share below 1")
-        # a part of a mixed batch has lost its partners' classes
+        # a part of a mixed batch lacks its partners' classes
         check(not self.hard_share or self.accumulation == 1, "accumulation", self.accumulation, "1 with hard_share")
         for name in ("epochs", "steps", "stage_epochs"):
             value = getattr(self, name)
             check(value is None or value >= 1, name, value, "1 or more")
 
     def resolve(self, student: str, ipc: int) -> Protocol:
-        """The protocol with its cases applied and gone.
+        """The protocol with its cases applied and removed.
 
         Raises:
             ConfigError: its source gives no value for this student or IPC.

@@ -97,7 +97,7 @@ def train_student(
         key: names initial weights and views. Students of one key on two sets differ by the set alone.
         like: train with the batch, epochs and steps that the protocol has for a set of this many images; a larger
             set then gives every epoch another part of itself.
-        image_size: side that the student sees; that of `images` where not said.
+        image_size: side of the student's input; defaults to that of `images`.
         mean, std: of the dataset in unit pixels, one for each channel or one for all.
         flip: whether the protocol's horizontal flips make sense for these classes.
         state_folder: where an unfinished training is kept, to go on from.
@@ -139,7 +139,7 @@ def train_student(
     )  # fmt: skip
     online, ema = score(result.model), score(result.ema_model) if result.ema_model is not None else None
     top1 = online if ema is None else ema
-    looks = [row for row in result.history if "top1" in row]  # in the history, because that survives a restart
+    looks = [row for row in result.history if "top1" in row]  # in the history, because that is kept over a restart
     best_top1 = max([top1, *(row["top1"] for row in looks)]) if protocol.best_every else None
     seconds = result.seconds - sum(row["looking"] for row in looks)
     return StudentResult(top1, online, ema, best_top1, result.steps, seconds, peak_bytes(device))

@@ -1,4 +1,4 @@
-"""What a label store keeps of a training: epochs, labels, and whether the parameters of views stand beside them."""
+"""What a label store holds: which epochs, which labels, and whether the parameters of views are stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hf_condense.data.randomness import Key
 
 
 def store_format(settings: LabelSettings, temperature: float | None = None) -> dict[str, Any]:
-    """The part of `settings` that makes a difference to a store, as its manifest has it.
+    """The part of `settings` that a store depends on, as recorded in its manifest.
 
     Args:
         temperature: at which students soften labels; None where their loss compares logits.

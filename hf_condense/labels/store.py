@@ -48,14 +48,14 @@ def write_store(
     progress: Progress | None = None,
     formation_factor: int = 1,
 ) -> LabelStore:
-    """Labels views of `epochs` epochs, and goes on where an interrupted call with the same arguments stopped.
+    """Labels views of `epochs` epochs, and resumes an interrupted call with the same arguments.
 
     Args:
         folder: becomes `manifest.json` and `views-<n>.parquet`, each file whole or absent.
         images: the published uint8 images [N, C, S, S]; `labels` their classes, int64 [N].
         key: names order and views (`labels.views.view_batches`), and which epochs a smaller store keeps.
         batch_size: mixing partners come from one batch, so students train in this size or a divisor of it.
-        form: what is kept (`formats.store_format`); the full store where not said.
+        form: what is stored (`formats.store_format`); defaults to the full store.
         limit: most batches an epoch.
         dtype: of logits that are stored as they are, "float16" or "float32".
         accelerator: an `accelerate.Accelerator` whose processes share the files among them.
@@ -198,7 +198,7 @@ def _claim(folder: Path, settings: dict) -> None:
 
 
 def _finish(folder: Path) -> None:
-    """Adds the list of files to the manifest: that is what makes a store complete."""
+    """Adds the list of files to the manifest, which marks the store as complete."""
     manifest = read_json(folder / "manifest.json")
     if "files" not in manifest:
         paths = sorted(folder.glob("views-*.parquet"))

@@ -14,12 +14,12 @@ from hf_condense.models.training import Batch, unit_pixels
 
 
 def leaves_one(images: int, batch_size: int) -> bool:
-    """Whether whole batches leave a single image, on which batch norms cannot train, and can spare it a companion."""
+    """Whether the last batch would be a single image, on which batch norms cannot train, and another can move to it."""
     return images % batch_size == 1 and images > batch_size > 2
 
 
 def batch_sizes(images: int, batch_size: int) -> list[int]:
-    """Images in each batch of an epoch: the last may be short, but not of one image where the one before can help."""
+    """Images in each batch of an epoch: the last may be short, but has two images or more where possible."""
     whole, left = divmod(images, batch_size)
     if leaves_one(images, batch_size):
         return [batch_size] * (whole - 1) + [batch_size - 1, 2]
@@ -72,7 +72,7 @@ def view_batches(
         labels: int64 [N], on the device of the images.
         policy: how views are drawn.
         key: names order and views; teachers and students that share it see the same.
-        device: where views are made; that of the images where not said.
+        device: where views are made; defaults to that of the images.
         limit: most batches an epoch.
 
     Yields:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 VERSION = 1  # raised when the same recipe no longer gives the same trajectories
-DEVICE_BYTES = 4 << 30  # encoded images up to this size are kept on the device; of more, batches are encoded anew
+DEVICE_BYTES = 4 << 30  # encoded images up to this size stay on the device; larger sets are encoded batch by batch  # encoded images up to this size are kept on the device; of larger sets, batches are encoded again
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class ExpertBuffer:
         return cls(folder, manifest, experts)
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
-        """float32 [P] on the CPU: the weights of an expert after so many epochs."""
+        """float32 [P] on the CPU: the weights of an expert after `epoch` epochs."""
         check(0 <= expert < self.experts, "expert", expert, f"0 to {self.experts - 1}")
         check(0 <= epoch <= self.epochs, "epoch", epoch, f"0 to {self.epochs}")
         if expert not in self._slices:

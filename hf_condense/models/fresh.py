@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class FreshNetworks:
     """Gives a network with new initial weights for each key: equal keys, equal weights.
 
-    Building a network costs more than drawing its weights, so one network is kept and drawn anew wherever that gives
+    Building a network costs more than drawing its weights, so one network is kept and initialised again wherever that gives
     what building it would have given. What it gave before is then gone.
 
     Args:

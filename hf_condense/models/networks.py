@@ -81,7 +81,7 @@ def _fetching(name: str, id: str) -> Iterator[None]:
         elif isinstance(error, RepositoryNotFoundError):
             step = "check the spelling of the id; for a private repository run `hf auth login`"
         elif Path(id).exists():
-            step = "write the folder anew with timm's save_for_hf or transformers' save_pretrained"
+            step = "write the folder again with timm's save_for_hf or transformers' save_pretrained"
         elif id.startswith("https:"):
             step = f"connect to the network, or put that file into {torch.hub.get_dir()}/checkpoints"
         else:
@@ -252,7 +252,7 @@ def _transformers(name: str, id: str) -> Network:
     repository, _, revision = id.partition("@")
     with _fetching(name, repository):
         config = AutoConfig.from_pretrained(repository, revision=revision or None)
-        # timm's own checkpoints name num_classes twice unless model_args is given anew
+        # timm's own checkpoints name num_classes twice unless model_args is given again
         wrapped = {"model_args": {}} if config.model_type == "timm_wrapper" else {}
         backbone = AutoModelForImageClassification.from_pretrained(repository, revision=revision or None, **wrapped)
         seen = _preprocessing(repository, revision or None, config)

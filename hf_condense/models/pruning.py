@@ -52,7 +52,7 @@ def prune(model: ImageModel, ratio: float, key: Key, noise: float = 0.3, image_s
         ratio: share of the channels of each layer, between 0 and 1.
         key: names the noise.
         noise: spread of the noise on the channels' importance.
-        image_size: side in pixels of the images it is for; `model.input_size` where not said.
+        image_size: side in pixels of its input images; defaults to `model.input_size`.
 
     Raises:
         ConfigError: a ratio that leaves nothing or takes nothing.

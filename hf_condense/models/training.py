@@ -98,7 +98,7 @@ class FitRecipe:
         return base * multiplier(self.schedule, epoch, length, **warm, **self.schedule_params)
 
     def forgets(self, epoch: int) -> bool:
-        """Whether the optimiser begins anew in `epoch`."""
+        """Whether the optimiser is reset at the start of `epoch`."""
         if epoch == 0:
             return False
         if self.rates is not None and epoch % (self.epochs // len(self.rates)) == 0:
