@@ -1,8 +1,8 @@
 """What a person can set: one dataclass a stage, checked where it is made. The command line, YAML and recipes share them.
 
 A setting's name is its flag (`--image_size`) and its YAML key, so names are unique over all sections. `None` means
-"take it from the preset, or else derive it"; the run folder's `config.yaml` holds the values of preset, file and flags,
-and `null` for what is derived from the data, which every start derives again.
+"take it from the preset, or else derive it"; the run folder's `config.yaml` holds the values of preset, file and
+flags, and `null` for what is derived from the data, which every start derives again.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ class LabelSettings:
     store: Literal["none", "full", "int8", "pruned", "packed", "virtual"] = setting(
         "full",
         "per-view labels: full (fp16 logits of every view), int8 (8 bits each), pruned (of some epochs), packed (a few "
-        "views an image, the largest logits), virtual (no logits: the teacher computes them again, and is checked), or none",
+        "views an image, the largest logits), virtual (no logits: the teacher computes them again, checked), or none",
     )
     label_epochs: int | None = setting(None, "epochs of views to store; defaults to the protocol's epochs")
     views: Literal["explicit", "keyed"] | None = setting(

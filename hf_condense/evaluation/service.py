@@ -80,7 +80,7 @@ class Students:
             lr: defaults to the protocol's.
             soft: probabilities [n, K], a row an image, to train with instead of class numbers.
             regime: "hard", "online" with the labels of `teacher`, or "stored" with those of `store`.
-            stages: int64 [n] the stage in which each image was made, to train in stages; defaults to one training on all images.
+            stages: int64 [n] the stage in which each image was made, to train in stages; by default all at once.
             rates: learned with the set, one a stage; used where the protocol takes them.
             state_folder: where an unfinished training is kept, to go on from; the caller deletes it.
 

@@ -50,7 +50,7 @@ def image_digest(images: Tensor) -> str:
 
 
 class LabelStore:
-    """A finished store. Replays the batches that the teacher labelled, from any epoch, in the stored batch or a divisor.
+    """A finished store. Replays the teacher's batches from any epoch, in the stored batch size or a divisor.
 
     `LabelStore.open` makes one.
     """

@@ -14,7 +14,7 @@ from hf_condense.models.training import Batch, unit_pixels
 
 
 def leaves_one(images: int, batch_size: int) -> bool:
-    """Whether the last batch would be a single image, on which batch norms cannot train, and another can move to it."""
+    """Whether the last batch would be one image, on which batch norms cannot train, and another can join it."""
     return images % batch_size == 1 and images > batch_size > 2
 
 

@@ -1,4 +1,4 @@
-"""A trained network as a folder that timm or transformers loads, and that comes back here exactly as it was."""
+"""A trained network as a folder that timm or transformers loads, and that this library loads unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_condense.errors import ArtefactError
 from hf_condense.files import read_json, redo, write_json
 from hf_condense.models.loading import ImageModel
 
-FACTS = "image_model.json"  # what neither library has a place for
+FACTS = "image_model.json"  # facts for which neither library has a file
 
 
 def write_checkpoint(model: ImageModel, folder: Path, image_size: int) -> None:
@@ -105,7 +105,7 @@ def _read_backbone(folder: Path, facts: dict) -> nn.Module:
         return AutoModelForImageClassification.from_pretrained(folder)
     from hf_condense.models.networks import registered_timm
 
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn and at once replaced
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn and then replaced
         create = registered_timm().create_model
         backbone = create(build["architecture"], num_classes=facts["num_classes"], **build["model_args"])
     if "shapes" in build:
@@ -115,7 +115,7 @@ def _read_backbone(folder: Path, facts: dict) -> nn.Module:
 
 
 def shape_manifest(backbone: nn.Module) -> dict[str, Any]:
-    """What a pruned network is beside its architecture: "shapes" of all tensors, "groups" of layers that have some."""
+    """What defines a pruned network: "shapes" of all tensors, "groups" of layers that have some."""
     groups = {
         name: getattr(module, "groups", None) or module.num_groups
         for name, module in backbone.named_modules()

@@ -46,12 +46,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 VERSION = 1  # raised when the same recipe no longer gives the same trajectories
-DEVICE_BYTES = 4 << 30  # encoded images up to this size stay on the device; larger sets are encoded batch by batch  # encoded images up to this size are kept on the device; of larger sets, batches are encoded again
+DEVICE_BYTES = 4 << 30  # encoded images up to this size stay on the device; larger sets are encoded batch by batch
 
 
 @dataclass(frozen=True)
 class ExpertRecipe:
-    """How experts are trained and kept.
+    """How experts are trained and stored.
 
     Args:
         epochs: of the training; there is one snapshot more than that.
@@ -81,7 +81,7 @@ class ExpertRecipe:
 
     @property
     def fit(self) -> FitRecipe:
-        """The same for `models.training.fit`."""
+        """This recipe for `models.training.fit`."""
         sgd = {"momentum": self.momentum, "weight_decay": self.weight_decay, "decay_all": True}
         return FitRecipe(self.epochs, self.lr, **sgd)
 
@@ -218,7 +218,7 @@ class _Training:
         self._encoded: Callable[[Tensor], Tensor] | None = None
 
     def make(self, number: int, progress: Progress) -> None:
-        """Writes the file of expert `number`, unless it is there."""
+        """Writes the file of expert `number`, unless it exists."""
         path, unfinished = self.folder / _name(number), self.folder / f"unfinished-{number:05d}"
         with one_at_a_time(path):
             if path.exists():
@@ -290,14 +290,14 @@ def _name(number: int) -> str:
 
 
 def _seen(network: ImageModel) -> dict[str, Any]:
-    """What images are turned into before the weights: trajectories are of nothing else."""
+    """The encoding of images before the first layer, which trajectories depend on."""
     if network.whitening is not None:
         return network.whitening.facts
     return {"kind": "normalised", "mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist()}
 
 
 def _check_trajectory(snapshots: list[Tensor], number: int, recipe: ExpertRecipe) -> None:
-    """Raises ConfigError where snapshots are of no use: what is matched is divided by how far they are apart."""
+    """Raises ConfigError where snapshots do not differ: the matched distance is divided by their distance."""
     for epoch, (before, after) in enumerate(pairwise(snapshots)):
         if not after.isfinite().all():
             raise _diverged(number, epoch + 1, recipe)
@@ -340,7 +340,7 @@ def _imported(folder: Path, flat: FlatNetwork, recipe: ExpertRecipe, count: int)
 
 
 def _write_manifest(folder: Path, identity: dict, count: int) -> None:
-    """Lists the experts that are there; those that another run has listed stay."""
+    """Lists the experts that exist; those that another run has listed are kept."""
     path = folder / "manifest.json"
     with one_at_a_time(path):
         listed = read_json(path)["experts"] if path.exists() else []

@@ -1,4 +1,4 @@
-"""Networks that only look: frozen, without weight gradients, in the arithmetic that pays on the device."""
+"""Frozen networks: evaluation mode, no weight gradients, the memory layout that is fastest on the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network as every other part sees it: unit pixels in, one logit a class out."""
+"""The network interface of all other parts: unit pixels in, one logit a class out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ImageModel(nn.Module):
-    """A backbone with all that makes it take unit pixels: its own normalisation, input size and channels.
+    """A backbone that takes unit pixels, with its own normalisation, input size and channels.
 
     Args:
         backbone: takes normalised images [n, in_chans, H, W]; gives logits [n, K], or an object that has `.logits`.
@@ -84,7 +84,7 @@ class ImageModel(nn.Module):
         return out if isinstance(out, Tensor) else out.logits
 
     def freeze(self) -> ImageModel:
-        """Eval mode and no weight gradients, for good."""
+        """Sets eval mode and switches weight gradients off."""
         return self.eval().requires_grad_(False)
 
     def sha256(self) -> str:
@@ -170,7 +170,7 @@ def load_model(
 
 
 def load_untrained(field: str, name: str, **facts: Any) -> ImageModel:
-    """As `load_model`, for whoever needs random weights: a name that stands for trained ones is refused.
+    """As `load_model`, with random weights; a name that stands for trained ones is refused.
 
     Args:
         field: the setting that `name` was given as.

@@ -67,7 +67,7 @@ def _is_path(name: str) -> bool:
 
 @contextmanager
 def _fetching(name: str, id: str) -> Iterator[None]:
-    """Turns whatever a library raises while it fetches weights into one message that says what to do."""
+    """Turns the exceptions of libraries that fetch weights into one error that names the next step."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:

@@ -16,7 +16,7 @@ from hf_condense.models import heads
 from hf_condense.models.checkpoints import shape_manifest
 from hf_condense.models.loading import ImageModel
 
-ROUND_TO = 8  # channel counts that accelerators like
+ROUND_TO = 8  # a multiple for which accelerators are fastest
 
 
 class ChannelNorm(nn.InstanceNorm2d):
@@ -72,7 +72,7 @@ def prune(model: ImageModel, ratio: float, key: Key, noise: float = 0.3, image_s
             shape = tuple(pruned.backbone(example).shape)
     except ModelError:
         raise
-    except Exception as error:  # torch-pruning raises whatever its walk over the graph runs into
+    except Exception as error:  # torch-pruning raises exceptions of many types
         raise _unprunable(model, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
     if shape != (1, model.num_classes):
         raise _unprunable(model, f"afterwards it gives {shape}")

@@ -25,7 +25,7 @@ from hf_condense.progress import Progress
 
 @dataclass
 class Batch:
-    """What a network sees in one step, already augmented and on the device.
+    """The input of one step, augmented and on the device.
 
     Args:
         images: float unit pixels [b, C, H, W].
