@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DATA = sorted(p.relative_to(ROOT).as_posix() for s in ("jinja", "yaml") for p in (ROOT / "hf_condense").rglob(f"*.{s}"))
+DATA = sorted(
+    p.relative_to(ROOT).as_posix() for s in ("jinja", "yaml") for p in (ROOT / "hf_condense").rglob(f"*.{s}")
+)
 BUILD = "import sys; from setuptools.build_meta import build_{0} as build; build(sys.argv[1])"
 
 
@@ -35,7 +37,9 @@ def test_no_file_of_the_package_is_a_link():
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
 def test_archives_hold_templates_and_presets(kind, tree, tmp_path):
-    subprocess.run([sys.executable, "-c", BUILD.format(kind), str(tmp_path)], cwd=tree, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", BUILD.format(kind), str(tmp_path)], cwd=tree, check=True, capture_output=True
+    )
     (archive,) = tmp_path.glob("*.whl" if kind == "wheel" else "*.tar.gz")
     if kind == "wheel":
         names = set(zipfile.ZipFile(archive).namelist())
