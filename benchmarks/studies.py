@@ -165,6 +165,27 @@ def pdd(data: str, base: str, ipc: int = 10) -> Study:
     return Study(data, rows, shared, ipc, protocol, recipe, students, regimes, sets=sets)
 
 
+DIGITS_MTT = {
+    "iterations": 120, "lr": 3.0, "lr_lr": 1e-4, "student_lr": 0.05, "student_steps": 10, "span": 2, "first_epochs": 6,
+    "experts": 6, "expert_lr": 0.05, "expert_batch": 64, "families": (),
+}  # fmt: skip
+
+
+def mtt_digits(ipc: int = 1) -> Study:
+    """MTT with the exact gradient and with TESLA's; students as experts were trained, at the learned rate."""
+    rows = {f"MTT ({kind})": Row("mtt", {**DIGITS_MTT, "gradient": kind}, "pixels") for kind in ("adjoint", "tesla")}
+    recipe = {
+        "epochs": 300,
+        "lr": 0.05,
+        "schedule": "constant",
+        "schedule_params": {},
+        "weight_decay": 0.0,
+        "siamese": (),
+    }
+    shared = {"base_model": "convnet_d2_w16", "image_size": 8}
+    return Study("digits", {**RANDOM, **rows}, shared, ipc, "mtt", recipe, ("convnet_d2_w16",), sets=4, each=3)
+
+
 def chains(ipc: int = 6) -> Study:
     """PDD over IDC with a pool of chains, or a new chain for every network (0), as in its script."""
     shared = {
@@ -200,7 +221,7 @@ def labels(data: str, ipc: int = 10) -> Study:
 
 STUDIES = {
     "edc-select": edc_select, "edc-ladder": edc_ladder, "edc-final": edc_final, "equal": equal, "coresets": coresets,
-    "dream-sampler": dream_sampler, "chains": chains,
+    "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits,
     **{method: partial(matching, method) for method in ("dm", "dc", "dsa", "idc", "dream")},
     **{f"labels-{data.split('_')[0]}": partial(labels, data) for data in LABELS},
     **{f"pdd-{data.split('_')[0]}-{base}": partial(pdd, data, base) for data in PDD for base in ("mtt", "dm", "edc")},
