@@ -11,7 +11,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
-from hf_condense.cli_parser import COMMAS, STAGES, build_parser, refuse_rest, short_names
+from hf_condense.cli_parser import ALONE, COMMAS, STAGES, build_parser, refuse_rest, short_names
 from hf_condense.config import check
 from hf_condense.errors import CondensationError
 from hf_condense.methods import METHODS, list_methods
@@ -34,6 +34,7 @@ def named(setting: str, arguments: Sequence[str]) -> str | None:
     """The value of a setting that adds flags of its own, from the arguments, a --config file or a run folder."""
     from hf_condense.resolve import read_yaml
 
+    arguments = [a for a in arguments if a not in ALONE]
     said = {"method": None, "base_method": None, "config": None}
     for argument, following in zip(arguments, [*arguments[1:], None]):
         name, equals, value = argument.removeprefix("--").partition("=")
@@ -123,7 +124,8 @@ def show_plan(given: dict) -> int:
 
     before = os.path.isdir(given.get("output_dir") or "")
     trainer = CondensationTrainer(**given)
-    print(resolved_text(trainer.config), flush=True)
+    if trainer.accelerator.is_main_process:
+        print(resolved_text(trainer.config), flush=True)
     estimate.announce(trainer)
     if not before:
         with suppress(OSError):  # the folder of a run that was started is not empty, and stays
