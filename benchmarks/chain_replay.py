@@ -34,6 +34,4 @@ def parser():
 if __name__ == "__main__":
     options = record.options(parser())
     counts = {f"n={each}": counted(each) for each in (10, 2)}
-    for name, found in counts.items():
-        print(name, {k: round(v, 2) for k, v in found.items()})
     record.write("chain_replay_steps", options, {"counted": counts})

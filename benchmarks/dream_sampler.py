@@ -91,12 +91,6 @@ def clustering(splits: Splits, args) -> dict:
     faster = {
         name: seconds[name]["processor"] / seconds["ours"]["processor"] for name in seconds if name.startswith("lloyd")
     }
-    for name, value in lengths.items():
-        cost = seconds.get(name, {}).get("processor")
-        print(f"{name}: inertia {value:.3f} of the variance" + (f", {cost:.3f} s" if cost else ""), flush=True)
-    print(f"picks: {seconds['ours, with picks']['processor']:.3f} s; embedding {embedding:.2f} s", flush=True)
-    for name, times in faster.items():
-        print(f"ours is {times:.1f} times as fast as {name} (aim {AIM})", flush=True)
     shape = {"rows": len(features), "dimensions": features.shape[1], "clusters": count, "network": args.network}
     return {
         **shape, "inertia": lengths, "seconds": seconds, "embedding_seconds": embedding, "lloyd_steps": reach,

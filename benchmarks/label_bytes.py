@@ -66,9 +66,6 @@ def imagenet(images: int, epochs: int = 300, classes: int = 1000, batch: int = 1
             write_epochs(path, tables, None, encoding)
             size = path.stat().st_size
         found[row] = {"bytes": size * len(kept) // len(written), "epochs": len(kept), "written": len(written)}
-        print(row, found[row], flush=True)
-    size = found["packed s=10 k=10"]["bytes"]
-    print(f"packed s=10 k=10: {size / 1e6:.2f} MB, {'within' if size <= MOST else 'above'} {MOST / 1e6:.1f} MB")
     return {"bytes": found, "images": images, "classes": classes, "epochs": epochs, "batch": batch, "aim": MOST}
 
 
@@ -106,7 +103,6 @@ def reading(repeats: int, batch: int = 100, images: int = 1000) -> dict:
         batches = store.epochs * images // batch
         each = {"read": seconds["read"]["processor"] / batches, "step": seconds["step"]["processor"]}
         found[f"{classes} classes"] = {**each, "share": each["read"] / each["step"]}
-        print(f"{classes} classes: {found[f'{classes} classes']} (aim {SHARE})", flush=True)
         shutil.rmtree(folder)
     return {"seconds_per_batch": found, "batch": batch, "aim": SHARE}
 

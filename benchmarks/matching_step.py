@@ -125,9 +125,7 @@ def measure(width: int, real_batch: int, repeats: int, methods: list[str]) -> di
             for kind in ("median", "fastest", "processor"):
                 told[f"plain_over_ours_{kind}"] = round(told["plain"][kind] / told["ours"][kind], 3)
             found[f"{method} ipc {ipc}"] = told
-            print(f"width {width}, real batch {real_batch}, {method} ipc {ipc}: {told}", flush=True)
     found["forms"] = record.interleaved(steps.forms(), repeats, CPU)
-    print(f"width {width} forms: {found['forms']}", flush=True)
     return found
 
 

@@ -60,9 +60,6 @@ def main() -> None:
             for part in ("step", "network")
         }
         values[f"{size}px_batch{batch}"] = {"seconds": seconds, "fp32_over_bf16": gain, "aim": aim}
-        print(f"{size} px, batch {batch}: fp32 / bf16 {gain} (aim {aim} of the step)")
-        for name, row in seconds.items():
-            print(f"  {name:14}", *(f"{value:7.3f} s ({kind})" for kind, value in row.items()))
     record.write("observer_step", options, values)
 
 

@@ -124,10 +124,6 @@ def main() -> None:
         for observer, (ipc, candidates) in observers.items():
             found = measure(source, observer, size, factor, ipc, candidates, options)
             values[f"{name} {observer}"] = found
-            print(f"{name}, observer {observer}: over ours {found['over_ours']}", flush=True)
-            for kind, row in found["seconds_per_image"].items():
-                print(f"  {kind:10}", *(f"{1e3 * value:9.3f} ms ({of})" for of, value in row.items()), flush=True)
-            print("  first cells as ours:", found["first_cells_as_ours"], flush=True)
     record.write("rded_selection", options, values)
 
 

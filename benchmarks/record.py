@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -74,8 +74,10 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def write(name: str, options: argparse.Namespace, values: dict) -> None:
-    """Writes <name>.json with command, machine, commit and date into the folder of results."""
+def write(name: str, options: argparse.Namespace, values: dict, show: bool = True) -> None:
+    """Writes <name>.json with command, machine, commit and date into the folder of results, and prints the values."""
+    for line in _lines(values) if show else ():
+        print(line)
     device, module = options.device, sys.modules["__main__"].__spec__.name
     machine = {
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
@@ -86,6 +88,15 @@ def write(name: str, options: argparse.Namespace, values: dict) -> None:
     path = options.results / f"{options.name or name}.json"
     write_json(path, {**about, **values})
     print(f"written: {path}")
+
+
+def _lines(values: object, name: str = "") -> Iterator[str]:
+    """A line for each value of nested dicts."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from _lines(value, f"{name}, {key}" if name else str(key))
+    else:
+        yield f"{name}: {values:.4g}" if isinstance(values, float) else f"{name}: {values}"
 
 
 def _processor() -> str:

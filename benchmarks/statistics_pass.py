@@ -90,14 +90,6 @@ def main() -> None:
             "plain_squares_work_over_ours": round(work["plain squares"] / work["ours"], 1),
             "pass_over_bare": round(seconds["ours"][kind] / floor, 3),
         }
-    for name, row in seconds.items():
-        print(f"{name:14}", *(f"{value:7.3f} s ({kind})" for kind, value in row.items()))
-    for kind, row in figures.items():
-        print(
-            f"{kind:10} statistics work: plain {row['plain_work_over_ours']}x ours (aim 20), plain squares "
-            f"{row['plain_squares_work_over_ours']}x; pass / bare forward {row['pass_over_bare']} (aim 1.15)"
-        )
-    print(f"largest relative difference to plain: {apart:.1e} (aim 1e-5)")
     found = {"images": IMAGES, "batch": BATCH, "seconds": seconds, "figures": figures, "largest_difference": apart}
     record.write("statistics_pass", options, found)
 

@@ -140,7 +140,7 @@ def main() -> None:
     started = time.perf_counter()
     result = conduct(study, options.folder / options.study, forced)
     result["seconds"] = round(time.perf_counter() - started)
-    record.write(f"study_{options.study}_ipc{study.ipc}", options, result)
+    record.write(f"study_{options.study}_ipc{study.ipc}", options, result, show=False)
 
 
 if __name__ == "__main__":

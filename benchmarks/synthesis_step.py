@@ -137,13 +137,6 @@ def main() -> None:
     seconds = record.interleaved({name: row.round for name, row in rows.items()}, options.repeats, device)
     apart = difference(device, source)
     ratio = {kind: round(seconds["plain"][kind] / seconds["ours"][kind], 2) for kind in seconds["ours"]}
-    for name, row in seconds.items():
-        print(f"{name:8}", *(f"{value * 1e3:8.1f} ms ({kind})" for kind, value in row.items()))
-    print("plain / ours (aim 1.5, hoped for 2):", *(f"{value} ({kind})" for kind, value in ratio.items()))
-    for name, values in apart.items():
-        print(
-            f"images after 9 steps, {name:26} largest {values['largest']:.1e}, above 1e-5: {values['share_above_1e-5']:.2%}"
-        )
     found = {"batch": BATCH, "round": seconds, "plain_over_ours": ratio, "images_apart_after_9_steps": apart}
     record.write("synthesis_step", options, found)
 

@@ -125,7 +125,7 @@ def main() -> None:
     table = claims(found)
     for name, row in table.items():
         print(f"{'holds' if row['holds'] else 'FAILS':6} {name}: {row['per_seed']}")
-    record.write(f"teddy_pools_{options.dataset}", options, {"arms": found, "claims": table, **result})
+    record.write(f"teddy_pools_{options.dataset}", options, {"arms": found, "claims": table, **result}, show=False)
     if options.dataset == "cifar10" and not all(row["holds"] for row in table.values()):
         raise SystemExit(1)
 

@@ -132,10 +132,6 @@ def main() -> None:
         "end_to_end_ratio": (pool_cost + iterations * pool_step) / alone,
         "stacked_over_loop": took["four members, stacked"] / took["four members, one by one"],
     }
-    for name, seconds in took.items():
-        print(f"{name:28} {seconds:8.3f} s for {BATCH} images")
-    for name, value in computed.items():
-        print(f"{name:28} {value:12.3f}")
     record.write("teddy_time", options, {"clock": clock, "measured": found, "mac_ratio": shares, "computed": computed})
 
 

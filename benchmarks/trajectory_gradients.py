@@ -82,9 +82,6 @@ def peak(kind: str, steps: int) -> int:
 
 def memory(args) -> dict:
     found = {kind: {n: apart(peak, kind, n) for n in (4, 8, 16, 32, 50)} for kind in KINDS}
-    for kind, row in found.items():
-        told = ", ".join(f"{n} steps {size / 1e6:.0f} MB" for n, size in row.items())
-        print(f"{kind}: {told}; 16 over 4: {row[16] / row[4]:.2f}, 50 over 4: {row[50] / row[4]:.2f}", flush=True)
     return {"bytes": found}
 
 
@@ -106,7 +103,6 @@ def seconds(args) -> dict:
                 "memory kept" if kept else "memory given back"
             )
             found[name] = told
-            print(f"{name}: {told}", flush=True)
     return found
 
 
@@ -143,7 +139,6 @@ def errors(args) -> dict:
                 length = float(other["images"].norm() / unroll["images"].norm())
                 told.setdefault(f"{kind} length", []).append(length)
         found.append({"steps": steps, "rate": rate, **{name: statistics.median(v) for name, v in told.items()}})
-        print(found[-1], flush=True)
     return {"rows": found}
 
 
