@@ -110,7 +110,7 @@ class ScoreTable:
         }
 
     def without_cost(self) -> dict:
-        """What equal runs have equal: everything but time and memory."""
+        """What is equal between equal runs: everything but time and memory."""
         cells = [{k: v for k, v in c.items() if k not in _COSTS} for c in self.cells]
         lines = [{k: v for k, v in line.items() if k not in _COSTS} for line in self.summary()]
         return {
@@ -151,7 +151,7 @@ class ScoreTable:
             ]
             for line in self.summary()
         ]  # fmt: skip
-        keep = [i for i in range(len(head)) if i != 5 or any(r[5] for r in body)]  # most protocols never look
+        keep = [i for i in range(len(head)) if i != 5 or any(r[5] for r in body)]  # most protocols have no such column
         return [[r[i] for i in keep] for r in (head, *body)]
 
     def _remarks(self) -> list[str]:

@@ -25,7 +25,7 @@ def fractions(name: str, values: ArrayLike) -> np.ndarray:
 
 
 def hlr(real: ArrayLike, syn_hard: ArrayLike) -> np.ndarray:
-    """Hard-label recovery: full data minus synthetic set, both with hard labels. The gap left; smaller is better."""
+    """Hard-label recovery: full data minus synthetic set, both with hard labels; smaller is better."""
     return fractions("real", real) - fractions("syn_hard", syn_hard)
 
 
