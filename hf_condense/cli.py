@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from hf_condense.config import check, choices, nearest, setting_fields
 from hf_condense.errors import CondensationError, ConfigError
+from hf_condense.leaderboard import commands as leaderboards
 from hf_condense.methods import METHODS, list_methods, sections_of
 
 STAGES = {
@@ -83,6 +84,7 @@ def build_parser(
     )  # fmt: skip
     take.add_argument("--revision", help="branch, tag or commit of a Hub id")
     commands.add_parser("methods", help="list the methods")
+    leaderboards.add_commands(commands)
     return parser
 
 
@@ -194,6 +196,9 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
         else:
             given = vars(parser.parse_args(arguments))
         command = given.pop("command")
+        if command in leaderboards.COMMANDS:
+            show_messages()
+            return leaderboards.run(command, given)
         others = {"methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set}
         return others[command](**given) if command in others else run(command, given)
     except CondensationError as error:

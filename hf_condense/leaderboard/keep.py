@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from huggingface_hub import HfApi
 
 from hf_condense.config import DataSettings, SqueezeSettings, check
 from hf_condense.data.cache import cache_folder
@@ -15,6 +16,8 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.files import atomic_path, write_text
+from hf_condense.hub.commits import commit
+from hf_condense.hub.refusals import told_clearly
 from hf_condense.leaderboard.board import (
     FILE,
     Bank,
@@ -158,3 +161,22 @@ def _card(board: Board) -> str:
         f"{board.protocol.name}. Fingerprint: `{board.fingerprint}`.\n\nSubmit with `hf-condense submit REPO "
         "--leaderboard THIS_REPOSITORY`; every result is a file that is named by its content.\n"
     )  # fmt: skip
+
+
+def push_board(folder: Path | str, repo_id: str) -> str:
+    """Publishes the folder of a board as a dataset repository; gives its address. Safe to repeat.
+
+    Raises:
+        HubError: the Hub refuses, or cannot be reached.
+    """
+    folder = Path(folder)
+    read_board(folder)
+    kept = ("results", "predictions", "verified", "withdrawn", TEACHERS)
+    paths = [p for name in kept for p in sorted((folder / name).rglob("*")) if p.is_file()]
+    paths += [folder / name for name in (FILE, "README.md", "eval.yaml")]
+    files = {p.relative_to(folder).as_posix(): p for p in paths}
+    with told_clearly(repo_id):
+        api = HfApi()
+        api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
+        done = commit(api, repo_id, "dataset", files, f"Board {folder.resolve().name}")
+    return done.url or f"{repo_id} at {done.revision}, unchanged"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,3 +87,15 @@ def open_place(name: str | Path, revision: str | None = None) -> Place:
         allowed="a folder or a Hub dataset repository with a board.yaml",
     )  # fmt: skip
     return Place(fetched, read_board(fetched), str(name), fetched.name)
+
+
+def user_of(place: Place) -> str:
+    """The Hub's user, or the system's where the board is a folder."""
+    if place.repo is None:
+        return re.sub(r"[^\w.-]", "-", getpass.getuser(), flags=re.ASCII) or "unknown"
+    from huggingface_hub import HfApi
+
+    from hf_condense.hub.refusals import told_clearly
+
+    with told_clearly(place.repo):
+        return HfApi().whoami()["name"]

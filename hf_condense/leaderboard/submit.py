@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from hf_condense.hub.record import read_record
 from hf_condense.leaderboard.bank import file_of, provenance, today
 from hf_condense.leaderboard.board import OWN, Board
 from hf_condense.leaderboard.limits import MAX_STRING
-from hf_condense.leaderboard.place import Place, open_place
+from hf_condense.leaderboard.place import Place, open_place, user_of
 from hf_condense.leaderboard.predictions import describe_predictions, write_predictions
 from hf_condense.leaderboard.result import (
     FORMAT,
@@ -338,15 +337,3 @@ def _cost(sets: Sequence[CondensedSet], scorer: BoardScorer, tuned_on: str, tria
         peak_memory=int(peak), device=device, threads=threads if type(threads) is int else torch.get_num_threads(),
         tuning_trials=trials, tuned_on=tuned_on,
     )  # fmt: skip
-
-
-def user_of(place: Place) -> str:
-    """The Hub's user, or the system's where the board is a folder."""
-    if place.repo is None:
-        return re.sub(r"[^\w.-]", "-", getpass.getuser(), flags=re.ASCII) or "unknown"
-    from huggingface_hub import HfApi
-
-    from hf_condense.hub.refusals import told_clearly
-
-    with told_clearly(place.repo):
-        return HfApi().whoami()["name"]

@@ -11,7 +11,7 @@ import numpy as np
 from hf_condense.config import check
 from hf_condense.leaderboard.bank import file_of, provenance, today
 from hf_condense.leaderboard.board import OWN
-from hf_condense.leaderboard.place import open_place
+from hf_condense.leaderboard.place import open_place, user_of
 from hf_condense.leaderboard.result import (
     FORMAT,
     BoardRef,
@@ -24,7 +24,6 @@ from hf_condense.leaderboard.result import (
 from hf_condense.leaderboard.scoring import BoardScorer, columns_of
 from hf_condense.leaderboard.sets import open_set
 from hf_condense.leaderboard.statistics import UNDECIDED, Agreement, Moments, agreement
-from hf_condense.leaderboard.submit import user_of
 
 FIRST = 1000  # seeds below are those of submissions and banks
 

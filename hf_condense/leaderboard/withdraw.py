@@ -6,9 +6,8 @@ from pathlib import Path
 
 from hf_condense.config import check
 from hf_condense.leaderboard.bank import file_of, today
-from hf_condense.leaderboard.place import open_place
+from hf_condense.leaderboard.place import open_place, user_of
 from hf_condense.leaderboard.result import FORMAT, Withdrawal
-from hf_condense.leaderboard.submit import user_of
 
 REASONS = ("claim", "licence", "error")
 
