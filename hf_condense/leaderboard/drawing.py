@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from hf_condense.leaderboard.figures import CLASSES, factor, points, readable_bytes, readable_seconds
+from hf_condense.leaderboard.figures import CLASSES, duration, points, size
 from hf_condense.leaderboard.rows import Judged, Row
 from hf_condense.leaderboard.statistics import pareto_front
 
 BAR_WIDTH, BAR_HEIGHT = 176, 18
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 340, 52, 12, 14, 48  # of a plot
+ZERO = 44  # room for costs of zero, left of the logarithmic scale
 LABELS = 12  # names at most beside the points of a plot
 
 
@@ -100,17 +101,21 @@ def pareto_plot(found: Sequence[Point], cost: str, random: float | None, link) -
     Args:
         random: mean accuracy of random draws. link: row -> address.
     """
-    left, right = _log_range([p.cost for p in found])
-    values = [p.row.mean for p in found] + ([random] if random is not None else [])
-    bottom, top = _linear_range(values)
+    ticks = _cost_ticks([p.cost for p in found], cost)
+    start = LEFT + (ZERO if any(p.cost <= 0 for p in found) else 0)  # zero has no place on a logarithmic scale
+    left, right = math.log10(ticks[0]), math.log10(ticks[-1])
+    bottom, top = _linear_range([p.row.mean for p in found] + ([random] if random is not None else []))
 
     def x(value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (math.log10(max(value, 10**left)) - left) / (right - left)
+        if value <= 0:
+            return LEFT
+        return start + (WIDTH - start - RIGHT) * (math.log10(max(value, ticks[0])) - left) / (right - left)
 
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - bottom) / (top - bottom)
 
-    parts = [*_frame(left, right, bottom, top, x, y, cost)]
+    costs = [0.0] * (start > LEFT) + ticks
+    parts = [*_frame(costs, _ticks(bottom, top), x, y, cost)]
     if random is not None:
         parts.append(
             Markup('<line class="level" x1="{}" y1="{:.1f}" x2="{}" y2="{:.1f}"/>').format(
@@ -141,7 +146,7 @@ def _corners(front: Sequence[Point]) -> list[Point]:
 
 def _dot(point: Point, x: float, y: float, cost: str, address: str | None) -> Markup:
     content = point.row.result.content
-    value = readable_bytes(point.cost) if cost == "bytes" else readable_seconds(point.cost)
+    value = (size if cost == "bytes" else duration)(point.cost)
     said = f"{content.method.title}: {100 * point.row.mean:.1f} %, {value}"
     shape = Markup('<circle class="dot{}" cx="{:.1f}" cy="{:.1f}" r="5"><title>{}</title></circle>').format(
         " on" if point.on_front else "", x, y, said
@@ -174,33 +179,43 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _frame(left, right, bottom, top, x, y, cost) -> Iterable[Markup]:
+def _frame(costs: Sequence[float], levels: Sequence[float], x, y, cost: str) -> Iterable[Markup]:
     line = Markup('<line class="frame" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>')
     text = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>')
-    show = readable_bytes if cost == "bytes" else readable_seconds
-    for value in _ticks(bottom, top):
+    for value in levels:
         yield line.format(LEFT, y(value), WIDTH - RIGHT, y(value))
         yield text.format(LEFT - 8, y(value) + 5, "end", f"{100 * value:g}")
-    for exponent in range(left, right + 1):
-        at = x(10.0**exponent)
-        yield line.format(at, TOP, at, HEIGHT - BOTTOM)
-        if exponent - left < 7 or exponent % 2 == 0:
-            anchor = "end" if exponent == right else "middle"
-            yield text.format(at, HEIGHT - BOTTOM + 18, anchor, _plain(show(10.0**exponent)))
+    for i, value in enumerate(costs):
+        yield line.format(x(value), TOP, x(value), HEIGHT - BOTTOM)
+        anchor = "end" if i == len(costs) - 1 else "middle"
+        yield text.format(x(value), HEIGHT - BOTTOM + 18, anchor, _round_unit(value, cost))
     label = "images, labels and teacher" if cost == "bytes" else "networks and synthesis"
     yield text.format(WIDTH - RIGHT, HEIGHT - 8, "end", label)
     yield text.format(4, TOP - 3, "start", "%")
 
 
-def _plain(text: str) -> str:
-    number, unit = text.split(" ")
-    return f"{factor(float(number))} {unit}"
+def _round_unit(value: float, cost: str) -> str:
+    """A round number with its unit: "20 kB", "5 min"."""
+    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (0, "bytes")) if cost == "bytes" else _CLOCK
+    size, name = next((size, name) for size, name in units if value >= size)
+    return f"{value / (size or 1):g} {name}"
 
 
-def _log_range(costs: Sequence[float]) -> tuple[int, int]:
-    positive = [c for c in costs if c > 0] or [1.0]
-    left, right = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
-    return left, max(right, left + 1)
+_CLOCK = ((86400, "d"), (3600, "h"), (60, "min"), (0, "s"))
+_STEPS = {
+    "bytes": [digit * 10.0**power for power in range(13) for digit in (1, 2, 5)],
+    "seconds": [0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 18000, 43200, 86400, 432000, 10**7],
+}
+
+
+def _cost_ticks(costs: Sequence[float], cost: str) -> list[float]:
+    """Round numbers around all positive costs, two to seven of them."""
+    positive, steps = [c for c in costs if c > 0] or [1.0], _STEPS[cost]
+    first = max((i for i, step in enumerate(steps) if step <= min(positive)), default=0)
+    last = min((i for i, step in enumerate(steps) if step >= max(positive)), default=len(steps) - 1)
+    last = max(last, first + 1)
+    stride = -(-(last - first) // 6)
+    return [float(steps[min(i, len(steps) - 1)]) for i in range(first, last + stride, stride)]
 
 
 def _linear_range(values: Sequence[float]) -> tuple[float, float]:

@@ -30,7 +30,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    return readable_seconds(seconds)
+    return readable_seconds(seconds) if seconds else "0 s"
 
 
 def size_range(low: float, high: float) -> str:
@@ -39,7 +39,7 @@ def size_range(low: float, high: float) -> str:
 
 
 def duration_range(low: float, high: float) -> str:
-    return _range(readable_seconds(low), readable_seconds(high))
+    return _range(duration(low), duration(high))
 
 
 def _range(low: str, high: str) -> str:
@@ -50,8 +50,8 @@ def _range(low: str, high: str) -> str:
 
 
 def factor(value: float) -> str:
-    """Two significant digits: "0.45", "1.8", "12"."""
-    return f"{value:.2g}" if value < 100 else f"{value:.0f}"
+    """Two significant digits, one decimal at most above 1: "0.45", "2.0", "12"."""
+    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}" if value < 0.995 else f"{value:.{value < 9.95:d}f}"
 
 
 def worth(cell: WorthCell) -> str:

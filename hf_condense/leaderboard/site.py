@@ -20,7 +20,7 @@ from hf_condense.leaderboard.export import as_csv, as_json, as_parquet, board_ta
 from hf_condense.leaderboard.figures import FILTERS, duration_range, size_range
 from hf_condense.leaderboard.overview import Group, overview
 from hf_condense.leaderboard.pictures import Pictures
-from hf_condense.leaderboard.place import NO_COMMIT, Place
+from hf_condense.leaderboard.place import NO_COMMIT, Place, open_place
 from hf_condense.leaderboard.result import Result
 from hf_condense.leaderboard.result_view import result_view
 from hf_condense.leaderboard.rows import Row
@@ -73,6 +73,11 @@ def build(place: Place, output_dir: Path | str, pictures: bool = True) -> Built:
         with atomic_path(place.folder / TABLE) as temporary:
             temporary.write_bytes(parquet)
     return Built(Path(output_dir), pages, collected)
+
+
+def build_site(leaderboard: str | Path, output_dir: Path | str, pictures: bool = True) -> Path:
+    """`build` of a board's folder or repository; returns the folder of the site."""
+    return build(open_place(leaderboard), output_dir, pictures).folder
 
 
 class Site:
@@ -152,12 +157,11 @@ class Site:
         return lines
 
     def _group(self, group: Group) -> dict[str, Any]:
-        levels = Counter(self.collected.standings[r.id].level for r in group.results)
-        several = len(levels) > 1
+        levels = Counter(self.collected.standings[r.id].level.split(" ")[0] for r in group.results)
         return {
             **vars(group), "is_random": group.is_random, "size": size_range(*group.bytes),
-            "duration": duration_range(*group.seconds) if group.seconds[1] else "",
-            "level": ", ".join(f"{name} {count}" if several else name for name, count in sorted(levels.items())),
+            "duration": duration_range(*group.seconds),
+            "level": "" if group.kind == "baseline" else ", ".join(f"{n} {name}" for name, n in sorted(levels.items())),
         }  # fmt: skip
 
     def _task(self, source: str, ipc: int) -> None:

@@ -11,10 +11,11 @@ from hf_condense.leaderboard.collect import Collected
 from hf_condense.leaderboard.drawing import axis, axis_limit, bar, pareto_plot, pareto_points
 from hf_condense.leaderboard.figures import duration, interval, percent, points, size, worth, worth_interval
 from hf_condense.leaderboard.result import Result
-from hf_condense.leaderboard.rows import Row
+from hf_condense.leaderboard.rows import Judged, Row
 
 View = dict[str, Any]
 SATURATED = 0.02  # full data are less than this above random draws
+UNPLOTTED = ("full", "luckiest", "noise")  # far from all other rows, or no row that one could choose
 CAPTIONS = {
     "method": "Methods: several sets from different seeds, one student each, against random draws (Welch).",
     "set": "Single sets: one published set with several students, against what a random draw would reach.",
@@ -60,7 +61,7 @@ def task_tab(collected: Collected, task: Task, rows: Sequence[Row]) -> View:
     facts.append(("Submissions", sum(row.result.content.kind == "submission" for row in rows)))
     limit = axis_limit(rows)
     return {
-        "id": tab_id(task), "title": f"{task.regime} labels, {task.student}", "facts": facts,
+        "id": tab_id(task), "title": f"{task.regime} labels, {task.student}", "short": f"{task.regime}, {task.student}", "facts": facts,
         "saturated": random is not None and ceiling is not None and ceiling - random.mean < SATURATED,
         "tables": [
             {
@@ -95,11 +96,15 @@ def row_view(collected: Collected, row: Row, limit: float, scope: str) -> View:
         "top1": accuracy(row),
         "delta": points(judged.delta) if judged else "", "interval": interval(judged.low, judged.high) if judged else "",
         "bar": bar(judged, limit) if judged else "",
-        "verdict": judged.verdict if judged else "", "verdict_text": judged.verdict if judged else "reference" if row.is_random else "",
+        "verdict": judged.verdict if judged else "", "verdict_text": _short(judged) if judged else "reference" if row.is_random else "",
         **worth_view(row), "bytes": row.bytes, "size": size(row.bytes),
-        "seconds": round(row.seconds, 1), "duration": duration(row.seconds) if row.seconds else "",
+        "seconds": round(row.seconds, 1), "duration": duration(row.seconds),
         "n": row.n, "level": standing.level,
     }  # fmt: skip
+
+
+def _short(judged: Judged) -> str:
+    return judged.verdict.replace("different from random", "different")
 
 
 def worth_view(row: Row) -> View:
@@ -112,16 +117,20 @@ def worth_view(row: Row) -> View:
 
 def plots_tab(collected: Collected, task: Task, rows: Sequence[Row]) -> View:
     """Both Pareto plots of a task, and their points as text."""
-    counted = [row for row in rows if collected.counts(row.result) and row.result.content.method.name != "full"]
+    counted = [
+        row for row in rows
+        if collected.counts(row.result)
+        and not (row.result.content.kind == "baseline" and row.result.content.method.name in UNPLOTTED)
+    ]  # fmt: skip
     random = next((row.mean for row in counted if row.is_random), None)
     found = {cost: pareto_points(counted, cost) for cost in ("bytes", "seconds")}
     fronts = {cost: {p.row.result.id for p in points_ if p.on_front} for cost, points_ in found.items()}
     captions = {
-        "bytes": "Accuracy for bytes: images, labels, and the teacher where the regime needs it.",
-        "seconds": "Accuracy for seconds: training of networks, and synthesis of one set.",
+        "bytes": "Top-1 accuracy for bytes (images, labels, teacher)",
+        "seconds": "Top-1 accuracy for seconds (networks, synthesis of a set)",
     }
     return {
-        "id": tab_id(task), "title": f"{task.regime} labels, {task.student}",
+        "id": tab_id(task), "title": f"{task.regime} labels, {task.student}", "short": f"{task.regime}, {task.student}",
         "plots": [
             {"caption": captions[cost], "svg": pareto_plot(found[cost], cost, random, method_link)} for cost in found
         ],

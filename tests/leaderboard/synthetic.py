@@ -35,7 +35,7 @@ from hf_condense.leaderboard.result import (
 
 TESTED = 1797
 CLASSES = 10
-PROVENANCE = Provenance("0.1.0", None, "2.15.0", "3.11.2", "Linux x86_64", "hf-condense submit runs/a --leaderboard b")
+PROVENANCE = Provenance("hf-condense 0.1.0", None, "2.15.0", "3.11.2", "Linux x86_64", "hf-condense submit runs/a --leaderboard b")
 
 
 def make_board(name: str = "digits-board", sources: int = 1, ipc: tuple[int, ...] = (1, 10), **changes) -> Board:

@@ -83,7 +83,7 @@ class Rows {
 
 // The address after "#": a part of the page, then what is asked of its tables: #hard-convnet?q=dm&sort=worth&down=1
 function readAddress() {
-  const [part, query] = decodeURIComponent(location.hash.slice(1)).split("?");
+  const [part, query] = location.hash.slice(1).split("?");
   const given = new URLSearchParams(query ?? "");
   const verdict = given.get("verdict") in VERDICTS ? given.get("verdict") : "";
   return { part, q: given.get("q") ?? "", verdict, sort: given.get("sort") ?? "", down: given.get("down") === "1" };
@@ -110,9 +110,9 @@ function controls(tables, state, changed) {
     const head = tables[0].heads.find((h) => h.dataset.sort === sorter.value);
     changed({ sort: sorter.value, down: head?.dataset.first === "down" });
   });
-  const bar = make("div", { className: "controls", role: "search" },
-    make("label", {}, "Filter ", search), make("label", {}, "Verdict ", verdict),
-    make("label", { className: "sorter" }, "Sort by ", sorter), count);
+  const bar = make("div", { className: "controls", role: "search" }, make("label", {}, "Filter ", search));
+  if (tables.some((rows) => rows.rows.some((row) => row.dataset.verdict))) bar.append(make("label", {}, "Verdict ", verdict));
+  bar.append(make("label", { className: "sorter" }, "Sort by ", sorter), count);
   bar.show = (asked, shown, all) => {
     if (search.value !== asked.q) search.value = asked.q;
     verdict.value = asked.verdict;
