@@ -289,7 +289,8 @@ class _Grid:
         predictions = facts.pop("predictions")
         with atomic_path(self.predictions_path(cell)) as temporary, open(temporary, "wb") as file:
             np.save(file, predictions)
-        write_json(path, asdict(cell) | facts | costs | {"images": len(found.images)})  # last: it says that all is there
+        # last: it says that all is there
+        write_json(path, asdict(cell) | facts | costs | {"images": len(found.images)})
         shutil.rmtree(state, ignore_errors=True)
 
     def _label_bytes(self, found: ImageSet, regime: str) -> int:

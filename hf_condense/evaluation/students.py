@@ -332,4 +332,3 @@ def validation_images(images: Tensor, size: int, rule: str) -> Tensor:
         return images
     parts = [F.interpolate(p.float(), size=(side, side), mode="bilinear", antialias=True) for p in images.split(512)]
     return torch.cat([p.round().clamp(0, 255).to(torch.uint8) for p in parts])
-

@@ -76,7 +76,7 @@ def check_target(
     if path.is_file():
         found = Checked(check_file(path, open_place(leaderboard or _around(path)), data))
     else:
-        place = open_place(target)
+        place = open_place(target, predictions=True)
         found = Checked(check_folder(place, data))
         if against is not None:
             found.reports.append(_against(place, Path(against)))
@@ -135,7 +135,9 @@ def _check_pr(repo: str, number: int, comment: bool, merge: bool, data: bool) ->
             done.append("comment written")
         if merge and not found.refused:
             now = api.repo_info(repo, repo_type="dataset", revision=discussion.git_reference).sha
-            check(now == head, "pr", number, "a pull request that does not change while it is checked", "check it again")
+            check(
+                now == head, "pr", number, "a pull request that does not change while it is checked", "check it again"
+            )
             api.merge_pull_request(repo, number, repo_type="dataset", comment="All checks hold.")
             done.append("merged")
     return Checked(reports, "; ".join(done) or ("not merged" if merge else ""))

@@ -73,8 +73,8 @@ class Place:
         return done.url or f"{self.repo} at {done.revision}, unchanged"
 
 
-def open_place(name: str | Path, revision: str | None = None) -> Place:
-    """The board of a folder or of a dataset repository.
+def open_place(name: str | Path, revision: str | None = None, predictions: bool = False) -> Place:
+    """The board of a folder or of a dataset repository, of which `predictions` are only fetched if asked for.
 
     Raises:
         ArtefactError: neither, a board of another format, or no network.
@@ -83,7 +83,8 @@ def open_place(name: str | Path, revision: str | None = None) -> Place:
     if folder.is_dir() or (folder / FILE).is_file():
         return Place(folder, read_board(folder))
     fetched = fetch_snapshot(
-        str(name), "dataset", revision=revision, patterns=_READ, error=ArtefactError, field="leaderboard",
+        str(name), "dataset", revision=revision,
+        patterns=[*_READ, *["predictions/**"] * predictions], error=ArtefactError, field="leaderboard",
         allowed="a folder or a Hub dataset repository with a board.yaml",
     )  # fmt: skip
     return Place(fetched, read_board(fetched), str(name), fetched.name)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_condense.data.randomness import Key
+from hf_condense.evaluation.comparison import Moments, compare
 from hf_condense.leaderboard.board import OWN, Board, Task
 from hf_condense.leaderboard.result import Column, Result
-from hf_condense.leaderboard.statistics import ABOVE, BELOW, SAME, Moments, compare, holm, rank_sets
+from hf_condense.leaderboard.statistics import ABOVE, BELOW, SAME, holm, rank_sets
 from hf_condense.leaderboard.worth import Ladder
 
 RANDOM = "random"  # method of the bank's random draws, at the IPC of the tasks and of the ladder

@@ -13,6 +13,7 @@ import torch
 from hf_condense.config import check, nearest
 from hf_condense.data.names import canonical_name
 from hf_condense.errors import ConfigError
+from hf_condense.evaluation.comparison import Moments, compare
 from hf_condense.evaluation.run import ImageSet
 from hf_condense.files import canonical_json
 from hf_condense.hub.distilled import locate
@@ -36,7 +37,7 @@ from hf_condense.leaderboard.result import (
 )
 from hf_condense.leaderboard.scoring import BoardScorer, columns_of
 from hf_condense.leaderboard.sets import CondensedSet, open_set
-from hf_condense.leaderboard.statistics import Moments, compare, holm, verdicts
+from hf_condense.leaderboard.statistics import holm, verdicts
 
 _ARXIV = re.compile(r"\b(\d{4}\.\d{4,5})\b")
 _COPIED = ("condensation.json", "README.md", "preview.png", "data", "tensors")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_condense.config import check
+from hf_condense.evaluation.comparison import Moments
 from hf_condense.leaderboard.bank import file_of, provenance, today
 from hf_condense.leaderboard.board import OWN
 from hf_condense.leaderboard.place import open_place, user_of
@@ -23,7 +24,7 @@ from hf_condense.leaderboard.result import (
 )
 from hf_condense.leaderboard.scoring import BoardScorer, columns_of
 from hf_condense.leaderboard.sets import open_set
-from hf_condense.leaderboard.statistics import UNDECIDED, Agreement, Moments, agreement
+from hf_condense.leaderboard.statistics import UNDECIDED, Agreement, agreement
 
 FIRST = 1000  # seeds below are those of submissions and banks
 
