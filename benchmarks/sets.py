@@ -121,9 +121,9 @@ def squeezed(run: CondensationTrainer) -> dict:
 def condensed(run: CondensationTrainer, study: Study, count: int) -> tuple[list[Synthetic], list[dict]]:
     """Sets, and processor seconds and peak memory of each; experts and chains are counted to the first that uses them."""
     context = run.prepare()
-    if context.students is not None:
+    if context.student_trainer is not None:
         protocol = get_protocol(study.protocol, **study.recipe)
-        context = replace(context, students=replace(context.students, protocol=protocol))
+        context = replace(context, student_trainer=replace(context.student_trainer, protocol=protocol))
     os.environ["HF_CONDENSE_CACHE"] = str(run.folder / "cache")
     made, costs = [], []
     for seed in range(count):

@@ -45,7 +45,7 @@ def scored(study: Study, base: CondensationTrainer, sets: dict[str, list[ImageSe
             test_labels=torch.from_numpy(test.labels), test_digest=test.fingerprint, num_classes=base.train.num_classes,
             image_size=base.train.image_size, flip=base.flip, mean=base.train.mean, std=base.train.std,
             key=base.key / "students", device=base.device, scores_folder=base.folder / "rows" / group,
-            label_settings=LabelSettings(**row.labels), whitening=base.whitening,
+            label_settings=LabelSettings(**row.labels), whitening=base.settled.whitening,
         ).cells  # fmt: skip
         for cell in sorted(cells, key=lambda cell: cell["seed"]):
             at = (cell["row"], cell["student"], cell["regime"])

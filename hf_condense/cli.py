@@ -14,6 +14,7 @@ from typing import Any
 from hf_condense.cli_parser import ALONE, COMMAS, STAGES, build_parser, refuse_rest, short_names
 from hf_condense.config import check
 from hf_condense.errors import CondensationError
+from hf_condense.leaderboard import commands as leaderboards
 from hf_condense.methods import list_methods
 from hf_condense.methods.registry import METHODS
 
@@ -79,6 +80,9 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
             refuse_rest(rest, method, base)
             return run(found.command, method, base, vars(found))
         given = vars(parser.parse_args(arguments))
+        if given["command"] in leaderboards.COMMANDS:
+            show_messages()
+            return leaderboards.run(given.pop("command"), given)
         others = {"methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set}
         return others[given.pop("command")](**given)
     except CondensationError as error:
@@ -119,8 +123,8 @@ def run(command: str, method: str | None, base_method: str | None, arguments: di
 
 def show_plan(given: dict) -> int:
     """Prints the resolved settings and the expected cost; leaves no run folder behind."""
-    from hf_condense.run import estimate
     from hf_condense.cli_help import resolved_text
+    from hf_condense.run import estimate
     from hf_condense.trainer import CondensationTrainer
 
     before = os.path.isdir(given.get("output_dir") or "")

@@ -7,6 +7,7 @@ import argparse
 import hf_condense
 from hf_condense.config import check, nearest, setting_fields
 from hf_condense.errors import ConfigError
+from hf_condense.leaderboard.commands import add_commands
 from hf_condense.methods import list_methods, sections_of
 
 STAGES = {
@@ -40,6 +41,7 @@ def build_parser(
     for add in (_add_inspect, _add_push, _add_reproduce, _add_import):
         add(commands)
     commands.add_parser("methods", help="list the methods")
+    add_commands(commands)
     return parser
 
 
