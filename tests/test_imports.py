@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "hf_condense"
 ORDER = (
     "text", "errors", "files", "records", "processes", "memory", "progress", "precision", "snapshots", "config", "data", "plan", "models", "selection",
     "objectives", "labels", "methods", "shard_optimiser", "engine", "evaluation", "hub", "run", "trainer",
-    "leaderboard", "reproduction", "cli_parser", "cli_help", "cli", "__main__",
+    "reproduction", "leaderboard", "cli_parser", "cli_help", "cli", "__main__",
 )  # fmt: skip
 
 

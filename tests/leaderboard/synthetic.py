@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,10 +23,14 @@ from hf_condense.leaderboard.result import (
     Cost,
     MethodFacts,
     Provenance,
+    Remade,
     Result,
     SetRef,
     Submitted,
+    Verification,
+    Withdrawal,
     settings_digest,
+    write_file,
 )
 
 TESTED = 1797
