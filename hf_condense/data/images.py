@@ -274,6 +274,8 @@ class ImageSource:
     def _try(self, row: int, cell: Any, decode) -> Any:
         try:
             return decode(cell)
+        except MemoryError:
+            raise
         except Exception as error:  # decoders raise whatever they like on damaged bytes
             raise self._corrupt(row, cell, error) from error
 

@@ -253,11 +253,12 @@ def test_an_image_for_which_memory_runs_out_is_not_taken_for_a_damaged_one(monke
         raise MemoryError("no room")
 
     data = image_dataset([0, 1, 2] * 4)
+    train = opened(data).train
     with monkeypatch.context() as patch:
-        patch.setattr(PIL.Image.Image, "load", full)
         patch.setattr(PIL.Image, "open", full)
-        with pytest.raises(MemoryError):
-            opened(data, skip_corrupt=True)
+        for look in (train.undecodable, train.decoded, lambda: opened(data, skip_corrupt=True)):
+            with pytest.raises(MemoryError):
+                look()
     assert opened(data, skip_corrupt=True).info.skipped == 0
 
 
