@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
+from tests.tensor_memory import peak_bytes_of_tensors
 from torch.nn import functional as F
 
 from hf_condense import CondensationTrainer, create_method
@@ -14,7 +15,7 @@ from hf_condense.data.pixels import to_unit
 from hf_condense.data.randomness import Key
 from hf_condense.engine import Engine
 from hf_condense.objectives.base import Term
-from tests.tensor_memory import peak_bytes_of_tensors
+from tests.profiled import peak_bytes_of_tensors
 
 SEEDS = 3
 
