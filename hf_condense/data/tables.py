@@ -140,7 +140,12 @@ def _by_folder(table: Dataset, root: Path) -> dict[str, Dataset]:
 
 
 def _warn_of_unnamed(root: Path, listing: Listing, splits: dict[str, Dataset]) -> None:
-    named = {path for table in splits.values() for path in _paths(table)}
+    paths = [path for table in splits.values() for path in _paths(table) if path]
+    named = set(paths)
+    if len(named) < len(paths):
+        logger.warning(
+            "%s: %d of %d rows name an image that another row names too", root, len(paths) - len(named), len(paths)
+        )
     unnamed = [file for file in listing.images if str(root / file) not in named]
     if unnamed:
         logger.warning(

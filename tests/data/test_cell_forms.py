@@ -180,9 +180,11 @@ def test_a_table_beside_the_images_says_their_classes(tmp_path, pictures, name, 
     assert holds_all(opened(tmp_path / "set"))
     assert holds_all(opened(path))  # paths are relative to the table, not to where one stands
     assert "not used" not in caplog.text
-    table(path, pictures[:-1])
+    assert "another row" not in caplog.text
+    table(path, pictures[:-1] + pictures[:2])
     opened(tmp_path / "set")
     assert "1 of 12 images are not used, because no row of a table names them: img/11.png" in caplog.text
+    assert "2 of 13 rows name an image that another row names too" in caplog.text
 
 
 def test_tables_of_splits(tmp_path, pictures):
