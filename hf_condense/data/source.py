@@ -10,7 +10,7 @@ import numpy as np
 
 from hf_condense.config import DataSettings
 from hf_condense.data.cache import cache_folder, one_at_a_time
-from hf_condense.data.cell_forms import holds_pixels, image_cells
+from hf_condense.data.cell_forms import holds_pixels, image_cells, with_single_images
 from hf_condense.data.cells import refuse_local_files
 from hf_condense.data.columns import UNLABELLED, find_image_column, find_label_column, read_labels
 from hf_condense.data.decoding import DECODING_VERSION, PixelFormat
@@ -150,6 +150,8 @@ class _Reader:
         from datasets import IterableDataset
 
         dataset, settings, known = self.opened.splits[split], self.settings, self.opened.known
+        if not isinstance(dataset, IterableDataset):
+            dataset = with_single_images(dataset)
         features = features_of(dataset)
         if self.columns is None:
             self.columns = (

@@ -95,6 +95,12 @@ def test_arrays_of_pixels():
     assert holds_all(opened(arrays("image", Array3D((12, 12, 3), "int32"), list(PIXELS.astype(np.int32)))))
 
 
+def test_lists_of_one_image():
+    from datasets import Image, List
+
+    assert holds_all(opened(arrays("images", List(Image()), [[cell] for cell in CELLS])))
+
+
 def test_arrays_of_sixteen_bits_are_scaled_as_such_images_are():
     from datasets import Array2D
 
