@@ -106,6 +106,6 @@ def _warn_of_empty(root: Path, listing: Listing, folders: Sequence[tuple], level
     empty = [f for f in beside if f.parts not in set(folders)]
     if empty:
         logger.warning(
-            "%s: %d folders give %d classes, because %d hold no images that can be read: %s",
-            root, len(beside), len(folders), len(empty), some(empty),
+            "%s: %d folders, but %d with images, so that these are no classes: %s",
+            root, len(beside), len(folders), some(empty),
         )  # fmt: skip
