@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from tests.tensor_memory import peak_bytes_of_tensors
 from torch.nn import functional as F
 
 from hf_condense import CondensationTrainer, create_method
