@@ -125,7 +125,9 @@ def plot(results: Path, name: str) -> None:
     for k, marker in ((1, "o"), (3, "s"), (5, "^")):
         names = [row for row in packed if row.endswith(f"k={k}")]
         draw(names, marker, f"packed, {k} largest (s = 1, 3, 10, 30)")
-    for row in [row for row in rows if row in ("full", "int8") or row.startswith("pruned") or row.endswith("bits")]:
+    for row in [
+        row for row in rows if row in ("full store", "int8") or row.startswith("pruned") or row.endswith("bits")
+    ]:
         draw([row], "D", row, ls="")
     draw(["virtual"], "*", "virtual (teacher counted)", "label_bytes", ls="")
     online = 100 * rows["online"]["mean"]

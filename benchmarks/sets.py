@@ -94,12 +94,12 @@ def trainer(study: Study, folder: Path, method: str, settings: dict, forced: dic
         data = load_dataset(os.path.join(os.environ["HF_CONDENSE_DATA"], data))
         data = data["train"] if study.held_out else data
     own = {}
-    if study.presets:  # a `datasets` object has no name by which its preset could be found
+    if study.presets and method != "random":  # a `datasets` object has no name by which its preset could be found
         own = load_preset(method, study.data, study.ipc, "paper").values
         own = {k: v for k, v in own.items() if k in method_class(method).Settings.__dataclass_fields__}
     values = {
-        "ipc": study.ipc, "protocol": study.protocol, "students": study.students, "threads": 1, "precision": "fp32",
-        "regimes": study.regimes, **own, **study.shared, **settings, **forced,
+        "ipc": study.ipc, "protocol": study.protocol, "students": study.students, "regimes": study.regimes, "store": "full",
+        "threads": 1, "precision": "fp32", **own, **study.shared, **settings, **forced,
     }  # fmt: skip
     values = known_settings(method, values)
     facts = [study.data, study.held_out]
