@@ -17,7 +17,11 @@ class CondensationError(Exception):
         value: what was found there.
         allowed: what would have been right, in words.
         next_step: the one thing to do now.
+
+    `everywhere` says that all processes of a run raise it, so that one of them says it for all.
     """
+
+    everywhere = False
 
     def __init__(self, field: str, value: Any, allowed: str, next_step: str) -> None:
         self.field, self.value, self.allowed, self.next_step = field, value, allowed, next_step

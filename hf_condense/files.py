@@ -8,14 +8,19 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from hf_condense.errors import ArtefactError
 
+JUST_MADE = 60.0  # seconds: a holder of that age that is not locked yet may be about to be
 # Called with the final path just before and just after each replacement ("before" | "after"); tests kill the process in it.
 on_replace: Callable[[str, Path], None] | None = None
 
@@ -54,10 +59,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     temporary: Path | None = None
+    lock: FileLock | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-        temporary = holder / path.name
+        temporary, lock = holder / path.name, _holder_lock(holder)
+        lock.acquire()
         yield temporary
         if temporary.is_file():
             with open(temporary, "rb+") as f:
@@ -77,14 +84,36 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             "free space or choose another --output_dir, then run the same command again: what is done is kept",
         ) from error
     finally:
+        if lock is not None:
+            lock.release()
         if temporary is not None:
             shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Deletes what a killed process left behind in `folder` (temporary holders of `atomic_path`), for `name` or all."""
-    for holder in Path(folder).rglob(f".{name}.*.part"):
-        shutil.rmtree(holder, ignore_errors=True)
+def _holder_lock(holder: Path) -> FileLock:
+    """Held while a process writes in a temporary holder; the system releases it when the process is killed."""
+    return FileLock(holder / ".lock")
+
+
+def remove_leftovers(folder: Path, name: str = "*", deep: bool = True) -> None:
+    """Deletes what killed processes left behind (temporary holders of `atomic_path`), but nothing that is being written.
+
+    Args:
+        name: of the file or folder that was not finished; all of them by default.
+        deep: also in the folders inside `folder`.
+    """
+    for place, folders, _ in os.walk(folder):
+        holders = [Path(place, f) for f in folders if fnmatch(f, f".{name}.*.part")]
+        for holder in holders:
+            try:
+                if not (holder / ".lock").exists() and time.time() - holder.stat().st_mtime < JUST_MADE:
+                    continue
+                with _holder_lock(holder).acquire(blocking=False):
+                    pass
+            except (Timeout, OSError):  # in use, or gone meanwhile
+                continue
+            shutil.rmtree(holder, ignore_errors=True)
+        folders[:] = [f for f in folders if Path(place, f) not in holders] if deep else []
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -16,6 +16,7 @@ from hf_condense.plan import Synthetic
 from hf_condense.run import estimate, report, settle
 from hf_condense.run.condense import Condense, observed
 from hf_condense.run.evaluate import Evaluate
+from hf_condense.run.launch import agreed
 from hf_condense.run.pipeline import Pipeline
 from hf_condense.run.publish import publish, ready_to_push
 from hf_condense.run.record import StageRecord
@@ -109,9 +110,10 @@ class CondensationTrainer:
         for stage in (Squeeze, Condense, Evaluate):  # outputs are read on all processes, or on none
             if stage in self.pipeline:
                 self.pipeline[stage]
-        if self.accelerator.is_main_process:
-            publish(self.settled, self.pipeline, self.pipeline.facts())
-        self.accelerator.wait_for_everyone()
+        with self.pipeline.owning():
+            if self.accelerator.is_main_process:
+                publish(self.settled, self.pipeline, self.pipeline.facts())
+            self.accelerator.wait_for_everyone()
         return self.folder / "dataset"
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Pushed:
@@ -125,14 +127,16 @@ class CondensationTrainer:
         """
         run = self.config.run
         if run.push_to_hub:
-            ready_to_push(self.settled)
-        estimate.announce(self.pipeline)
-        table, synthetic, folder = self.evaluate(), self.condense(), self.publish()
-        if self.accelerator.is_main_process:
-            shown = report.pictured(synthetic, self.train.num_classes, run.method)
-            report.finish(table, self.folder / "pictures", shown, folder, self.pipeline.facts())
-            if run.push_to_hub:
-                print(self.push_to_hub(run.push_to_hub, push_models=run.push_models).text())
-        self.accelerator.wait_for_everyone()
+            with agreed(self.accelerator):
+                ready_to_push(self.settled)
+        with self.pipeline.owning():
+            estimate.announce(self.pipeline)
+            table, synthetic, folder = self.evaluate(), self.condense(), self.publish()
+            if self.accelerator.is_main_process:
+                shown = report.pictured(synthetic, self.train.num_classes, run.method)
+                report.finish(table, self.folder / "pictures", shown, folder, self.pipeline.facts())
+                if run.push_to_hub:
+                    print(self.push_to_hub(run.push_to_hub, push_models=run.push_models).text())
+            self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return folder
