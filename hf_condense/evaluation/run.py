@@ -25,6 +25,7 @@ from hf_condense.labels.formats import store_format
 from hf_condense.labels.store import LabelStore, write_store
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.training import evaluate_top1
+from hf_condense.processes import Processes
 from hf_condense.progress import Progress
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def score(
     students_scored = [read_json(grid.path(cell)) for cell in cells]
     files = [grid.predictions_path(cell) for cell in cells]
     table = ScoreTable(students_scored, asdict(protocol), found, grid.teacher_top1(), notes, files)
-    if grid.rank == 0:
+    if grid.processes.main:
         table.save(scores_folder)
     return table
 
@@ -213,8 +214,7 @@ class _Grid:
     whitening: Whitening | None = None
 
     def __post_init__(self) -> None:
-        a = self.accelerator
-        self.rank, self.world = (a.process_index, a.num_processes) if a else (0, 1)
+        self.processes = Processes(self.accelerator)
         self.facts = self.teacher.describe() if self.teacher else None
         self.shared = [VERSION, list(self.key.parts), self.settings, self.test_digest]
         self.shared += [self.whitening.facts] if self.whitening is not None else []
@@ -267,13 +267,12 @@ class _Grid:
 
     def train(self, cells: list[Cell]) -> None:
         """Trains this process's share of what is not there yet."""
-        with Progress("students", len(cells), show=self.rank == 0) as progress:
+        with Progress("students", len(cells), show=self.processes.main) as progress:
             for number, cell in enumerate(cells):
-                if number % self.world == self.rank and not self.path(cell).exists():
+                if number % self.processes.world == self.processes.rank and not self.path(cell).exists():
                     self._train(cell)
                 progress.advance()
-        if self.accelerator:
-            self.accelerator.wait_for_everyone()
+        self.processes.wait()
 
     def _train(self, cell: Cell) -> None:
         found, path = self.sets[cell.row][cell.set], self.path(cell)
@@ -314,10 +313,9 @@ class _Grid:
         path = (
             self.folder / "cells" / f"teacher-{fingerprint([self.facts, self.protocol.val_resize, self.shared])}.json"
         )
-        if self.rank == 0 and not path.exists():
+        if self.processes.main and not path.exists():
             size = self.settings.get("image_size") or self.test_images.shape[-1]
             shown = validation_images(self.test_images, size, self.protocol.val_resize)
             write_json(path, {"top1": evaluate_top1(self.teacher, shown, self.test_labels, self.device, size=size)})
-        if self.accelerator:
-            self.accelerator.wait_for_everyone()
+        self.processes.wait()
         return read_json(path)["top1"]

@@ -26,6 +26,7 @@ from hf_condense.labels.regeneration import CLOSE, probe_table, probes
 from hf_condense.labels.replay import EVENED, FORMAT, LabelStore, file_name
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.labels.views import leaves_one, view_batches
+from hf_condense.processes import Processes
 from hf_condense.progress import Progress
 
 FILE_BYTES = 8 << 20  # epochs share a file up to this size: a tiny set would otherwise leave a thousand tiny files
@@ -178,22 +179,21 @@ def _write_files(
     progress: Progress | None = None,
 ) -> LabelStore:
     """Writes the files that are not there yet, and the manifest; `tables` makes those of the epochs in a file."""
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    together = accelerator.wait_for_everyone if accelerator else lambda: None
-    if rank == 0:
+    processes = Processes(accelerator)
+    if processes.main:
         _claim(folder, settings)
-    together()
+    processes.wait()
     epochs, step = settings["epochs"], settings["epochs_per_file"]
     for number, first in enumerate(range(0, epochs, step)):
         positions, path = range(first, min(first + step, epochs)), folder / file_name(number)
-        if number % world == rank and not path.exists():
+        if number % processes.world == processes.rank and not path.exists():
             write_epochs(path, tables(positions), progress, encoding_of(settings))
         elif progress:
             progress.advance(len(positions))
-    together()
-    if rank == 0:
+    processes.wait()
+    if processes.main:
         _finish(folder)
-    together()
+    processes.wait()
     return LabelStore.open(folder)
 
 

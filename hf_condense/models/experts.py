@@ -35,6 +35,7 @@ from hf_condense.files import (
 )
 from hf_condense.models.flat import Encoded, FlatNetwork
 from hf_condense.models.training import Batch, FitRecipe, fit
+from hf_condense.processes import Processes
 from hf_condense.progress import Progress
 from hf_condense.snapshots import fetch_snapshot
 
@@ -183,22 +184,20 @@ def train_experts(
         "recipe": asdict(recipe), "source": source.fingerprint, "key": key.seed(),
     }  # fmt: skip
     folder = cache_folder() / "experts" / fingerprint(identity)
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    if rank == 0:
+    processes = Processes(accelerator)
+    if processes.main:
         size = count * (recipe.epochs + 1) * flat.size * getattr(torch, recipe.dtype).itemsize / 1e9
         told = "experts: %d x %d snapshots of %d weights, %.3g GB in %s"
         log.info(told, count, recipe.epochs + 1, flat.size, size, folder)
-    mine = range(rank, count, world)
+    mine = processes.share(range(count))
     training = _Training(fresh, source, recipe, key, device, folder)
-    with Progress("experts", len(mine) * recipe.epochs, show=rank == 0) as progress:
+    with Progress("experts", len(mine) * recipe.epochs, show=processes.main) as progress:
         for number in mine:
             training.make(number, progress)
-    if accelerator is not None:
-        accelerator.wait_for_everyone()
-    if rank == 0:
+    processes.wait()
+    if processes.main:
         _write_manifest(folder, identity, count)
-    if accelerator is not None:
-        accelerator.wait_for_everyone()
+    processes.wait()
     return ExpertBuffer.open(folder, count)
 
 

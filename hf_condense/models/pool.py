@@ -24,6 +24,7 @@ from hf_condense.models.image_model import ImageModel
 from hf_condense.models.loading import load_model
 from hf_condense.models.members import POOL_VERSION, ModelPool, PoolMember, count_macs
 from hf_condense.models.training import Batch, FitRecipe, fit
+from hf_condense.processes import Processes
 from hf_condense.progress import Progress
 
 if TYPE_CHECKING:
@@ -66,17 +67,17 @@ def squeeze(
     names = settings.base_model
     if len(set(names)) < len(names):
         raise ModelError("base_model", list(names), "each name once", "drop the repeated names")
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    processes = Processes(accelerator)
     # ranks share the work but not the key: a member is the same network whoever trains it
     options: dict[str, Any] = {
         "image_size": image_size, "key": key, "device": device, "cache_folder": cache_folder, "flip": flip,
         "accelerator": accelerator, "dataset": dataset,
     }  # fmt: skip
-    if world > 1:
-        for name in names[rank::world]:
-            train_member(name, settings, train, test, progress=progress and rank == 0, **options)
-        accelerator.wait_for_everyone()
-    show = progress and rank == 0
+    show = progress and processes.main
+    if processes.world > 1:
+        for name in processes.share(names):
+            train_member(name, settings, train, test, progress=show, **options)
+        processes.wait()
     members = [train_member(name, settings, train, test, progress=show, **options) for name in names]
     for member in members:
         if show:

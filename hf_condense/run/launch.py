@@ -31,7 +31,7 @@ MEETING = timedelta(minutes=5)  # between the start of the first process and of 
 PATIENCE = timedelta(days=30)  # for processes that wait while another one trains; by default they give up in minutes
 LOOKING = 10.0  # seconds in which a shared file system shows a new file on every machine
 
-Processes = Accelerator | PartialState
+Launched = Accelerator | PartialState
 
 
 def join() -> PartialState:
@@ -81,7 +81,7 @@ def _meet(size: int) -> Store | None:
 
 
 @contextmanager
-def agreed(processes: Processes) -> Iterator[None]:
+def agreed(processes: Launched) -> Iterator[None]:
     """What one process refuses in this block, all refuse, with its error; the block may not wait for other processes.
 
     Raises:
@@ -112,7 +112,7 @@ def agreed(processes: Processes) -> Iterator[None]:
     raise first from own
 
 
-def from_main(processes: Processes, value: Any) -> Any:
+def from_main(processes: Launched, value: Any) -> Any:
     """What the main process says, on all processes."""
     if processes.num_processes == 1:
         return value
@@ -121,7 +121,7 @@ def from_main(processes: Processes, value: Any) -> Any:
     return said[0]
 
 
-def check_equal(processes: Processes, values: Mapping[str, Any]) -> None:
+def check_equal(processes: Launched, values: Mapping[str, Any]) -> None:
     """Raises ConfigError on all processes where one of the values (name -> what JSON can hold) is not the main one's."""
     if processes.num_processes == 1:
         return
@@ -135,7 +135,7 @@ def check_equal(processes: Processes, values: Mapping[str, Any]) -> None:
                 raise error
 
 
-def check_shared(processes: Processes, folders: Mapping[str, Path]) -> None:
+def check_shared(processes: Launched, folders: Mapping[str, Path]) -> None:
     """Raises ConfigError on all processes where one of them does not see what the main one writes.
 
     Args:

@@ -15,14 +15,14 @@ from filelock import FileLock, Timeout
 from hf_condense.data.cache import remove_unfinished
 from hf_condense.errors import ConfigError
 from hf_condense.files import remove_leftovers
-from hf_condense.run.launch import Processes, agreed
+from hf_condense.run.launch import Launched, agreed
 
 WAIT = 5.0  # seconds in which a process that was just stopped may end
 LOCK, OWNER = ".lock", ".owner.json"  # the record only names the holder of the lock
 
 
 @contextmanager
-def owned(folder: Path, processes: Processes) -> Iterator[None]:
+def owned(folder: Path, processes: Launched) -> Iterator[None]:
     """Keeps other runs out of a run folder, and removes what killed ones left unfinished there and in the cache folder.
 
     A second `owned` of the same folder inside the first, or in one Python process, is no other run.

@@ -54,7 +54,9 @@ def settle(method: str | Method | None, dataset: Any, flags: Mapping[str, Any]) 
 
 def _settled(method: str | Method | None, dataset: Any, flags: Mapping[str, Any], threads: int) -> Run:
     """What `settle` gives, on one process, which waits for no other; `threads` where a person or an earlier start says none."""
-    flags, given = dict(flags), None
+    # None is a value of most settings, but of these it means that they are not given
+    flags = {name: value for name, value in flags.items() if value is not None or name not in ("base_model", "config")}
+    given = None
     if isinstance(method, Method):
         check_known(method)
         flags = {**asdict(method.settings), **flags}
@@ -141,8 +143,13 @@ def keeps_class(config: Config) -> bool:
 
 
 def announce(run: Run) -> None:
-    """Says what is condensed, by what, and where it goes."""
+    """Starts the trackers, and says what is condensed, by what, and where it goes."""
     info, c, train = run.splits.info, run.config, run.train
+    if c.run.trackers:
+        settings = {k: str(v) for section in c.sections().values() for k, v in section.items()}
+        run.accelerator.init_trackers("hf-condense", settings)
+    if not run.accelerator.is_main_process:
+        return
     log.info(
         "%s on %s: %d training images, %d classes, %d x %d x %d; %d test images%s",
         run.method.info.title, info.id, len(train), train.num_classes, train.channels,
