@@ -45,7 +45,12 @@ def join() -> PartialState:
     started, store = get_cpu_distributed_information().world_size, None
     if started > 1 and not PartialState._shared_state:
         store = _meet(started)
-    elif started == 1 and "MASTER_ADDR" in os.environ and "ACCELERATE_USE_CPU" in os.environ and "RANK" not in os.environ:
+    elif (
+        started == 1
+        and "MASTER_ADDR" in os.environ
+        and "ACCELERATE_USE_CPU" in os.environ
+        and "RANK" not in os.environ
+    ):
         log.warning(
             "`accelerate launch` starts one process where there is no GPU, whatever --num_processes says: this run goes on "
             "in one process, with the same results. `torchrun --nproc_per_node N` starts several"
