@@ -164,7 +164,7 @@ class WeakPoolSettings:
         "base", "who makes soft labels where there are weak models and --teachers names nobody"
     )
     pool_folder: str | None = setting(
-        None, "take the networks of this folder, written by `hf-condense pool`, whatever --pool_kind says"
+        None, "take the networks of this folder, written by `hf-condense pool`, for any --pool_kind"
     )
 
     @property

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from hf_condense.errors import ArtefactError
 
-JUST_MADE = 60.0  # seconds: a holder of that age that is not locked yet may be about to be
+UNFOLDS, SPARE = 1100, 64 << 20  # bytes in memory for each byte of a file: no PNG unfolds to more than 1032
 # Called with the final path just before and just after each replacement ("before" | "after"); tests kill the process in it.
 on_replace: Callable[[str, Path], None] | None = None
 
@@ -62,9 +62,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     lock: FileLock | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-        temporary, lock = holder / path.name, _holder_lock(holder)
-        lock.acquire()
+        holder, lock = _new_holder(path)
+        temporary = holder / path.name
         yield temporary
         if temporary.is_file():
             with open(temporary, "rb+") as f:
@@ -90,9 +89,16 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
-def _holder_lock(holder: Path) -> FileLock:
-    """Held while a process writes in a temporary holder; the system releases it when the process is killed."""
-    return FileLock(holder / ".lock")
+def _new_holder(path: Path) -> tuple[Path, FileLock]:
+    """A temporary folder beside `path`, and its lock, which the system releases when this process is killed."""
+    while True:
+        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        lock = FileLock(holder / ".lock")
+        try:
+            lock.acquire()
+            return holder, lock
+        except FileNotFoundError:  # another process took it for a leftover before it was locked
+            continue
 
 
 def remove_leftovers(folder: Path, name: str = "*", deep: bool = True) -> None:
@@ -100,20 +106,49 @@ def remove_leftovers(folder: Path, name: str = "*", deep: bool = True) -> None:
 
     Args:
         name: of the file or folder that was not finished; all of them by default.
-        deep: also in the folders inside `folder`.
+        deep: in the folders below it too.
     """
     for place, folders, _ in os.walk(folder):
-        holders = [Path(place, f) for f in folders if fnmatch(f, f".{name}.*.part")]
+        holders = [other for other in folders if fnmatch(other, f".{name}.*.part")]
         for holder in holders:
-            try:
-                if not (holder / ".lock").exists() and time.time() - holder.stat().st_mtime < JUST_MADE:
-                    continue
-                with _holder_lock(holder).acquire(blocking=False):
-                    pass
-            except (Timeout, OSError):  # in use, or gone meanwhile
-                continue
-            shutil.rmtree(holder, ignore_errors=True)
-        folders[:] = [f for f in folders if Path(place, f) not in holders] if deep else []
+            with suppress(Timeout, OSError), FileLock(Path(place, holder, ".lock"), blocking=False):
+                shutil.rmtree(Path(place, holder), ignore_errors=True)
+        folders[:] = [other for other in folders if other not in holders] if deep else []
+
+
+def contained(folder: Path, path: Path) -> bool:
+    """Whether a path stays inside a folder, symbolic links followed.
+
+    In the Hub's cache the files of a snapshot are links to blobs of the same repository: there that is the folder.
+    """
+    holder = next((p for p in (folder, *folder.parents) if p.parent.name == "snapshots"), None)
+    cached = holder is not None and re.match("(datasets|models|spaces)--", holder.parent.parent.name)
+    root = holder.parents[1] if cached else folder
+    return path.resolve().is_relative_to(root.resolve())
+
+
+def check_inside(folder: Path, path: Path) -> Path:
+    """The path of a regular file inside a folder that a stranger may have made.
+
+    Raises:
+        ArtefactError: a symbolic link leads out of the folder, or it is a pipe, a device or a folder.
+    """
+    step = "ask whoever made the folder; it reaches for files outside itself, or is damaged"
+    if not contained(folder, path):
+        raise ArtefactError(
+            str(path), "a symbolic link that leads elsewhere", f"files inside the folder {folder}", step
+        )
+    if path.exists() and regular_size(path) is None:
+        raise ArtefactError(str(path), "no regular file", "a file", step)
+    return path
+
+
+def check_room(files: list[Path], unfolded: int, place: Path | str, next_step: str) -> None:
+    """Raises ArtefactError where files are said to unfold to far more bytes in memory than files of their size hold."""
+    packed = sum(file.stat().st_size for file in files)
+    if unfolded > UNFOLDS * packed + SPARE:
+        allowed = f"what files of {packed} bytes can hold"
+        raise ArtefactError(f"{place}: size in memory", f"{unfolded} bytes", allowed, next_step)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -20,6 +20,7 @@ from hf_condense.hub.provenance import WITHOUT_EFFECT
 from hf_condense.hub.teachers import needs_teacher
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.methods import sections_of
+from hf_condense.text import printable
 from hf_condense.trainer import CondensationTrainer
 
 Verdict = Literal["equal", "close", "different"]
@@ -101,7 +102,7 @@ class Reproduction:
             lines.append(
                 f"  {score.verdict:<10} {published:>16} {again:>8}  {score.row}, {score.student}, {score.regime}"
             )
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def reproduce(

@@ -111,6 +111,12 @@ def prepared(method: str, unbroken, folder: Path) -> Path:
     return root / "cache"
 
 
+def left_over(folder: Path) -> list[Path]:
+    """Holders of unfinished files, checkpoints of finished shards and unfinished trainings."""
+    places = ("**/.*.part", "shards/checkpoints/*", "scores/states/*")
+    return [path for place in places for path in folder.glob(place)]
+
+
 def lives_until_done(work, struck: Path) -> int:
     """Runs `work` again and again, each time killed just before a file replacement that struck no earlier life.
 
@@ -145,6 +151,8 @@ def test_killed_at_every_file_replacement(method, unbroken, tmp_path):
     lives = lives_until_done(lambda: run(method, tmp_path / "run", tmp_path / "cache"), tmp_path / "struck")
     assert lives >= 25
     assert content(tmp_path / "run") == whole
+    kept = unbroken[method][0] / "run"
+    assert left_over(tmp_path / "run") == left_over(kept) == [], "a kill leaves nothing behind"
 
 
 @pytest.mark.parametrize("method", [m for m in list_methods() if m not in WHOLE])

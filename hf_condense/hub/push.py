@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_condense.errors import ArtefactError, ConfigError
-from hf_condense.files import write_json
-from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS
+from hf_condense.hub.artefact import DATA, SOFT_LABELS, TENSORS
 from hf_condense.hub.card import PLACE, card_facts, readable_bytes, render_card, title
 from hf_condense.hub.commits import Commit
 from hf_condense.hub.distilled import locate
 from hf_condense.hub.inspection import check_files
 from hf_condense.hub.models import find_member, model_files, model_repository, unpublished
-from hf_condense.hub.record import listed_file, read_record
+from hf_condense.hub.record import CONDENSATION, listed_file, read_record
 from hf_condense.hub.refusals import told_clearly
 from hf_condense.hub.teachers import needs_teacher, refuse_lost_teachers
 from hf_condense.hub.visibility import Target
+from hf_condense.records.base import write_record
+from hf_condense.records.sets import Condensation
+from hf_condense.text import printable
 
 OWNED = (DATA, SOFT_LABELS, TENSORS)
 CARD = "README.md"
@@ -63,7 +65,7 @@ class Pushed:
             )
         if self.refused:
             lines.append(f"without --dry_run this is refused: {self.refused}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def push(
@@ -128,7 +130,8 @@ def push(
             commits.append(done)
             sent[model["name"]] = {"id": name, "revision": done.revision, "sha256": model["sha256"]}
         if not dry_run and sent != record.get("published_models", {}):
-            write_json(folder / CONDENSATION, {"content": content, "record": {**record, "published_models": sent}})
+            named = {"content": content, "record": {**record, "published_models": sent}}
+            write_record(folder / CONDENSATION, Condensation, named)
     files = dataset_files(folder, repo_id)
     message = f"{title(content)}, {content['content_hash']}"
     commits.append(

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from hf_condense.config import check, setting
 from hf_condense.methods.base import Context
 from hf_condense.methods.matching_family import CLASSIC, DSA_FAMILIES, FamilySettings, MatchingFamily
+from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.gradient_matching import GradientMatching, Loops
+from hf_condense.objectives.twice import need_twice_differentiable
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard
 
 # images a class -> (image steps with each network, epochs of its training between them): the official table
@@ -60,6 +62,9 @@ class DC(MatchingFamily):
         rows = tuple(range(len(starts.labels)))
         shard = Shard(f"{self.name}-00000", "optimise", rows, starts.labels)
         return Plan(starts.labels, (*starts.groups, (shard,)), joint=True)
+
+    def check_network(self, network: ImageModel, image_size: int) -> None:
+        need_twice_differentiable(network, image_size)
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         return self.free_pixels(self.settings.iterations * self.settings.loops(spec.ipc)[0])

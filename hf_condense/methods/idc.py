@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from hf_condense.data.siamese import SiamesePolicy
 from hf_condense.methods.base import Context, Method
 from hf_condense.objectives.formation_matching import FormationMatching
 from hf_condense.objectives.real_training import RealLoop, RealTraining
+from hf_condense.objectives.twice import need_twice_differentiable
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start
 from hf_condense.selection.centres import medoids
 from hf_condense.selection.features import features_of
@@ -22,6 +23,9 @@ from hf_condense.selection.paired import PairedViews
 from hf_condense.selection.real import need_images, random_rows
 from hf_condense.selection.realism import tile
 from hf_condense.selection.sampler import CentresSampler, RandomSampler, Sampler, SamplerSettings
+
+if TYPE_CHECKING:
+    from hf_condense.models.image_model import ImageModel
 
 DATASETS = ("mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "tiny-imagenet", "imagenet-10")  # of the papers
 
@@ -114,6 +118,9 @@ class IDC(Method):
             rows = random_rows(train, (c,) * count, key)
         images = centre(train.images(rows), size)
         return Start(tile(images, len(shard.labels), s.formation_factor, size), rows[: len(shard.labels)])
+
+    def check_network(self, network: ImageModel, image_size: int) -> None:
+        need_twice_differentiable(network, image_size)
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         """The official script steps after each class, and momentum goes on moving the others meanwhile.

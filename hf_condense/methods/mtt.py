@@ -17,6 +17,8 @@ from hf_condense.selection.real import random_real
 
 if TYPE_CHECKING:
     from hf_condense.plan import Synthetic
+from hf_condense.models.image_model import ImageModel
+from hf_condense.objectives.twice import need_twice_differentiable
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,10 @@ class MTT(Method):
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         return Start(*random_real(context.train, shard.labels, context.image_size, context.key / shard.id))
+
+    def check_network(self, network: ImageModel, image_size: int) -> None:
+        FlatNetwork(network)  # refuses networks that remember statistics
+        need_twice_differentiable(network, image_size)
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         s = self.settings

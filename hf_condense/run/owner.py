@@ -12,9 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from hf_condense.data.cache import remove_unfinished
 from hf_condense.errors import ConfigError
-from hf_condense.files import remove_leftovers
 from hf_condense.run.launch import Launched, agreed
 
 WAIT = 5.0  # seconds in which a process that was just stopped may end
@@ -23,7 +21,7 @@ LOCK, OWNER = ".lock", ".owner.json"  # the record only names the holder of the 
 
 @contextmanager
 def owned(folder: Path, processes: Launched) -> Iterator[None]:
-    """Keeps other runs out of a run folder, and removes what killed ones left unfinished there and in the cache folder.
+    """Keeps other runs out of a run folder while this one works in it.
 
     A second `owned` of the same folder inside the first, or in one Python process, is no other run.
 
@@ -54,8 +52,6 @@ def _acquired(folder: Path) -> FileLock:
     except OSError as error:
         allowed = f"a folder that can be written to and locked ({error.strerror or error})"
         raise ConfigError("output_dir", str(folder), allowed, "choose another --output_dir") from error
-    remove_leftovers(folder)
-    remove_unfinished()
     return lock
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from hf_condense.data.cache import cache_folder
+from hf_condense.data.cache import cache_folder, remove_unfinished
 from hf_condense.errors import ConfigError
-from hf_condense.files import fingerprint
+from hf_condense.files import fingerprint, remove_leftovers
 from hf_condense.memory import peak_bytes, reset_peak
 from hf_condense.run.base import Run
 from hf_condense.run.condense import Condense
@@ -92,16 +92,25 @@ class Pipeline(Mapping[type[Stage], Any]):
 
     @contextmanager
     def owning(self) -> Iterator[None]:
-        """Keeps other runs out of the run folder while this one works in it; see `run.owner.owned`."""
+        """Keeps other runs out of the run folder while this one works in it, and begins without leftovers; see `owned`."""
         if self._owning:
             yield
             return
         with owned(self.run.folder, self.run.accelerator):
             self._owning = True
+            if self.run.accelerator.is_main_process:
+                self._clear()
             try:
                 yield
             finally:
                 self._owning = False
+
+    def _clear(self) -> None:
+        """Deletes what killed runs left unfinished; another run may have its folder in this one."""
+        remove_leftovers(self.run.folder, deep=False)
+        for record in self.records.values():
+            remove_leftovers(record.folder)
+        remove_unfinished()
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """Stage -> seconds and peak_bytes, of those that were begun."""

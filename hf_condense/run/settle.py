@@ -26,7 +26,7 @@ from hf_condense.plan import Plan, SetSpec
 from hf_condense.precision import resolve_precision
 from hf_condense.run.base import Run
 from hf_condense.run.launch import agreed, check_equal, from_main, join
-from hf_condense.run.preflight import check_known, check_trackers, scorable
+from hf_condense.run.preflight import check_known, check_networks, check_trackers, scorable
 from hf_condense.run.resolve import Config, read_yaml, resolve
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ def _settled(method: str | Method | None, dataset: Any, flags: Mapping[str, Any]
     # an IPC that the method cannot make is refused at once
     spec = SetSpec(splits.train.num_classes, config.run.ipc, splits.train.image_size)
     plan = made.plan(spec.num_classes, spec.ipc)
+    check_networks(config.squeeze, made, splits.train)
     protocol = student_recipe(config, made)
     config = scorable(config, made, plan, protocol, splits.train)
     whitening = fit_whitening(made, plan, spec, protocol, splits, accelerator.device)
