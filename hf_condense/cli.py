@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -59,11 +61,16 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
     """Entry point. Returns the exit code. `only` names the one method that may be run.
 
     0: done; 1: reproduced with differences, or inspected and not as it was published; 2: something a person can put
-    right (message on stderr); 130: stopped.
+    right (message on stderr); 130: stopped by Ctrl-C; 143: stopped by SIGTERM, as a batch system or a container sends it.
     """
+    with sigterm_as_ctrl_c():
+        return _main(sys.argv[1:] if arguments is None else arguments, only)
+
+
+def _main(arguments: Sequence[str], only: str | None) -> int:
     arguments = [
         "--" + a[2:].split("=", 1)[0].replace("-", "_") + a[len(a.split("=", 1)[0]) :] if a.startswith("--") else a
-        for a in (sys.argv[1:] if arguments is None else arguments)
+        for a in arguments
     ]
     command = next((a for a in arguments if not a.startswith("-")), None)
     if command == "pool":
@@ -86,11 +93,44 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
         others = {"methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set}
         return others[given.pop("command")](**given)
     except CondensationError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if main_process() or not error.everywhere:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        if error.everywhere:  # a launcher stops all others when one has ended, and the main process has the word
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
         return 2
-    except KeyboardInterrupt:
-        print("stopped. Run the same command again to resume: what is done is kept.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        if main_process():
+            print("stopped. Run the same command again to resume: what is done is kept.", file=sys.stderr)
+        return 143 if isinstance(stop, Terminated) else 130
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: whatever tidies up after Ctrl-C does so here too."""
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Inside, SIGTERM raises `Terminated`; not in a thread, where Python takes no signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends what hangs on the way out
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main_process() -> bool:
+    """Whether this is the process of a run that speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def run(command: str, method: str | None, base_method: str | None, arguments: dict[str, Any]) -> int:

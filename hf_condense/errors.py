@@ -17,7 +17,11 @@ class CondensationError(Exception):
         value: the value that was given.
         allowed: the values that are accepted, in words.
         next_step: what to do about it.
+
+    `everywhere` says that all processes of a run raise it, so that one of them prints it for all.
     """
+
+    everywhere = False
 
     def __init__(self, field: str, value: Any, allowed: str, next_step: str) -> None:
         self.field, self.value, self.allowed, self.next_step = field, value, allowed, next_step

@@ -10,10 +10,13 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from hf_condense.errors import ArtefactError
 
@@ -56,9 +59,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     temporary: Path | None = None
+    lock: FileLock | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        holder, lock = _new_holder(path)
         temporary = holder / path.name
         yield temporary
         if temporary.is_file():
@@ -79,19 +83,37 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             "free space or choose another --output_dir, then run the same command again: what is done is kept",
         ) from error
     finally:
+        if lock is not None:
+            lock.release()
         if temporary is not None:
             shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
+def _new_holder(path: Path) -> tuple[Path, FileLock]:
+    """A temporary folder beside `path`, and its lock, which the system releases when this process is killed."""
+    while True:
+        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        lock = FileLock(holder / ".lock")
+        try:
+            lock.acquire()
+            return holder, lock
+        except FileNotFoundError:  # another process took it for a leftover before it was locked
+            continue
+
+
 def remove_leftovers(folder: Path, name: str = "*", deep: bool = True) -> None:
-    """Deletes what a killed process left behind in `folder` (temporary holders of `atomic_path`), for `name` or all.
+    """Deletes what killed processes left behind (temporary holders of `atomic_path`), but nothing that is being written.
 
     Args:
-        deep: in the folders below it too. Off for folders in which other processes may have folders of their own.
+        name: of the file or folder that was not finished; all of them by default.
+        deep: in the folders below it too.
     """
-    pattern = f".{name}.*.part"
-    for holder in list(Path(folder).rglob(pattern) if deep else Path(folder).glob(pattern)):
-        shutil.rmtree(holder, ignore_errors=True)
+    for place, folders, _ in os.walk(folder):
+        holders = [other for other in folders if fnmatch(other, f".{name}.*.part")]
+        for holder in holders:
+            with suppress(Timeout, OSError), FileLock(Path(place, holder, ".lock"), blocking=False):
+                shutil.rmtree(Path(place, holder), ignore_errors=True)
+        folders[:] = [other for other in folders if other not in holders] if deep else []
 
 
 def contained(folder: Path, path: Path) -> bool:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hf_condense.errors import ArtefactError
+from hf_condense.files import remove_leftovers
 
 
 def cache_folder() -> Path:
@@ -37,3 +38,10 @@ def one_at_a_time(path: Path) -> Iterator[None]:
             "HF_CONDENSE_CACHE", str(path.parent), f"a folder that can be written to, with room ({reason.strerror or reason})",
             "free space there, or set that variable to another folder, and run the same command again",
         ) from error  # fmt: skip
+
+
+def remove_unfinished() -> None:
+    """Deletes what killed processes left unfinished in the cache folder, and nothing that is being written."""
+    root = cache_folder()
+    for kind in root.iterdir() if root.is_dir() else ():
+        remove_leftovers(kind, deep=kind.name != "unpacked")  # below that are the pictures of archives
