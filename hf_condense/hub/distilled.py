@@ -21,14 +21,15 @@ from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.formation import decode_set
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.evaluation.trainer_loss import soft_label_loss
-from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS, content_hash, decode_png
+from hf_condense.hub.artefact import DATA, SOFT_LABELS, TENSORS, content_hash, decode_png
 from hf_condense.hub.card import title
+from hf_condense.hub.place import locate
+from hf_condense.hub.push import Pushed, push
 from hf_condense.hub.record import NEXT, read_record
 from hf_condense.hub.teachers import check_teacher, need_image_model
 from hf_condense.hub.training import RecordedTraining, TrainingStage
 from hf_condense.labels.store import LabelStore
 from hf_condense.models.training import Batch
-from hf_condense.snapshots import fetch_snapshot
 
 if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
@@ -289,6 +290,20 @@ class DistilledDataset:
         logits = self.content["soft_label"]["kind"] == "logits"
         return self.soft_labels.float().softmax(1) if logits else self.soft_labels.float()
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> Pushed:
+        """Publishes the folder as a dataset repository, in one commit of what differs from what is there.
+
+        Args:
+            repo_id: `owner/name`; the token's owner where there is only a name.
+            options: private, public, create_pr, revision, dry_run, as for `hub.push.push`.
+
+        Raises:
+            ArtefactError: a file is not as it was written.
+            ConfigError: options that contradict each other, or a label regime whose teacher nobody could get.
+            HubError: the Hub refuses, or cannot be reached.
+        """
+        return push(self.folder, repo_id, **options)
+
     def _stored(self) -> LabelStore:
         if self.store is not None:
             return self.store
@@ -301,7 +316,7 @@ class DistilledDataset:
 
     def _need_teacher(self, regime: str, teacher: Ensemble | None) -> None:
         if regime == "online" and (teacher is None or teacher is not self.__dict__.get("_trusted")):
-            check_teacher(self, teacher)
+            check_teacher(self.content, self.record, self.folder, teacher)
             self.__dict__["_trusted"] = teacher  # an epoch should not pay for hashing the weights again
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -331,32 +346,6 @@ class TorchDataset(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         pixels = self.images[i].float() / 255 if self.images.dtype == torch.uint8 else self.images[i]
         return {"pixel_values": self.transform(pixels) if self.transform else pixels, "labels": self.labels[i]}
-
-
-def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a distilled dataset; a Hub id is fetched into the Hub's cache.
-
-    Raises:
-        ArtefactError: neither a folder of this kind nor a repository that can be read.
-    """
-    folder = Path(folder_or_id)
-    if folder.is_dir():
-        if (folder / CONDENSATION).exists():
-            return folder
-        run = folder / "dataset"
-        inside = (run / CONDENSATION).exists()  # a run folder holds the distilled dataset in `dataset/`
-        if inside:
-            return run
-        raise ArtefactError(str(folder), "no condensation.json", "a folder written by hf-condense", "check the path")
-    fetched = fetch_snapshot(
-        str(folder_or_id), "dataset", revision=revision, error=ArtefactError, field="dataset",
-        allowed="a folder or a Hub dataset repository",
-    )  # fmt: skip
-    if not (fetched / CONDENSATION).exists():
-        raise ArtefactError(
-            "dataset", str(folder_or_id), "a repository with a condensation.json", "read it with datasets.load_dataset"
-        )
-    return fetched
 
 
 def read_parquet(folder: Path) -> pa.Table:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hf_condense.errors import ArtefactError
-from hf_condense.files import read_json
+from hf_condense.files import read_json, sha256_file
 from hf_condense.hub.artefact import CONDENSATION, FORMAT
 
 NEXT = "ask whoever published it; the set was changed, or another program wrote it"
@@ -58,6 +58,22 @@ def listed_file(folder: Path, name: str) -> Path:
     if not inside:
         raise ArtefactError(f"files of {folder / CONDENSATION}", name, "files inside the folder", NEXT)
     return path
+
+
+def check_files(folder: Path, files: dict[str, dict]) -> dict[str, str]:
+    """File -> holds, changed or missing, by sha256. The card may be edited, so it is not among them.
+
+    Raises:
+        ArtefactError: a file outside the folder is listed; it is not opened.
+    """
+
+    def state(name: str, facts: dict) -> str:
+        path = listed_file(folder, name)
+        if not path.exists():
+            return "missing"
+        return "holds" if sha256_file(path) == facts["sha256"] else "changed"
+
+    return {name: state(name, facts) for name, facts in files.items() if name != CONDENSATION}
 
 
 def _check_shape(found: Any, shape: Any, path: Path, name: str) -> None:
