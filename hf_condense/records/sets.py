@@ -162,6 +162,12 @@ class Spread(Record):
     high: float | None = None
 
 
+class Difference(Spread):
+    """Of two rows of the table, and the test that its interval is from."""
+
+    test: Literal["paired", "prediction", "welch"] | None = None
+
+
 class Row(Record):
     """One line of the score table."""
 
@@ -169,7 +175,7 @@ class Row(Record):
     student: Text
     regime: Text
     top1: Spread
-    difference: Spread | None = None
+    difference: Difference | None = None
     best_over_test_set: Share | None = None
     steps: Count | None = None
     images: Count
@@ -263,6 +269,7 @@ class RunRecord(Record):
     scores_table: LongText = ""
     scores: Plain = None
     published_models: dict[Text, SentModel] = {}
+    image_faults: Annotated[list[Text], Field(max_length=100)] = []
 
 
 class Condensation(Record):
