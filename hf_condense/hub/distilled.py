@@ -17,6 +17,7 @@ from torch import Tensor
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.formation import decode_set
 from hf_condense.errors import ArtefactError, ConfigError
+from hf_condense.files import recover
 from hf_condense.hub.artefact import SOFT_LABELS, store_manifest
 from hf_condense.hub.card import title
 from hf_condense.hub.hashes import content_hash, pixels_hash
@@ -306,6 +307,9 @@ def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
         ArtefactError: neither a folder of this kind nor a repository that can be read.
     """
     folder = Path(folder_or_id)
+    for place in (folder, folder / "dataset"):
+        if place.parent.is_dir():
+            recover(place)
     if folder.is_dir():
         if (folder / CONDENSATION).exists():
             return folder
