@@ -41,8 +41,12 @@ def choices(cls: type, name: str) -> tuple | None:
 
 
 def check_choices(settings: Any) -> None:
-    """Raises ConfigError for a `Literal` setting with a value outside its list."""
+    """Raises ConfigError for a `Literal` setting with a value outside its list, and for text with a NUL byte, which
+    can name no file."""
     for f in fields(settings):
+        value = getattr(settings, f.name)
+        for text in value if isinstance(value, tuple) else (value,):
+            check("\0" not in text if isinstance(text, str) else True, f.name, text, "text without NUL bytes")
         allowed = choices(type(settings), f.name)
         if allowed:
             value = getattr(settings, f.name)
@@ -284,6 +288,7 @@ class EvaluationSettings:
     baselines: tuple[str, ...] = setting(("full", "random", "initial"), "rows scored in the same run")
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check(self.student_seeds >= 1, "student_seeds", self.student_seeds, "1 or more")
         epochs = self.student_epochs
         check(epochs is None or epochs >= 1, "student_epochs", epochs, "1 or more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -62,6 +63,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     lock: FileLock | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        recover(path)
         holder, lock = _new_holder(path)
         temporary = holder / path.name
         yield temporary
@@ -71,17 +73,18 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         if on_replace:
             on_replace("before", path)
         if path.is_dir():
-            shutil.rmtree(path)
+            os.replace(path, set_aside(path))  # no moment without a whole folder: `recover` takes it back
         os.replace(temporary, path)
+        shutil.rmtree(set_aside(path), ignore_errors=True)
         if on_replace:
             on_replace("after", path)
-    except OSError as error:
-        raise ArtefactError(
-            "output_dir",
-            str(path),
-            f"a place that can be written to ({error.strerror or error})",
-            "free space or choose another --output_dir, then run the same command again: what is done is kept",
-        ) from error
+    except Exception as error:
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        step = "free space or choose another --output_dir, then run the same command again: what is done is kept"
+        allowed = f"a place that can be written to ({reason.strerror or reason})"
+        raise ArtefactError("output_dir", str(path), allowed, step) from reason
     finally:
         if lock is not None:
             lock.release()
@@ -114,6 +117,32 @@ def remove_leftovers(folder: Path, name: str = "*", deep: bool = True) -> None:
             with suppress(Timeout, OSError), FileLock(Path(place, holder, ".lock"), blocking=False):
                 shutil.rmtree(Path(place, holder), ignore_errors=True)
         folders[:] = [other for other in folders if other not in holders] if deep else []
+
+
+def disk_error(error: Exception) -> OSError | None:
+    """What the system says of a file that could not be written, whichever library wrote it; None for other errors."""
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return OSError(errno.EINVAL, "a name with a NUL byte is no name of a file")
+    told = re.search(r"\(os error (\d+)\)", str(error))  # as libraries in Rust say it: safetensors, tokenizers
+    return OSError(int(told[1]), os.strerror(int(told[1]))) if told else None
+
+
+def set_aside(folder: Path) -> Path:
+    """Where the folder that is being replaced stands until the new one is in its place."""
+    return folder.with_name(f".{folder.name}.before")
+
+
+def recover(folder: Path) -> None:
+    """Finishes a replacement that was killed: the old folder comes back where the new one did not arrive."""
+    old = set_aside(folder)
+    if not old.is_dir():
+        return
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(old, folder)
 
 
 def contained(folder: Path, path: Path) -> bool:

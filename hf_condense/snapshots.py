@@ -32,8 +32,10 @@ def fetch_snapshot(
 
     try:
         return Path(snapshot_download(id, repo_type=kind, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as failure:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as failure:
         reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
+        if getattr(failure, "doc", "").lstrip().startswith("<"):  # no JSON
+            reason = "a web page came instead of the Hub's answer, as a network's login sends it"
         step = "check the name and revision, and the network; for a private repository run `hf auth login`"
         if isinstance(failure, GatedRepoError):
             page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{id}"

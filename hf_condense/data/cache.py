@@ -12,9 +12,19 @@ from hf_condense.files import remove_leftovers
 
 
 def cache_folder() -> Path:
-    """`HF_CONDENSE_CACHE`, else `hf_condense` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "hf_condense"
-    return Path(os.environ.get("HF_CONDENSE_CACHE", default)).expanduser()
+    """`HF_CONDENSE_CACHE`, else `hf_condense` in the user's cache folder.
+
+    Raises:
+        ArtefactError: that variable is there and empty, as where the one that it was made from is not set.
+    """
+    named = os.environ.get("HF_CONDENSE_CACHE")
+    if named is not None:
+        if not named.strip():
+            raise ArtefactError("HF_CONDENSE_CACHE", named, "the name of a folder", "set it to one, or unset it")
+        return Path(named).expanduser()
+    # an empty or relative XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification)
+    shared = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(shared) if os.path.isabs(shared) else Path("~/.cache").expanduser()) / "hf_condense"
 
 
 @contextmanager

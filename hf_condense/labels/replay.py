@@ -18,7 +18,7 @@ from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.files import check_inside, fingerprint, regular_size, sha256_file
-from hf_condense.labels.checks import NEXT, check_columns, check_file, check_partners, column_widths
+from hf_condense.labels.checks import NEXT, check_columns, check_file, check_partners, check_views, column_widths
 from hf_condense.labels.columns import read_epoch, table_batches, views_digest
 from hf_condense.labels.encodings import encoding_of
 from hf_condense.labels.regeneration import Regeneration, compare_probes, probes
@@ -56,6 +56,7 @@ class LabelStore:
         self.epochs, self.batch_size = self.settings["epochs"], self.settings["batch_size"]
         self.num_classes, self.rows = self.settings["classes"], self.settings["rows"]
         self.policy = made(ViewPolicy, self.settings["policy"], f"policy of {self.folder}", NEXT)
+        check_views(self.policy, self.settings["side"], str(self.folder))
         self.key = Key(*self.settings["key"])
         self.virtual = self.settings["store"] == "virtual"
         self.fingerprint = fingerprint(self.settings)
