@@ -1,5 +1,5 @@
 # make demo   sets everything up and runs the main job on the embedded digits
-# make test   sets everything up and runs the tests on two workers (WORKERS=4: on four)
+# make test   sets everything up and runs the tests; WORKERS=2 runs them on two workers
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
@@ -27,8 +27,8 @@ demo: install
 	  recipes/edc.py --dataset digits --ipc 10 --output_dir runs/demo && \
 	echo "demo took $$(( $$(date +%s) - started )) s after the install"
 
-# whole files go to each worker, because their tests share what is slow to make
-WORKERS ?= 2
+# whole files go to each worker, because their tests share what is slow to make; 0: all in one process
+WORKERS ?= 0
 PARALLEL = -n $(WORKERS) --dist loadfile
 
 test: install
