@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from hf_condense.config import check, choices, nearest, setting_fields
 from hf_condense.errors import CondensationError, ConfigError
@@ -198,7 +199,7 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
         command = given.pop("command")
         if command in leaderboards.COMMANDS:
             show_messages()
-            return leaderboards.run(command, given)
+            return leaderboards.run(command, given, run_again)
         others = {"methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set}
         return others[command](**given) if command in others else run(command, given)
     except CondensationError as error:
@@ -264,6 +265,13 @@ def reproduce(dataset: str, output_dir: str | None, revision: str | None, **own:
     found = reproduce(dataset, output_dir, revision, **places)
     print(found.text())
     return 0 if found.holds else 1
+
+
+def run_again(dataset: str | os.PathLike) -> Any:
+    """Runs the recorded recipe of a set's folder again; what it found."""
+    from hf_condense.reproduction import reproduce
+
+    return reproduce(dataset)
 
 
 def import_set(**given: str | None) -> int:
