@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 EXTRAS ?= dev
 
-.PHONY: help install demo test quality style bench test-lower clean
+.PHONY: help install demo leaderboard test quality style bench test-lower clean
 
 help:
 	@grep -E '^# ' Makefile | sed 's/^# //'
@@ -26,6 +26,10 @@ demo: install
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	  recipes/edc.py --dataset digits --ipc 10 --output_dir runs/demo && \
 	echo "demo took $$(( $$(date +%s) - started )) s after the install"
+
+# make leaderboard   a small board of the embedded digits with its pages; prints its minutes first, and resumes
+leaderboard: install
+	$(BIN)/python recipes/leaderboard.py --output_dir runs/leaderboard
 
 # whole files go to each worker, because their tests share what is slow to make; 0: all in one process
 WORKERS ?= 0

@@ -89,7 +89,7 @@ def _main(arguments: Sequence[str], only: str | None) -> int:
         given = vars(parser.parse_args(arguments))
         if given["command"] in leaderboards.COMMANDS:
             show_messages()
-            return leaderboards.run(given.pop("command"), given)
+            return leaderboards.run(given.pop("command"), given, run_again)
         others = {"methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set}
         return others[given.pop("command")](**given)
     except CondensationError as error:
@@ -215,6 +215,13 @@ def reproduce(dataset: str, output_dir: str | None, revision: str | None, **own:
     found = reproduce(dataset, output_dir, revision, **places)
     print(found.text())
     return 0 if found.holds else 1
+
+
+def run_again(dataset: str | os.PathLike) -> Any:
+    """Runs the recorded recipe of a set's folder again; what it found."""
+    from hf_condense.reproduction import reproduce
+
+    return reproduce(dataset)
 
 
 def import_set(**given: str | None) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from hf_condense.errors import CondensationError
@@ -107,23 +109,36 @@ def collect(place: Place) -> Collected:
 
     Ten thousand results take a few seconds: files are read by several processes, statistics by several threads.
     """
-    found, refused = read_all(place.folder, Result)
-    results = {}
-    for result in found:
-        try:
-            check_board(result.content.board, place.board)
-            results[result.id] = result
-        except CondensationError as error:
-            refused.append(Refused(result.place, str(error)))
-    standings = _standings(place, results, refused)
-    retired = {id for id, standing in standings.items() if standing.retired}
-    rows = make_rows(place.board, list(results.values()), retired)
-    by_result: dict[str, list[Row]] = {id: [] for id in results}
-    for task_rows in rows.values():
-        for row in task_rows:
-            by_result[row.result.id].append(row)
+    with _without_collector():
+        found, refused = read_all(place.folder, Result)
+        results = {}
+        for result in found:
+            try:
+                check_board(result.content.board, place.board)
+                results[result.id] = result
+            except CondensationError as error:
+                refused.append(Refused(result.place, str(error)))
+        standings = _standings(place, results, refused)
+        retired = {id for id, standing in standings.items() if standing.retired}
+        rows = make_rows(place.board, list(results.values()), retired)
+        by_result: dict[str, list[Row]] = {id: [] for id in results}
+        for task_rows in rows.values():
+            for row in task_rows:
+                by_result[row.result.id].append(row)
     digest = hashlib.sha256("\n".join(sorted(results)).encode()).hexdigest()
     return Collected(place, results, standings, rows, tuple(refused), digest, by_result)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Millions of small objects are made and none is dropped: looking for cycles among them would take a third of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _standings(place: Place, results: Mapping[str, Result], refused: list[Refused]) -> dict[str, Standing]:

@@ -125,9 +125,11 @@ def _add_site(actions: Any) -> None:
     push.add_argument("--dry_run", action="store_true", help="only say what would go up")
 
 
-def run(command: str, given: dict[str, Any]) -> int:
-    """Runs a command; returns the exit code."""
+def run(command: str, given: dict[str, Any], reproduce: Callable[[Any], Any]) -> int:
+    """Runs a command; returns the exit code. `reproduce` runs the recipe of a set's folder again, for `verify --remake`."""
     name = given.pop("action", command)
+    if name == "verify":
+        given["remake"] = reproduce if given["remake"] else None
     actions: dict[str, Callable[..., int]] = {
         "submit": submit, "verify": verify, "init": init, "bank": bank, "check": check, "withdraw": withdraw,
         "build": build, "serve": serve, "push": push,

@@ -150,7 +150,7 @@ class BoardScorer:
 
     def control(self, ipc: int, count: int) -> list[Run]:
         """The board's draws 0 .. count-1 on this machine; the bank's own cells where this machine made the bank."""
-        return self.score_each([self.draw(ipc, i) for i in range(count)], ipc, range(count), "random")
+        return self.score_each([self.draw(ipc, i) for i in range(count)], ipc, range(count), f"random-{ipc}")
 
     def _scored(self, found: ImageSet, number: int, seeds: Sequence[int], name: str, grid: _Grid) -> list[Run]:
         """All students of one set, in one file when they are done."""

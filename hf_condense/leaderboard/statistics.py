@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import ndtri, stdtrit
 
 from hf_condense.evaluation.comparison import Moments, t_and_p, welch, welch_parts
 
@@ -45,18 +46,23 @@ def rank_sets(rows: Moments, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarra
     """
     m = len(rows.mean)
     pairs, ps, winners, losers = m * (m - 1) // 2, [], [], []
-    for start in range(0, m, _BLOCK):
-        block = slice(start, min(start + _BLOCK, m))
-        here = Moments(*(v[block, None] for v in (rows.n, rows.mean, rows.var)))
-        squared = here.var / here.n + rows.var / rows.n
-        # most pairs are far from significance, and a normal bound is cheaper than Student's p
-        promising = (here.mean - rows.mean) ** 2 > 3.8 * squared if alpha <= 0.05 else np.ones(squared.shape, bool)
-        i, j = np.nonzero(promising)
-        i = i + start
+    blocks = [slice(start, min(start + _BLOCK, m)) for start in range(0, m, _BLOCK)]
+    # a pair is rejected only below alpha / (pairs - rejections); p of Student's distribution, which takes most of the
+    # time, is not needed where even the normal one, and then the largest degrees of freedom possible, are above that
+    least = ndtri(1 - alpha / 2)
+    most = sum(int((_squared_t(rows, block) > least**2).sum()) for block in blocks) // 2
+    level = alpha / max(1, pairs - most)
+    sizes = np.unique(rows.n)
+    freedom = np.unique(sizes[:, None] + sizes - 2)
+    critical = stdtrit(freedom, 1 - level / 2) * (1 - 1e-9)
+    for block in blocks:
+        bound = critical[np.searchsorted(freedom, rows.n[block, None] + rows.n - 2)]
+        i, j = np.nonzero(_squared_t(rows, block) > bound**2)
+        i = i + block.start
         keep = i < j
         i, j = i[keep], j[keep]
         delta, se, nu = welch_parts(rows[i], rows[j])
-        ps.append(t_and_p(delta, se, nu)[1])  # intervals of thousands of pairs would take most of the time
+        ps.append(t_and_p(delta, se, nu)[1])
         winners.append(np.where(delta > 0, i, j))
         losers.append(np.where(delta > 0, j, i))
     p, winner, loser = np.concatenate(ps), np.concatenate(winners), np.concatenate(losers)
@@ -66,6 +72,14 @@ def rank_sets(rows: Moments, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarra
     better = np.bincount(loser[rejected], minlength=m)
     worse = np.bincount(winner[rejected], minlength=m)
     return 1 + better, m - worse
+
+
+def _squared_t(rows: Moments, block: slice) -> np.ndarray:
+    """Of each row of a block against all rows, [b, m]; pairs without any spread have an infinite one, or 0."""
+    squared = (rows.var / rows.n)[block, None] + rows.var / rows.n
+    delta = rows.mean[block, None] - rows.mean
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(delta**2 / squared, nan=0.0, posinf=np.inf)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -21,12 +23,21 @@ from hf_condense.leaderboard.result import (
     Remade,
     Submitted,
     Verification,
+    check_board,
 )
 from hf_condense.leaderboard.scoring import BoardScorer, columns_of
 from hf_condense.leaderboard.sets import open_set
 from hf_condense.leaderboard.statistics import UNDECIDED, Agreement, agreement
 
 FIRST = 1000  # seeds below are those of submissions and banks
+
+
+class Reproduction(Protocol):
+    """What a recipe that was run again gave."""
+
+    holds: bool
+
+    def text(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ def verify(
     leaderboard: str | Path,
     *,
     seeds: int = 5,
-    remake: bool = False,
+    remake: Callable[[Path], Reproduction] | None = None,
     by: str | None = None,
     work: Path | None = None,
     dry_run: bool = False,
@@ -82,7 +93,7 @@ def verify(
     Args:
         id: of the result; `leaderboard`: folder or repository.
         seeds: students a column; sets of a method are taken in turn.
-        remake: run the recorded recipe of the first set again too (`hf-condense reproduce`).
+        remake: runs the recorded recipe of the first set again and says what differs (`reproduction.reproduce`), or None.
         by: the verifier; the Hub's user, or for a folder the system's, where not given.
         dry_run: add nothing.
 
@@ -94,6 +105,7 @@ def verify(
     result = place.result(id)
     c, verifier = result.content, by or user_of(place)
     check(c.kind == "submission", "id", id, "a submission; baselines are drawn again by everybody who submits")
+    check_board(c.board, place.board)
     scorer = BoardScorer(place, c.source, work)
     drawn = seeds_of(id, verifier, place.commit, seeds)
     sets = []
@@ -107,7 +119,7 @@ def verify(
     columns = columns_of(runs, len(scorer.test), 0 if scorer.teacher is None else scorer.teacher.bytes)
     entry = Verification(
         format=FORMAT, board=BoardRef(place.board.name, place.board.fingerprint), id=id, commit=place.commit,
-        columns=tuple(columns), remade=_remade(sets[0].place) if remake else None, provenance=provenance(),
+        columns=tuple(columns), remade=_remade(remake(sets[0].place)) if remake else None, provenance=provenance(),
         submitted=Submitted(verifier, today()),
     )  # fmt: skip
     found = compare_columns(entry.columns, c, place.board.tolerance.equivalence_points)
@@ -126,9 +138,6 @@ def compare_columns(columns: tuple[Column, ...], claim: Content, points: float) 
     return agreement(mine, theirs, points / 100)
 
 
-def _remade(place: Path) -> Remade:
-    from hf_condense.reproduction import reproduce
-
-    found = reproduce(str(place))
-    words = () if found.holds else tuple(line[:300] for line in found.text().splitlines()[:20])
+def _remade(found: Reproduction) -> Remade:
+    words = () if found.holds else tuple(" ".join(line.split())[:300] for line in found.text().splitlines()[:20])
     return Remade(found.holds, words)

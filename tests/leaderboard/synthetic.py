@@ -204,12 +204,13 @@ def write_small_board(folder: Path, methods: int = 12, sources: int = 2) -> Boar
         points = 8.0 if i == 3 else 0.2
         write_file(folder, maker.verification(result, "grace" if result.submitted.by != "grace" else "ada", points,
                                               True if i % 4 == 1 else None))  # fmt: skip
-    for result, reason in ((made[7], "claim"), (made[13], "licence")):
+    for result, reason in ((made[len(made) // 4], "claim"), (made[len(made) // 2], "licence")):
         write_file(folder, Withdrawal(FORMAT, result.id, reason, result.submitted.by, "2026-11-26"))
-    again = made[20].content
+    older = made[-2]
+    again = older.content
     newer = maker.result(
-        again.method.name, again.source, again.ipc, again.scope, 10, made[20].submitted.by,
-        title=again.method.title, supersedes=made[20].id,
+        again.method.name, again.source, again.ipc, again.scope, 10, older.submitted.by,
+        title=again.method.title, supersedes=older.id,
     )  # fmt: skip
     write_file(folder, newer)
     return board
