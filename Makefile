@@ -1,5 +1,5 @@
 # make demo   sets everything up and runs the main job on the embedded digits
-# make test   sets everything up and runs the tests
+# make test   sets everything up and runs the tests on two workers (WORKERS=4: on four)
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
@@ -27,8 +27,12 @@ demo: install
 	  recipes/edc.py --dataset digits --ipc 10 --output_dir runs/demo && \
 	echo "demo took $$(( $$(date +%s) - started )) s after the install"
 
+# whole files go to each worker, because their tests share what is slow to make
+WORKERS ?= 2
+PARALLEL = -n $(WORKERS) --dist loadfile
+
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # make quality   lint and format check; make style mends what can be mended
 quality: install
@@ -46,7 +50,7 @@ bench: install
 # make test-lower   the tests on the oldest versions that pyproject.toml allows (torch 2.11, transformers 5.17 ...)
 LOWER_PYTHON ?= 3.12
 test-lower: .venv-lower/.installed
-	.venv-lower/bin/python -m pytest
+	.venv-lower/bin/python -m pytest $(PARALLEL)
 
 .venv-lower/.installed: $(VENV)/.installed
 	test -x .venv-lower/bin/python || $(BIN)/python -m uv venv --quiet --python $(LOWER_PYTHON) .venv-lower

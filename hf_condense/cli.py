@@ -13,15 +13,16 @@ from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
-from hf_condense.cli_parser import COMMAS, STAGES, build_parser, refuse_rest, short_names
+from hf_condense.cli_parser import ALONE, COMMAS, STAGES, build_parser, refuse_rest, short_names
 from hf_condense.config import check
 from hf_condense.errors import CondensationError
+from hf_condense.leaderboard import commands as leaderboards
 from hf_condense.methods import list_methods
 from hf_condense.methods.registry import METHODS
 
 
 def pool_run(given: dict) -> dict:
-    """What `pool` takes where nobody said it: pruned weak models, and a run folder that says so."""
+    """The settings of `pool`, which defaults to pruned weak models and a run folder named after their kind."""
     from hf_condense.run.resolve import read_yaml
 
     said = {**(read_yaml(given["config"]) if "config" in given else {}), **given}
@@ -34,9 +35,10 @@ def pool_run(given: dict) -> dict:
 
 
 def named(setting: str, arguments: Sequence[str]) -> str | None:
-    """What the arguments, a --config file or a run folder say of a setting that adds flags of its own."""
+    """The value of a setting that adds flags of its own, from the arguments, a --config file or a run folder."""
     from hf_condense.run.resolve import read_yaml
 
+    arguments = [a for a in arguments if a not in ALONE]
     said = {"method": None, "base_method": None, "config": None}
     for argument, following in zip(arguments, [*arguments[1:], None]):
         name, equals, value = argument.removeprefix("--").partition("=")
@@ -85,6 +87,9 @@ def _main(arguments: Sequence[str], only: str | None) -> int:
             refuse_rest(rest, method, base)
             return run(found.command, method, base, vars(found))
         given = vars(parser.parse_args(arguments))
+        if given["command"] in leaderboards.COMMANDS:
+            show_messages()
+            return leaderboards.run(given.pop("command"), given)
         others = {"methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set}
         return others[given.pop("command")](**given)
     except CondensationError as error:
@@ -158,14 +163,15 @@ def run(command: str, method: str | None, base_method: str | None, arguments: di
 
 def show_plan(given: dict) -> int:
     """Prints the resolved settings and the expected cost; leaves no run folder behind."""
-    from hf_condense import estimate
     from hf_condense.cli_help import resolved_text
+    from hf_condense.run import estimate
     from hf_condense.trainer import CondensationTrainer
 
     before = os.path.isdir(given.get("output_dir") or "")
     trainer = CondensationTrainer(**given)
-    print(resolved_text(trainer.config), flush=True)
-    estimate.announce(trainer)
+    if trainer.accelerator.is_main_process:
+        print(resolved_text(trainer.config), flush=True)
+    estimate.announce(trainer.pipeline)
     if not before:
         with suppress(OSError):  # the folder of a run that was started is not empty, and stays
             trainer.folder.rmdir()
@@ -173,7 +179,7 @@ def show_plan(given: dict) -> int:
 
 
 def show_messages() -> None:
-    """What this library tells goes to the terminal; what others tell only where it is a warning."""
+    """Prints the log messages of this library, and only warnings of others."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("httpx", "httpx2", "datasets", "huggingface_hub", "timm", "matplotlib", "PIL", "accelerate", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

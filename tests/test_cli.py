@@ -22,7 +22,7 @@ from hf_condense.methods import list_methods, sections_of
 from hf_condense.run.resolve import read_yaml
 
 ROOT = Path(__file__).parents[1]
-TINY = "--ipc 2 --max_per_class 12 --max-test 40 --base_model convnet_d1 --squeeze_epochs 2 --patience_top1 0".split()
+TINY = "--ipc 2 --max_per_class 12 --max-test 40 --base_model convnet_d1 --squeeze_epochs 2 --min_top1_over_chance 0".split()
 TINY += (
     "--protocol small --student_epochs 2 --student_seeds 3 --students convnet_d1 --threads 1 --precision fp32".split()
 )
@@ -115,7 +115,16 @@ def test_a_folder_of_pictures(folder, tmp_path, capsys):
 def test_bad_input_is_one_clear_line(arguments, message, tmp_path, capsys):
     if "--output_dir" not in arguments:
         arguments = [*arguments, "--output_dir", str(tmp_path / "run")]
-    short = ["--max_per_class", "12", "--base_model", "convnet_d1", "--squeeze_epochs", "1", "--patience_top1", "0"]
+    short = [
+        "--max_per_class",
+        "12",
+        "--base_model",
+        "convnet_d1",
+        "--squeeze_epochs",
+        "1",
+        "--min_top1_over_chance",
+        "0",
+    ]
     arguments = [*[a for a in short if not set(short[:1]) & set(arguments)], *arguments]
     assert main(["condense", "--method", "edc", *arguments]) == 2
     said = capsys.readouterr().err
@@ -197,7 +206,7 @@ def test_help_all_lists_every_setting_in_full(capsys):
     for name in setting_fields(sections_of("edc", None)):
         assert f"\n  --{name} " in said
     assert "full (fp16" in said and "none, full, int8, pruned, packed, virtual" in " ".join(said.split())
-    assert "(a few views an image, the largest logits), virtual (none:" in " ".join(said.split())
+    assert "(a few views an image, the largest logits), virtual (no logits:" in " ".join(said.split())
 
 
 def test_help_with_a_dataset_shows_values_and_their_source(capsys):
@@ -210,6 +219,13 @@ def test_help_with_a_dataset_shows_values_and_their_source(capsys):
     assert row("iterations").startswith("--iterations N 75 [published] optimiser steps")
     assert row("seed").startswith("--seed N 7 [flag]") and row("ipc").startswith("--ipc N 10 synthetic")
     assert len(lines) <= 40
+
+
+def test_help_of_a_run_folder_shows_its_settings(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("method: edc\ndataset: digits\niterations: 9\n")
+    for words in (["condense", str(tmp_path), "--help"], ["condense", "--help", str(tmp_path)]):
+        said = " ".join(" ".join(shown(capsys, *words)).split())
+        assert "condense --method edc" in said and "--iterations N 9 [file]" in said
 
 
 def test_help_says_what_it_cannot_resolve(tmp_path, capsys):

@@ -19,7 +19,7 @@ from tests import forked
 TINY = {
     "dataset": "digits", "classes": "0,1,2,3", "ipc": 2, "max_per_class": 12, "max_test": 40, "base_model": "convnet_d1,convnet_w32",
     "squeeze_epochs": 2, "protocol": "small", "student_epochs": 2, "student_seeds": 1, "students": "convnet_d1",
-    "patience_top1": 0.0, "threads": 1, "precision": "fp32", "checkpoint_every": 2,
+    "min_top1_over_chance": 0.0, "threads": 1, "precision": "fp32", "checkpoint_every": 2,
 }  # fmt: skip
 WEAK = {"pool_size": 2, "finetune_epochs": 1, "recalibration_images": 20, "top1_floor": 0.0}
 REAL = {

@@ -13,7 +13,7 @@ from hf_condense.trainer import CondensationTrainer
 TINY = {
     "dataset": "digits", "classes": "0,1,2,3", "ipc": 2, "max_per_class": 12, "max_test": 40, "base_model": "convnet_d1",
     "protocol": "small", "student_epochs": 2, "student_seeds": 1, "students": "convnet_d1", "threads": 1,
-    "precision": "fp32", "squeeze_epochs": 1, "patience_top1": 0.0,
+    "precision": "fp32", "squeeze_epochs": 1, "min_top1_over_chance": 0.0,
 }  # fmt: skip
 SHORT = {"iterations": 2, "regimes": "hard"}
 OWN = {

@@ -96,7 +96,7 @@ def test_another_source_does_not_delete_what_was_made_from_the_first(tmp_path, c
 
 
 def test_a_refused_start_changes_nothing_and_says_so_before_the_work(tmp_path):
-    own = {"squeeze_epochs": 1, "patience_top1": 0.0, "regimes": "hard,online"}
+    own = {"squeeze_epochs": 1, "min_top1_over_chance": 0.0, "regimes": "hard,online"}
     dm(tmp_path, **own).relabel()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     edc = {k: v for k, v in TINY.items() if k not in ("real_batch", "base_model")} | own
@@ -171,17 +171,18 @@ def test_the_random_row_is_left_out_before_the_work_where_a_class_has_too_few_im
 
 
 def test_seconds_of_all_lives_are_recorded(tmp_path):
+    began = time.monotonic()
     stopped_after_a_checkpoint(dm(tmp_path), pause=0.7)
     trainer = dm(tmp_path)
     trainer.condense()
-    assert 0.7 < trainer.pipeline.facts()["condense"]["seconds"] < 60
+    assert 0.7 < trainer.pipeline.facts()["condense"]["seconds"] < time.monotonic() - began
 
 
 def test_cards_of_the_pool_name_a_dataset_of_the_hub_and_no_folder(tmp_path):
     def pool_of(name: str) -> str:
         data = some_digits(80 + len(name))  # else the network is found again, with its card
         data.info.dataset_name = name
-        dm(tmp_path / name, dataset=data, max_per_class=None, squeeze_epochs=1, patience_top1=0.0).squeeze()
+        dm(tmp_path / name, dataset=data, max_per_class=None, squeeze_epochs=1, min_top1_over_chance=0.0).squeeze()
         return next((tmp_path / name / "pool" / "models").rglob("README.md")).read_text()
 
     assert 'datasets:\n- "ada/four-digits"' in pool_of("ada/four-digits")

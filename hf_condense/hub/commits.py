@@ -17,7 +17,7 @@ from hf_condense.hub.refusals import status_of
 
 ATTEMPTS = 3  # at a commit, when somebody else pushes at the same time
 Files = Mapping[str, Path | bytes]
-Kind = Literal["dataset", "model"]
+Kind = Literal["dataset", "model", "space"]
 log = logging.getLogger(__name__)
 
 
@@ -35,7 +35,7 @@ class Commit:
     """What a push does to a repository, or did.
 
     Args:
-        kind: dataset or model.
+        kind: dataset, model or space.
         changes: every file of the push, and those that it deletes.
         revision: commit that holds the files now; of a dry run, the one that it would start from (or None).
         url: of the pull request or commit; None where nothing was sent.
@@ -90,7 +90,7 @@ def commit(
 
     Args: see `compare`; `create_pr` opens a pull request instead of changing the branch.
 
-    Raises: what the Hub's client raises (`refusals.told_clearly`).
+    Raises: what the Hub's client raises (`refusals.clear_hub_errors`).
     """
     for attempt in range(1, ATTEMPTS + 1):
         planned = compare(api, repo_id, kind, files, revision, owned)

@@ -267,7 +267,7 @@ class DistilledDataset:
 
     def _need_teacher(self, regime: str, teacher: Ensemble | None) -> None:
         if regime == "online" and (teacher is None or teacher is not self.__dict__.get("_trusted")):
-            check_teacher(self, teacher)
+            check_teacher(self.content, self.record, self.folder, teacher)
             self.__dict__["_trusted"] = teacher  # an epoch should not pay for hashing the weights again
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from hf_condense.hub.distilled import locate
 from hf_condense.hub.inspection import check_files
 from hf_condense.hub.models import find_member, model_files, model_repository, unpublished
 from hf_condense.hub.record import CONDENSATION, listed_file, read_record
-from hf_condense.hub.refusals import told_clearly
+from hf_condense.hub.refusals import clear_hub_errors
 from hf_condense.hub.teachers import needs_teacher, refuse_lost_teachers
 from hf_condense.hub.visibility import Target
 from hf_condense.records.base import write_record
@@ -115,7 +115,7 @@ def push(
         refused = refusal
     target = Target.of_source(content["source"], private, public, dry_run)
     if "/" not in repo_id and target.api is not None:
-        with told_clearly(repo_id):
+        with clear_hub_errors(repo_id):
             repo_id = f"{target.api.whoami()['name']}/{repo_id}"
     commits = []
     if push_models:

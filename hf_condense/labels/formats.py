@@ -1,4 +1,4 @@
-"""What a label store keeps of a training: epochs, labels, and whether the parameters of views stand beside them."""
+"""What a label store holds: which epochs, which labels, and whether the parameters of views are stored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def store_format(settings: LabelSettings, temperature: float | None = None, part
         found["views"] = settings.views or ("keyed" if kind in ("packed", "virtual") else "explicit")
         found |= {"accumulation": parts} if parts > 1 else {}
     if kind == "pruned":
-        found["prune"] = settings.prune
+        found["prune"] = settings.keep_every
     if kind == "packed":
         found |= {
             "views_per_image": settings.views_per_image, "top_k": settings.top_k, "tail_temperature": temperature,

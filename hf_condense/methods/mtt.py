@@ -11,7 +11,7 @@ from hf_condense.methods.base import Context, Method
 from hf_condense.methods.matching_family import DSA_FAMILIES
 from hf_condense.models.experts import ExpertBuffer, ExpertRecipe, train_experts
 from hf_condense.models.flat import FlatNetwork
-from hf_condense.objectives.trajectory import Stretches, TrajectoryMatching
+from hf_condense.objectives.trajectory import TrajectoryMatching, TrajectorySegments
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start
 from hf_condense.selection.real import random_real
 
@@ -135,12 +135,12 @@ class MTT(Method):
 
     def objective(self, context: Context, ready: ExpertBuffer | None = None) -> TrajectoryMatching:
         s, families = self.settings, self._families(context)
-        stretches = Stretches(
+        segments = TrajectorySegments(
             s.first_epochs, s.span, s.student_steps, self._batch(context.num_classes, context.ipc), s.pairs, s.gradient
         )
         network = context.fresh.numbered(0, context.key / "experts")  # any of them: its weights are never read
         return TrajectoryMatching(
-            FlatNetwork(network.eval()), ready, stretches, s.student_lr,
+            FlatNetwork(network.eval()), ready, segments, s.student_lr,
             SiamesePolicy(families, family_per="call") if families else None, s.assign_labels,
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.students import training_plan
 from hf_condense.hub.artefact import Artefact, write_artefact
 from hf_condense.hub.provenance import describe_model, gather_content, gather_record, training_block
-from hf_condense.hub.refusals import told_clearly
+from hf_condense.hub.refusals import clear_hub_errors
 from hf_condense.hub.teachers import refuse_lost_teachers
 from hf_condense.hub.training import recorded_training
 from hf_condense.plan import Synthetic
@@ -125,5 +125,5 @@ def ready_to_push(run: Run) -> None:
     regimes = [r for r in c.evaluation.regimes if r == "online" or (r == "stored" and c.labels.store == "virtual")]
     if trained and not c.run.push_models:
         refuse_lost_teachers(regimes, list(c.squeeze.teachers or c.squeeze.base_model))
-    with told_clearly(c.run.push_to_hub):
+    with clear_hub_errors(c.run.push_to_hub):
         HfApi().whoami()

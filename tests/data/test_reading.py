@@ -215,15 +215,17 @@ def test_an_unknown_revision_is_the_wrong_field(hub):
     assert refused("org/revised", revision="v9").field == "revision"
 
 
-def test_without_network_the_answer_is_quick_and_nothing_is_changed(hub):
+def test_without_network_the_answer_is_quick_and_nothing_is_changed(hub, monkeypatch):
+    """Nothing waits for longer than it takes a person to wonder, and nothing is tried for ever."""
     import time
 
     import huggingface_hub.constants as constants
 
     hub("http://127.0.0.1:9")  # nobody listens there
-    start = time.perf_counter()
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
     error = refused("cifar10")
-    assert time.perf_counter() - start < 5
+    assert sum(waits) < 5 and len(waits) < 10
     assert "network" in error.next_step
     assert "uoft-cs/cifar10" in error.allowed
     assert not constants.HF_HUB_OFFLINE
@@ -238,9 +240,9 @@ def test_without_network_the_answer_is_quick_and_nothing_is_changed(hub):
     ],
 )  # fmt: skip
 def test_messages_of_the_library_are_told_on(said, field):
-    from hf_condense.data.reading import told_clearly
+    from hf_condense.data.reading import clear_dataset_errors
 
-    with pytest.raises(DataError) as caught, told_clearly("org/name", None, None):
+    with pytest.raises(DataError) as caught, clear_dataset_errors("org/name", None, None):
         raise ValueError(said)
     assert caught.value.field == field
     assert field == "dataset" or "plain_text, other" in caught.value.allowed

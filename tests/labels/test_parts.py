@@ -22,7 +22,13 @@ from hf_condense.labels.views import epoch_batches
 from hf_condense.models.image_model import ImageModel
 
 POLICY, KEY, CPU = ViewPolicy(8, crop=(0.3, 1.0)), Key(5), torch.device("cpu")
-FORMS = {"full": {}, "int8": {}, "pruned": {"prune": 2}, "packed": {"views_per_image": 2, "top_k": 1}, "virtual": {}}
+FORMS = {
+    "full": {},
+    "int8": {},
+    "pruned": {"keep_every": 2},
+    "packed": {"views_per_image": 2, "top_k": 1},
+    "virtual": {},
+}
 
 
 def network(seed: int) -> ImageModel:

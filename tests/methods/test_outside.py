@@ -23,7 +23,7 @@ TINY = {
     "dataset": "digits", "classes": "0,1,2,3", "ipc": 2, "max_per_class": 20, "max_test": 40, "squeeze_epochs": 1,
     "base_model": "convnet_bn_w32", "protocol": "small", "student_epochs": 1, "student_seeds": 1, "students": "convnet_d1",
     "threads": 1, "precision": "fp32", "checkpoint_every": 2, "regimes": "hard", "iterations": 9, "init": "real",
-    "patience_top1": 0.0,
+    "min_top1_over_chance": 0.0,
 }  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def students(source, steps: int = 5) -> StudentTrainer:
 @cache
 def pool():
     source = digits(12)
-    settings = SqueezeSettings(base_model=("convnet_d1",), squeeze_epochs=3, squeeze_batch=16, patience_top1=0)
+    settings = SqueezeSettings(base_model=("convnet_d1",), squeeze_epochs=3, squeeze_batch=16, min_top1_over_chance=0)
     return squeeze(
         settings, source, source, image_size=8, key=KEY, device=CPU, cache_folder=tempfile.mkdtemp(), flip=False,
         progress=False,
