@@ -17,20 +17,23 @@ from torch import Tensor
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.formation import decode_set
 from hf_condense.errors import ArtefactError, ConfigError
+from hf_condense.evaluation.trainer_loss import soft_label_loss
 from hf_condense.hub.artefact import SOFT_LABELS, store_manifest
 from hf_condense.hub.card import title
 from hf_condense.hub.hashes import content_hash, pixels_hash
-from hf_condense.hub.record import CONDENSATION, NEXT, read_record
+from hf_condense.hub.place import locate
+from hf_condense.hub.push import Pushed, push
+from hf_condense.hub.record import NEXT, read_record
 from hf_condense.hub.tables import read_tables
 from hf_condense.hub.teachers import check_teacher, need_image_model
 from hf_condense.hub.training import RecordedTraining, TrainingStage
 from hf_condense.labels.store import LabelStore
 from hf_condense.models.training import Batch
-from hf_condense.snapshots import fetch_snapshot
 from hf_condense.text import printable
 
 if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
+    from hf_condense.evaluation.protocol import Protocol
     from hf_condense.labels.teacher import Ensemble
     from hf_condense.models.image_model import ImageModel
 
@@ -240,24 +243,75 @@ class DistilledDataset:
         )
 
     def torch_dataset(self, soft: bool = False, transform: Callable[[Tensor], Tensor] | None = None) -> TorchDataset:
-        """For transformers' Trainer or a DataLoader: items {"pixel_values", "labels"}.
+        """For a DataLoader: items {"pixel_values", "labels"}. For transformers' Trainer with class numbers; with soft
+        labels take `for_trainer`, because Trainer's own choice of loss for them is a wrong one.
 
         Args:
-            soft: labels are the soft labels (float32 [K]) instead of class numbers.
+            soft: labels are the soft labels as probabilities (float32 [K]) instead of class numbers.
             transform: applied to each image, a float tensor [C, H, W] of unit pixels (normalisation, augmentation).
 
         Raises:
             ArtefactError: `soft` where the set carries no soft labels.
         """
-        if soft and self.soft_labels is None:
+        images, labels = decode_set(self.images, self.labels, self.formation_factor)
+        return TorchDataset(images, self._probabilities() if soft else labels, transform)
+
+    def for_trainer(
+        self,
+        loss: str | Protocol = "soft_ce",
+        transform: Callable[[Tensor], Tensor] | None = None,
+        **values: Any,
+    ) -> dict[str, Any]:
+        """What transformers' Trainer needs to train on the soft labels: `Trainer(model, args, **data.for_trainer())`.
+
+        Args:
+            loss: "soft_ce", "kl", "mse_gt" or "gift"; "recorded" for that of the students that the set was scored with; or
+                a protocol.
+            transform: as for `torch_dataset`.
+            values: of the loss, as for `evaluation.trainer_loss.soft_label_loss`: temperature, gamma ...
+
+        Returns:
+            `train_dataset`, whose labels [K + 1] are the probabilities and then the class number, and `compute_loss_func`.
+            The dataset alone fails at the first step, because no loss of transformers takes labels of that shape. Class
+            numbers, those of a test set, are taken by the loss as well.
+
+        Raises:
+            ArtefactError: the set carries no soft labels.
+            ConfigError: an unknown loss.
+        """
+        soft = self._probabilities()
+        labels = torch.cat([soft, self.labels[:, None].float()], 1)
+        chosen = self.training.protocol if loss == "recorded" else loss
+        return {
+            "train_dataset": TorchDataset(self.images, labels, transform),
+            "compute_loss_func": soft_label_loss(chosen, **values),
+        }
+
+    def _probabilities(self) -> Tensor:
+        """Soft labels float32 [N, K], a row an image, each of which adds up to one."""
+        if self.soft_labels is None:
             raise ArtefactError("soft", True, "False: this set has no soft labels", "train with class numbers")
-        if soft and self.formation_factor > 1:
+        if self.formation_factor > 1:
             raise ArtefactError(
                 "soft", True, "False: soft labels are of whole images, and each holds several training images",
                 "train with class numbers",
             )  # fmt: skip
-        images, labels = decode_set(self.images, self.labels, self.formation_factor)
-        return TorchDataset(images, self.soft_labels.float() if soft else labels, transform)
+        logits = self.content["soft_label"]["kind"] == "logits"
+        return self.soft_labels.float().softmax(1) if logits else self.soft_labels.float()
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> Pushed:
+        """Publishes the folder as a dataset repository, in one commit of what differs from what is there.
+
+        Args:
+            repo_id: `owner/name`; the token's owner where there is only a name.
+            options: private, public, create_pr, revision, dry_run, as for `hub.push.push`.
+
+        Raises:
+            ArtefactError: a file is not as it was written.
+            ConfigError: options that contradict each other, or a label regime whose teacher nobody could get.
+            HubError: the Hub refuses, or cannot be reached.
+        """
+        return push(self.folder, repo_id, **options)
 
     def _stored(self) -> LabelStore:
         if self.store is not None:
@@ -297,29 +351,3 @@ class TorchDataset(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         pixels = self.images[i].float() / 255 if self.images.dtype == torch.uint8 else self.images[i]
         return {"pixel_values": self.transform(pixels) if self.transform else pixels, "labels": self.labels[i]}
-
-
-def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a distilled dataset; a Hub id is fetched into the Hub's cache.
-
-    Raises:
-        ArtefactError: neither a folder of this kind nor a repository that can be read.
-    """
-    folder = Path(folder_or_id)
-    if folder.is_dir():
-        if (folder / CONDENSATION).exists():
-            return folder
-        run = folder / "dataset"
-        inside = (run / CONDENSATION).exists()  # a run folder holds the distilled dataset in `dataset/`
-        if inside:
-            return run
-        raise ArtefactError(str(folder), "no condensation.json", "a folder written by hf-condense", "check the path")
-    fetched = fetch_snapshot(
-        str(folder_or_id), "dataset", revision=revision, error=ArtefactError, field="dataset",
-        allowed="a folder or a Hub dataset repository",
-    )  # fmt: skip
-    if not (fetched / CONDENSATION).exists():
-        raise ArtefactError(
-            "dataset", str(folder_or_id), "a repository with a condensation.json", "read it with datasets.load_dataset"
-        )
-    return fetched

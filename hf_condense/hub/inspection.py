@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from hf_condense.data.faults import image_faults
-from hf_condense.files import sha256_file
 from hf_condense.hub.artefact import DATA, SOFT_LABELS, TENSORS
 from hf_condense.hub.card import readable_bytes, title
-from hf_condense.hub.distilled import DistilledDataset, locate
-from hf_condense.hub.record import CONDENSATION, listed_file
+from hf_condense.hub.distilled import DistilledDataset
+from hf_condense.hub.place import locate
+from hf_condense.hub.record import check_files
 from hf_condense.hub.teachers import needs_teacher
 from hf_condense.text import printable
 
@@ -65,22 +65,6 @@ def inspect_folder(folder_or_id: str | Path, revision: str | None = None) -> dic
         "record": {k: v for k, v in data.record.items() if k not in ("files", "scores_table")},
         "scores_table": data.record.get("scores_table", ""),
     }
-
-
-def check_files(folder: Path, files: dict[str, dict]) -> dict[str, str]:
-    """File -> holds, changed or missing, by sha256. The card may be edited, so it is not among them.
-
-    Raises:
-        ArtefactError: a file outside the folder is listed; it is not opened.
-    """
-
-    def state(name: str, facts: dict) -> str:
-        path = listed_file(folder, name)
-        if not path.exists():
-            return "missing"
-        return "holds" if sha256_file(path) == facts["sha256"] else "changed"
-
-    return {name: state(name, facts) for name, facts in files.items() if name != CONDENSATION}
 
 
 def column_bytes(folder: Path) -> dict[str, int]:

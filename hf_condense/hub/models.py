@@ -7,14 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_condense.errors import ModelError
 from hf_condense.files import read_json
 from hf_condense.hub.card import hub_dataset
 from hf_condense.hub.provenance import portable
-from hf_condense.hub.teachers import from_the_run, recorded_teachers
-from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.card import render
 from hf_condense.models.checkpoints import FACTS, read_checkpoint
 from hf_condense.models.image_model import ImageModel
@@ -22,9 +20,6 @@ from hf_condense.models.members import MANIFEST, PoolMember
 from hf_condense.records.base import read_record, sealed
 from hf_condense.records.networks import PoolManifest
 from hf_condense.snapshots import fetch_snapshot
-
-if TYPE_CHECKING:
-    from hf_condense.hub.distilled import DistilledDataset
 
 SENT = (".safetensors", ".json", ".md")  # never a pickle
 
@@ -113,25 +108,3 @@ def fetch_model(id: str, revision: str, sha256: str) -> ImageModel:
     if model.sha256() != sha256:
         raise ModelError("teacher", f"{id} with weights {model.sha256()}", sha256, "name the revision of the record")
     return model
-
-
-def published_teacher(data: DistilledDataset) -> Ensemble:
-    """The teacher of a distilled dataset as it labelled: its networks from the Hub, averaged as they were.
-
-    For those that were pushed beside the set (`--push_models`). The folder of the run has them all, in `pool/models`,
-    where `models.checkpoints.read_checkpoint` reads each.
-
-    Raises:
-        ModelError: a teacher was not pushed, cannot be had, or has other weights than recorded.
-    """
-    teachers = recorded_teachers(data.content)
-    sent = data.record.get("published_models", {})
-    missing = [m["name"] for m in teachers if m["name"] not in sent]
-    if missing or not teachers:
-        raise ModelError(
-            "teacher", missing, "networks that were pushed beside the set",
-            f"{from_the_run(data.content, data.folder)}, or push the set again with --push_models",
-        )  # fmt: skip
-    models = [fetch_model(sent[m["name"]]["id"], sent[m["name"]]["revision"], m["sha256"]) for m in teachers]
-    made = data.content["soft_label"]
-    return Ensemble(models, made["ensemble"], bn=made.get("teacher_bn", "running"))

@@ -9,10 +9,9 @@ from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.hub.artefact import DATA, SOFT_LABELS, TENSORS
 from hf_condense.hub.card import PLACE, card_facts, readable_bytes, render_card, title
 from hf_condense.hub.commits import Commit
-from hf_condense.hub.distilled import locate
-from hf_condense.hub.inspection import check_files
 from hf_condense.hub.models import find_member, model_files, model_repository, unpublished
-from hf_condense.hub.record import CONDENSATION, listed_file, read_record
+from hf_condense.hub.place import locate
+from hf_condense.hub.record import CONDENSATION, check_files, listed_file, read_record
 from hf_condense.hub.refusals import clear_hub_errors
 from hf_condense.hub.teachers import needs_teacher, refuse_lost_teachers
 from hf_condense.hub.visibility import Target

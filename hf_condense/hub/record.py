@@ -9,7 +9,7 @@ from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.siamese import SiamesePolicy
 from hf_condense.errors import ArtefactError
 from hf_condense.evaluation.protocol import Protocol
-from hf_condense.files import check_inside
+from hf_condense.files import check_inside, sha256_file
 from hf_condense.records import base, sets
 from hf_condense.records.base import made
 
@@ -68,3 +68,19 @@ def listed_file(folder: Path, name: str) -> Path:
     if plain.is_absolute() or ".." in plain.parts or "\x00" in name or "\\" in name:
         raise ArtefactError(f"files of {folder / CONDENSATION}", name, "files inside the folder", NEXT)
     return check_inside(folder, folder / name)
+
+
+def check_files(folder: Path, files: dict[str, dict]) -> dict[str, str]:
+    """File -> holds, changed or missing, by sha256. The card may be edited, so it is not among them.
+
+    Raises:
+        ArtefactError: a file outside the folder is listed; it is not opened.
+    """
+
+    def state(name: str, facts: dict) -> str:
+        path = listed_file(folder, name)
+        if not path.exists():
+            return "missing"
+        return "holds" if sha256_file(path) == facts["sha256"] else "changed"
+
+    return {name: state(name, facts) for name, facts in files.items() if name != CONDENSATION}

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+from torch import nn
 
 from hf_condense.config import check
 from hf_condense.hub.card import hub_dataset, title
 from hf_condense.hub.commits import Commit
 from hf_condense.hub.distilled import DistilledDataset
-from hf_condense.hub.teachers import need_image_model
 from hf_condense.hub.visibility import Target
 from hf_condense.models.card import ModelCardFacts, render
 from hf_condense.models.checkpoints import write_checkpoint
 from hf_condense.models.image_model import ImageModel
+from hf_condense.models.wrapping import as_image_model
 
 TASK = "image-classification"
 
 
 def push_student(
-    model: ImageModel,
+    model: ImageModel | nn.Module,
     repo_id: str,
     data: DistilledDataset,
     dataset: str,
     *,
     top1: float,
     regime: str,
-    epochs: int,
+    epochs: int | None = None,
     protocol: str | None = None,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
     dataset_revision: str | None = None,
     private: bool | None = None,
     public: bool = False,
@@ -45,20 +49,24 @@ def push_student(
     for the dataset itself, a source that is not for everybody makes it private and gated.
 
     Args:
-        model: from `load_model`, trained on `data`.
+        model: trained on `data`: of `data.train` or `load_model`, or a network of timm or transformers.
         data: what it was trained on.
         dataset: Hub id of that set; `dataset_revision` its commit.
         top1: share of the source's test images that it gets right (0 to 1).
         regime: label regime of its training: hard, stored or online.
-        epochs: of its training.
-        protocol: name of the student recipe; the recorded one where not said.
+        epochs, protocol: of its training; the recorded ones by default.
+        mean, std: by which the inputs of a network of timm or transformers were normalised; by default it saw unit pixels,
+            as `torch_dataset` gives them.
 
     Raises:
         ConfigError: an accuracy outside 0 to 1, or a model for other classes.
+        ModelError: a model of another library, or one that others could not build.
         HubError: the Hub refuses, or cannot be reached.
     """
     content = data.content
-    need_image_model("model", model)
+    if not isinstance(model, ImageModel):
+        channels = content["images"]["channels"]
+        model = as_image_model(model, class_names=data.class_names, channels=channels, mean=mean, std=std)
     check(model.build is not None, "model", model.name, "one that load_model made, so that others can build it")
     check(0 <= top1 <= 1, "top1", top1, "a share from 0 to 1")
     check(model.num_classes == len(data.class_names), "model", model.name, f"one for {len(data.class_names)} classes")
@@ -66,7 +74,9 @@ def push_student(
         model.class_names in (None, tuple(data.class_names)), "model", f"{model.name} for other class names",
         f"one for {', '.join(data.class_names[:5])} ...", "load it with class_names=data.class_names",
     )  # fmt: skip
-    source, protocol = content["source"], protocol or content["training"]["protocol"]
+    source, training = content["source"], content["training"]
+    protocol, epochs = protocol or training["protocol"], training.get("epochs") if epochs is None else epochs
+    check(epochs is not None, "epochs", epochs, "epochs of the training, which this set does not record")
     facts = ModelCardFacts(
         name=model.name, library=model.build["library"], architecture=model.build["architecture"], dataset=dataset,
         class_names=tuple(data.class_names), image_size=content["images"]["height"],

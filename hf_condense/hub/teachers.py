@@ -45,7 +45,7 @@ def check_teacher(
     names = ", ".join(m["name"] for m in recorded_teachers(content))
     allowed = f"an Ensemble of the recorded teachers{names and f' ({names})'}, with the weights that labelled the set"
     published = bool(record.get("published_models"))
-    step = "take `hub.models.published_teacher(data)`" if published else from_the_run(content, folder)
+    step = "take `hf_condense.load_teacher(data)`" if published else from_the_run(content, folder)
     if not isinstance(teacher, Ensemble):
         raise ConfigError("teacher", None if teacher is None else type(teacher).__name__, allowed, step)
     for model in teacher.models:

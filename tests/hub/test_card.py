@@ -13,6 +13,7 @@ from hf_condense.files import read_json
 from hf_condense.hub.artefact import write_artefact
 from hf_condense.hub.card import card_facts, hub_dataset, render_card
 from hf_condense.methods import list_methods, method_info
+from tests.examples import given, python_examples
 
 
 def card_of(folder) -> DatasetCard:
@@ -78,11 +79,12 @@ def test_examples_of_the_card_run(artefact, tmp_path, monkeypatch):
     made = artefact()
     write_artefact(tmp_path / "set", made)
     text = card_of(tmp_path / "set").text.replace("path/to/this/folder", str(tmp_path / "set"))
-    found = {}
-    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
-    assert len(blocks) == 2
+    blocks, found = python_examples(text), {}
+    assert len(blocks) == 3
     for block in blocks:
+        found |= given(block, tmp_path / "out", 3, 3, 8)
         exec(block, found)
+    assert 0.9 < found["trainer"].state.log_history[0]["loss"] < 1.4, "cross-entropy of three classes"
     assert found["train"][0].keys() == {"image", "label", "soft_label"}
     assert sum(len(batch.labels) for batch in found["batches"]) == len(made.labels)
 

@@ -15,7 +15,7 @@ from hf_condense.data.source import open_source
 from hf_condense.errors import ArtefactError, ConfigError, HubError, ModelError
 from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.hub.inspection import inspect_folder, report
-from hf_condense.hub.models import published_teacher
+from hf_condense.hub.load_teacher import load_teacher, published_teacher
 from hf_condense.hub.push import push
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.checkpoints import read_checkpoint
@@ -70,7 +70,9 @@ def test_the_teacher_of_a_run_that_was_not_pushed_is_in_its_pool(trainer):
         with pytest.raises((ConfigError, ModelError), match="read_checkpoint") as caught:
             ask()
         assert str(pool) in caught.value.next_step
-    teacher = Ensemble([read_checkpoint(folder) for folder in pool.iterdir() if folder.is_dir()], "logits")
+    own = Ensemble([read_checkpoint(folder) for folder in pool.iterdir() if folder.is_dir()], "logits")
+    teacher = load_teacher(data)
+    assert [m.sha256() for m in teacher.models] == [m.sha256() for m in own.models]
     assert torch.equal(teacher.soft_labels(data.images, torch.device("cpu")), data.soft_labels)
     assert next(data.training_batches("online", 0, teacher=teacher)).soft is not None
     train = trainer.train
@@ -133,13 +135,13 @@ def test_a_second_push_with_its_networks_changes_nothing(trainer, hub, published
 
 def test_the_teacher_comes_back_from_the_hub_and_labels_as_it_did(trainer, hub, published):
     data = DistilledDataset.load(published)
-    teacher = published_teacher(data)
+    teacher = load_teacher(data)
     assert torch.equal(teacher.soft_labels(data.images, torch.device("cpu")), data.soft_labels)
     for batch in data.training_batches("online", 0, teacher=teacher):
         assert torch.equal(batch.soft, teacher.logits(batch.images))
     data.content["models"][0]["sha256"] = "0" * 64
     with pytest.raises(ModelError, match="name the revision"):
-        published_teacher(data)
+        load_teacher(data)
 
 
 def test_virtual_labels_go_with_their_teacher_and_others_without(trainer, hub, tmp_path):
@@ -160,6 +162,15 @@ def test_virtual_labels_go_with_their_teacher_and_others_without(trainer, hub, t
         assert torch.equal(batch.soft, teacher.logits(batch.images))
     found = reproduce(repo_id, str(tmp_path / "again"))
     assert {d.part: d.verdict for d in found.parts}["label store"] == "equal"
+
+
+def test_a_loaded_set_pushes_itself(trainer, hub):
+    repo_id = hub.fresh("by-the-set")
+    sent = DistilledDataset.load(trainer.folder).push_to_hub(repo_id, private=True)
+    assert sent.dataset.repo_id == repo_id and HfApi().dataset_info(repo_id).private
+    again = DistilledDataset.load(repo_id)
+    assert again.content == DistilledDataset.load(trainer.folder).content
+    assert not again.push_to_hub(repo_id).dataset.sent, "from the Hub's cache, and nothing differs"
 
 
 def test_an_observer_is_loaded_by_its_hub_id(trainer, hub, published):

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 import yaml
 from huggingface_hub import ModelCard
+from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
-from hf_condense.data.randomness import Key
-from hf_condense.errors import ConfigError
+from hf_condense.data.randomness import Key, keyed
+from hf_condense.errors import ConfigError, ModelError
 from hf_condense.hub.artefact import write_artefact
 from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.hub.student import push_student
@@ -82,6 +84,49 @@ def test_a_source_that_is_not_for_everybody_keeps_the_student_closed(trained, hu
     assert hub.api().model_info(repo_id).private and hub.api().model_info(repo_id).gated == "manual"
 
 
+def test_a_network_of_timm_comes_back_from_timm(trained, hub):
+    data, _, _ = trained
+    with keyed(Key(4)):
+        mine = timm.create_model("resnet10t", num_classes=3)
+    repo_id = hub.fresh("timm-student")
+    normalised = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.3)}
+    push_student(mine, repo_id, data, "lab/tiny", top1=0.5, regime="stored", **normalised)
+    back = timm.create_model(f"hf-hub:{repo_id}", pretrained=True)
+    images = data.images / 255
+    with torch.no_grad():
+        assert torch.equal(back.eval()(images), mine.eval()(images))
+    assert back.pretrained_cfg["mean"] == pytest.approx((0.4, 0.5, 0.6))
+    assert list(back.pretrained_cfg["label_names"]) == data.class_names
+    assert f"{data.content['training']['epochs']} epochs" in ModelCard.load(repo_id).text
+
+
+def test_a_network_of_transformers_comes_back_from_transformers(trained, hub):
+    data, _, _ = trained
+    config = ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=8, patch_size=4,
+        num_labels=3,
+    )  # fmt: skip
+    with keyed(Key(4)):
+        mine = ViTForImageClassification(config).eval()
+    repo_id = hub.fresh("vit-student")
+    push_student(mine, repo_id, data, "lab/tiny", top1=0.5, regime="stored", epochs=3)
+    back = AutoModelForImageClassification.from_pretrained(repo_id).eval()
+    images = data.images / 255
+    with torch.no_grad():
+        assert torch.equal(back(images).logits, mine(images).logits)
+    assert list(back.config.id2label.values()) == list(data.class_names)
+
+
+def test_a_network_whose_making_cannot_be_read_from_it_is_refused(trained, hub):
+    data, _, _ = trained
+    odd = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=32, depth=2)
+    few = timm.create_model("resnet10t", num_classes=2)
+    with pytest.raises(ModelError, match="num_classes, in_chans and img_size alone"):
+        push_student(odd, "lab/x", data, "lab/tiny", top1=0.5, regime="hard")
+    with pytest.raises(ConfigError, match="2 outputs.*3 outputs"):
+        push_student(few, "lab/x", data, "lab/tiny", top1=0.5, regime="hard")
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [
@@ -96,5 +141,5 @@ def test_what_does_not_fit_is_refused(trained, hub, wrong, message):
         student = wrong.pop("kind")
     elif "names" in wrong:
         student.class_names = tuple(wrong.pop("names"))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, ModelError), match=message):
         push_student(student, "lab/x", data, "lab/tiny", **{"top1": 0.5, "regime": "hard", "epochs": 1, **wrong})
