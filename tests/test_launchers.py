@@ -222,7 +222,7 @@ def test_sigterm_ends_a_run_with_143_and_says_how_to_go_on(tmp_path, alone):
                 (tmp_path / "in").touch()
                 time.sleep(60)
 
-        files.on_replace = slow
+        files.on_replace, sys.stderr = slow, os.fdopen(2, "w", buffering=1, closefd=False)  # not pytest's
         os._exit(main(["run", "--method", "dm", *TINY, "--output_dir", str(tmp_path / "run")]))
 
     process = forked.fork(work, {"FORKED_LOG": str(log)})

@@ -162,6 +162,12 @@ class Spread(Record):
     high: float | None = None
 
 
+class Gap(Spread):
+    """A difference, by the comparison that it was taken with; earlier versions took pairs only."""
+
+    test: Literal["paired", "prediction", "welch"] | None = None
+
+
 class Row(Record):
     """One line of the score table."""
 
@@ -169,7 +175,7 @@ class Row(Record):
     student: Text
     regime: Text
     top1: Spread
-    difference: Spread | None = None
+    difference: Gap | None = None
     best_over_test_set: Share | None = None
     steps: Count | None = None
     images: Count
