@@ -196,8 +196,8 @@ class Spread(Record):
     high: float | None = None
 
 
-class Difference(Spread):
-    """Of two rows of the table, and the test that its interval is from."""
+class Gap(Spread):
+    """A difference, by the comparison that it was taken with; earlier versions took pairs only."""
 
     test: Literal["paired", "prediction", "welch"] | None = None
 
@@ -209,7 +209,7 @@ class Row(Record):
     student: Text
     regime: Text
     top1: Spread
-    difference: Difference | None = None
+    difference: Gap | None = None
     best_over_test_set: Share | None = None
     steps: Count | None = None
     images: Count
