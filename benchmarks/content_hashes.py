@@ -33,7 +33,8 @@ def parts(folder: Path) -> dict[str, str]:
     from hf_condense import DistilledDataset
 
     data = DistilledDataset.load(folder)
-    found = {"content_hash": data.content["content_hash"]}
+    # since format 2 the content hash covers the training block too; that of the pixels is the one of format 1
+    found = {"pixels_hash": data.content.get("pixels_hash", data.content["content_hash"])}
     for name in ("images", "labels", "soft_labels", "float_images"):
         tensor = getattr(data, name)
         if tensor is not None:
@@ -51,7 +52,7 @@ def record() -> dict[str, dict[str, str]]:
         for name, (method, settings) in cases().items():
             folder = CondensationTrainer(method, output_dir=f"{root}/{name}", **settings).run()
             found[name] = parts(folder)
-            print(name, found[name]["content_hash"], flush=True)
+            print(name, found[name]["pixels_hash"], flush=True)
     return found
 
 

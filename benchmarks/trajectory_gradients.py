@@ -5,7 +5,7 @@
 `memory`: peak of one gradient above the process that takes it, ConvNet of width 64, 20 images of 32 px, 4 to 50 steps;
 each in a child process of its own. `time`: rounds over the three gradients, with the C library's own handling of memory
 and with freed memory kept, as runs of this library have it. `error`: TESLA's Eq. 6 and the adjoint against the unroll in
-float64, on stretches of experts trained on digits. `digits`: MTT at IPC 1 against random images, four seeds. `plot`
+float64, on segments of experts trained on digits. `digits`: MTT at IPC 1 against random images, four seeds. `plot`
 draws memory and error as they were last measured.
 """
 
@@ -132,7 +132,7 @@ def digits(seed: int, test: bool = False):
 
 
 def errors(args) -> dict:
-    """Medians over a stretch of each of six experts, at a real image a class."""
+    """Medians over a segment of each of six experts, at a real image a class."""
     mtt, given, found = create_method("mtt", **DIGITS), digits(0), []
     plan = mtt.plan(10, 1)
     experts = mtt.ready(plan.groups[-1][0], given, None).experts
@@ -207,7 +207,7 @@ def behaviour(args) -> dict:
 
 
 def mean_distances(method, given: Context, made) -> dict[str, float]:
-    """Mean distance over 40 stretches that synthesis did not draw, of the first images and of the finished ones."""
+    """Mean distance over 40 segments that synthesis did not draw, of the first images and of the finished ones."""
     ready = method.ready(method.plan(10, 1).groups[-1][0], given, None)
     found = {}
     for name, images, rate in (

@@ -14,10 +14,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hf_condense.errors import ConfigError
 
+NOT_SHORTENED = object()  # None is a value of its own
 
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with a help text."""
-    return field(default=default, metadata={"help": help})
+
+def setting(default: Any, help: str, quick: Any = NOT_SHORTENED) -> Any:
+    """A dataclass field with a help text, and with the value that `--quick` gives it where that shortens a run."""
+    shortened = {} if quick is NOT_SHORTENED else {"quick": quick}
+    return field(default=default, metadata={"help": help, **shortened})
 
 
 def check(condition: bool, name: str, value: Any, allowed: str, next_step: str = "change it and run again") -> None:
@@ -71,8 +74,8 @@ class DataSettings:
     channels: Literal["auto", "1", "3"] = setting("auto", "1 keeps grey images grey, 3 makes them RGB")
     flip: bool | None = setting(None, "whether a mirrored image keeps its class; off for digits and letters")
     hold_out: float = setting(0.2, "fraction held out for scoring where there is no test split")
-    max_per_class: int | None = setting(None, "use at most this many training images of a class (seeded)")
-    max_test: int | None = setting(None, "score on at most this many test images (seeded, stratified)")
+    max_per_class: int | None = setting(None, "use at most this many training images of a class (seeded)", quick=60)
+    max_test: int | None = setting(None, "score on at most this many test images (seeded, stratified)", quick=400)
     streaming: bool = setting(False, "read the Hub dataset as a stream")
     skip_corrupt: bool = setting(False, "count and skip images that do not decode, instead of stopping")
     decode_gb: float = setting(4.0, "keep decoded images in memory up to this size, on disk (memory-mapped) above it")
@@ -99,7 +102,7 @@ class SqueezeSettings:
     )
     teachers: tuple[str, ...] | None = setting(None, "those of the pool that make soft labels; all where not said")
     pretrained: bool = setting(False, "start from published weights")
-    squeeze_epochs: int = setting(10, "epochs on real data; 0 takes published weights as they are")
+    squeeze_epochs: int = setting(10, "epochs on real data; 0 takes published weights as they are", quick=2)
     squeeze_batch: int = setting(64, "batch size of the squeeze")
     squeeze_lr: float = setting(0.05, "learning rate of the squeeze")
     squeeze_momentum: float = setting(0.9, "momentum of the squeeze")
@@ -111,7 +114,9 @@ class SqueezeSettings:
     squeeze_crop_min: float | None = setting(
         None, "smallest area of the random resized crop (instead of pad-and-crop)"
     )
-    patience_top1: float = setting(1.5, "refuse observers whose top-1 is below this multiple of chance")
+    min_top1_over_chance: float = setting(
+        1.5, "refuse observers whose top-1 is below this multiple of chance", quick=0.0
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -135,7 +140,7 @@ class WeakPoolSettings:
     pool_kind: Literal["none", "prior", "post"] = setting(
         "none", "weak models: copies from the base's training (prior), or the base pruned and tuned a little (post)"
     )
-    pool_size: int = setting(5, "weak models beside the base")
+    pool_size: int = setting(5, "weak models beside the base", quick=2)
     prior_epochs: tuple[int, ...] | None = setting(
         None, "epochs of the base's training after which a copy is kept; spread evenly over it where not said"
     )
@@ -146,18 +151,22 @@ class WeakPoolSettings:
     finetune_epochs: int = setting(1, "epochs on real data after pruning")
     finetune_lr: float = setting(0.01, "learning rate after pruning, cosine to zero")
     recalibrate: bool = setting(True, "measure the BatchNorm statistics of weak models anew")
-    recalibration_images: int = setting(5000, "real images on which they are measured")
+    recalibration_images: int = setting(5000, "real images on which they are measured", quick=500)
     top1_floor: float | None = setting(
-        None, "leave out weak models below this share of the base's top-1; 0.65 (prior) or 0.6 (post) where not said"
+        None,
+        "leave out weak models below this share of the base's top-1; 0.65 (prior) or 0.6 (post) where not said",
+        quick=0.0,
     )
     top1_ceiling: float | None = setting(
-        None, "leave out weak models above this share of the base's top-1; 0.95 (prior) or none (post) where not said"
+        None,
+        "leave out weak models above this share of the base's top-1; 0.95 (prior) or none (post) where not said",
+        quick=10.0,
     )
     label_source: Literal["base", "pool", "both"] = setting(
         "base", "who makes soft labels where there are weak models and --teachers names nobody"
     )
     pool_folder: str | None = setting(
-        None, "take the networks of this folder, written by `hf-condense pool`, whatever --pool_kind says"
+        None, "take the networks of this folder, written by `hf-condense pool`, for any --pool_kind"
     )
 
     @property
@@ -239,11 +248,15 @@ class LabelSettings:
         "per-view labels: full (fp16 logits of every view), int8 (8 bits each), pruned (of some epochs), packed (a few "
         "views an image, the largest logits), virtual (none: the teacher makes them again, and is checked), or none",
     )
-    label_epochs: int | None = setting(None, "epochs of views to store; the protocol's epochs where not said")
+    label_epochs: int | None = setting(
+        None, "epochs of views to store; the protocol's epochs where not said", quick=10
+    )
     views: Literal["explicit", "keyed"] | None = setting(
         None, "views in a store: explicit boxes, or keyed (drawn again); keyed where not said for packed and virtual"
     )
-    prune: int = setting(10, "a pruned store keeps one epoch in so many; students go through them again and again")
+    keep_every: int = setting(
+        10, "a pruned store keeps one epoch in so many; students go through them again and again"
+    )
     views_per_image: int = setting(10, "a packed store keeps the labels of so many views of an image")
     top_k: int = setting(10, "a packed store keeps so many of the largest logits, and one value for the others")
     value_bits: int = setting(8, "bits of a logit in a packed store, at most 8")
@@ -251,7 +264,7 @@ class LabelSettings:
     def __post_init__(self) -> None:
         check_choices(self)
         check(self.label_epochs is None or self.label_epochs >= 1, "label_epochs", self.label_epochs, "1 or more")
-        for name in ("prune", "views_per_image", "top_k"):
+        for name in ("keep_every", "views_per_image", "top_k"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         check(1 <= self.value_bits <= 8, "value_bits", self.value_bits, "1 to 8")
         drawn = self.store != "virtual" or self.views != "explicit"
@@ -262,11 +275,13 @@ class LabelSettings:
 class EvaluationSettings:
     """How the condensed set is scored."""
 
-    protocol: str | None = setting(None, "student recipe; the method's own where not said")
+    protocol: str | None = setting(None, "student recipe; the method's own where not said", quick="small")
     students: tuple[str, ...] = setting(("convnet_w32",), "student networks, trained from scratch")
     regimes: tuple[str, ...] = setting(("hard", "stored", "online"), "label regimes to score")
-    student_seeds: int = setting(3, "student seeds per row")
-    student_epochs: int | None = setting(None, "overrides the protocol's epochs (the result is then named as changed)")
+    student_seeds: int = setting(3, "student seeds per row", quick=2)
+    student_epochs: int | None = setting(
+        None, "overrides the protocol's epochs (the result is then named as changed)", quick=10
+    )
     baselines: tuple[str, ...] = setting(("full", "random", "initial"), "rows scored in the same run")
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 
 from hf_condense.errors import ArtefactError
 
+UNFOLDS, SPARE = 1100, 64 << 20  # bytes in memory for each byte of a file: no PNG unfolds to more than 1032
 # Called with the final path just before and just after each replacement ("before" | "after"); tests kill the process in it.
 on_replace: Callable[[str, Path], None] | None = None
 
@@ -81,10 +83,50 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Deletes what a killed process left behind in `folder` (temporary holders of `atomic_path`), for `name` or all."""
-    for holder in Path(folder).rglob(f".{name}.*.part"):
+def remove_leftovers(folder: Path, name: str = "*", deep: bool = True) -> None:
+    """Deletes what a killed process left behind in `folder` (temporary holders of `atomic_path`), for `name` or all.
+
+    Args:
+        deep: in the folders below it too. Off for folders in which other processes may have folders of their own.
+    """
+    pattern = f".{name}.*.part"
+    for holder in list(Path(folder).rglob(pattern) if deep else Path(folder).glob(pattern)):
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def contained(folder: Path, path: Path) -> bool:
+    """Whether a path stays inside a folder, symbolic links followed.
+
+    In the Hub's cache the files of a snapshot are links to blobs of the same repository: there that is the folder.
+    """
+    holder = next((p for p in (folder, *folder.parents) if p.parent.name == "snapshots"), None)
+    cached = holder is not None and re.match("(datasets|models|spaces)--", holder.parent.parent.name)
+    root = holder.parents[1] if cached else folder
+    return path.resolve().is_relative_to(root.resolve())
+
+
+def check_inside(folder: Path, path: Path) -> Path:
+    """The path of a regular file inside a folder that a stranger may have made.
+
+    Raises:
+        ArtefactError: a symbolic link leads out of the folder, or it is a pipe, a device or a folder.
+    """
+    step = "ask whoever made the folder; it reaches for files outside itself, or is damaged"
+    if not contained(folder, path):
+        raise ArtefactError(
+            str(path), "a symbolic link that leads elsewhere", f"files inside the folder {folder}", step
+        )
+    if path.exists() and regular_size(path) is None:
+        raise ArtefactError(str(path), "no regular file", "a file", step)
+    return path
+
+
+def check_room(files: list[Path], unfolded: int, place: Path | str, next_step: str) -> None:
+    """Raises ArtefactError where files are said to unfold to far more bytes in memory than files of their size hold."""
+    packed = sum(file.stat().st_size for file in files)
+    if unfolded > UNFOLDS * packed + SPARE:
+        allowed = f"what files of {packed} bytes can hold"
+        raise ArtefactError(f"{place}: size in memory", f"{unfolded} bytes", allowed, next_step)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Memory: the peak of a stretch of work, and how freed memory is kept."""
+"""Memory: the peak of a segment of work, and how freed memory is kept."""
 
 from __future__ import annotations
 

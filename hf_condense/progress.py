@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 log = logging.getLogger(__name__)
 SAY_EVERY = 60.0  # seconds between lines where no terminal shows the bar
+LONG = 5.0  # seconds after which a part of a longer work shows a bar of its own
 
 
 class Progress:
@@ -19,11 +20,15 @@ class Progress:
         total: units of work.
         show: off on all processes but one.
         log_every: how often, in units, a caller should fetch values from the device to show them.
+        part: of what another bar counts as one unit: its own bar comes only where it takes long, and goes at the end.
     """
 
-    def __init__(self, title: str, total: int, show: bool = True, log_every: int = 20) -> None:
+    def __init__(self, title: str, total: int, show: bool = True, log_every: int = 20, part: bool = False) -> None:
         self.log_every = log_every
-        self.bar = tqdm(total=total, desc=title, disable=None if show else True, dynamic_ncols=True, leave=True)
+        self.bar = tqdm(
+            total=total, desc=title, disable=None if show else True, dynamic_ncols=True, leave=not part,
+            delay=LONG if part else 0.0,
+        )  # fmt: skip
         self.title, self.total, self.done = title, total, 0
         self._lines = show and self.bar.disable
         self._began = self._said = time.monotonic()

@@ -20,6 +20,8 @@ from hf_condense.hub.provenance import WITHOUT_EFFECT
 from hf_condense.hub.teachers import needs_teacher
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.methods import sections_of
+from hf_condense.run.resolve import RENAMED
+from hf_condense.text import printable
 from hf_condense.trainer import CondensationTrainer
 
 Verdict = Literal["equal", "close", "different"]
@@ -101,7 +103,7 @@ class Reproduction:
             lines.append(
                 f"  {score.verdict:<10} {published:>16} {again:>8}  {score.row}, {score.student}, {score.regime}"
             )
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def reproduce(
@@ -150,7 +152,9 @@ def recipe(content: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:
     Raises:
         ConfigError: a setting is unknown here, or names a folder, and `places` does not say where it lies here.
     """
-    recorded = {name: value for section in content["config"].values() for name, value in section.items()}
+    recorded = {
+        RENAMED.get(name, name): value for section in content["config"].values() for name, value in section.items()
+    }
     settings = {name: value for name, value in recorded.items() if name not in WITHOUT_EFFECT}
     method = str(settings.get("method", "random"))
     known = setting_fields(sections_of(method, settings.get("base_method")))

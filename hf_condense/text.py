@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 import re
+from typing import Any
 
 LONGEST = 300  # characters of a value in a message
 # controls, line and paragraph separators, what turns the direction of writing or is invisible, and lone surrogates
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
+_MARKUP = str.maketrans({"`": "'", "|": "&#124;"})
 
 
 def printable(text: object) -> str:
@@ -31,9 +32,24 @@ def shown(value: object) -> str:
     return shortened(printable(repr(value)))
 
 
-def markdown(text: object) -> str:
-    """Text inside Markdown: it is neither markup nor HTML there, and stays in its line."""
-    return _MARKUP.sub(r"\\\1", html.escape(printable(text), quote=False))
+def markdown(value: Any) -> Any:
+    """Text, or all text in plain data, for any place of a Markdown file: prose, tables, links and code spans.
+
+    It stays in its line and is neither HTML nor a link, whatever stands around it.
+    """
+    if isinstance(value, dict):
+        return {name: markdown(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [markdown(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    return html.escape(printable(value), quote=False).translate(_MARKUP).replace("](", "]&#40;")
+
+
+def block(text: str) -> str:
+    """Lines that stay in the code block or table that they stand in, and are no HTML."""
+    lines = [html.escape(printable(line), quote=False).replace("```", "'''") for line in text.split("\n")]
+    return "\n".join(lines)
 
 
 def encodable(text: str) -> str:

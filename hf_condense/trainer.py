@@ -33,39 +33,24 @@ class CondensationTrainer:
             the object's, defaults included, and none is a preset's. A run is recorded and resumed by the method's
             name, so a class of your own is registered first (`hf_condense.methods.register`).
         dataset: short name, Hub id, folder, or a `datasets` object.
-        base_model: name or names of the pool's networks; defaults to the preset's.
-        config: path of a YAML file with settings.
-        settings: any setting by name, as on the command line (`ipc=10`, `output_dir="runs/mine"`).
+        settings: any setting by name, as on the command line: `ipc=10`, `base_model=["convnet_w128"]`,
+            `output_dir="runs/mine"`, `config="mine.yaml"`.
 
-    Every stage writes into the run folder and is skipped when it is done; running again resumes. `settled` holds what
-    does not change during the run: config, folder, splits, method, protocol, accelerator.
+    Every stage writes into the run folder and is skipped when it is done; running again resumes. `settled` is the
+    frozen `Run`: all that does not change on the way.
 
     Raises:
-        ConfigError, DataError: a setting or the dataset cannot be used as asked; or the class of `method` is not the one
-            that its name stands for.
+        ConfigError, DataError: a setting or the dataset cannot be used as asked.
     """
 
-    def __init__(
-        self,
-        method: str | Method | None = None,
-        dataset: Any = None,
-        base_model: str | list[str] | None = None,
-        config: str | None = None,
-        **settings: Any,
-    ) -> None:
-        named = {"base_model": base_model, "config": config}
-        flags = settings | {name: value for name, value in named.items() if value is not None}
-        self.settled = run = settle.settle(method, dataset, flags)
+    def __init__(self, method: str | Method | None = None, dataset: Any = None, **settings: Any) -> None:
+        self.settled = run = settle.settle(method, dataset, settings)
         self.config, self.folder, self.splits, self.train = run.config, run.folder, run.splits, run.train
         self.method, self.protocol, self.key, self.flip = run.method, run.protocol, run.key, run.flip
         self.accelerator, self.device = run.accelerator, run.device
         self.pipeline = Pipeline(run)
         self.pipeline.check_folder()
-        if run.config.run.trackers:
-            flat = {k: str(v) for section in run.config.sections().values() for k, v in section.items()}
-            self.accelerator.init_trackers("hf-condense", flat)
-        if self.accelerator.is_main_process:
-            settle.announce(run)
+        settle.announce(run)
 
     def stages(self) -> dict[str, StageRecord]:
         """Records of the stages that this run uses, by name, in their order."""
@@ -74,8 +59,7 @@ class CondensationTrainer:
     def squeeze(self) -> ModelPool:
         """The pool: trained on the real data, or published weights; top-1 of each on the test images is printed."""
         pool = self.pipeline[Squeeze].pool
-        for line in pool.table().splitlines():
-            log.info("  %s", line)
+        log.info("  %s", pool.table().replace("\n", "\n  "))
         return pool
 
     def pool(self) -> ModelPool:
@@ -106,13 +90,7 @@ class CondensationTrainer:
 
     def publish(self) -> Path:
         """Writes `dataset/`, the folder that is the Hub repository. Called on all processes."""
-        for stage in (Squeeze, Condense, Evaluate):  # outputs are read on all processes, or on none
-            if stage in self.pipeline:
-                self.pipeline[stage]
-        if self.accelerator.is_main_process:
-            publish(self.settled, self.pipeline, self.pipeline.facts())
-        self.accelerator.wait_for_everyone()
-        return self.folder / "dataset"
+        return publish(self.pipeline)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Pushed:
         """Publishes `dataset/` of the finished run in one commit; see `hub.push.push` for options and errors."""
@@ -127,10 +105,9 @@ class CondensationTrainer:
         if run.push_to_hub:
             ready_to_push(self.settled)
         estimate.announce(self.pipeline)
-        table, synthetic, folder = self.evaluate(), self.condense(), self.publish()
+        folder = self.publish()
         if self.accelerator.is_main_process:
-            shown = report.pictured(synthetic, self.train.num_classes, run.method)
-            report.finish(table, self.folder / "pictures", shown, folder, self.pipeline.facts())
+            report.finish(self.pipeline, folder)
             if run.push_to_hub:
                 print(self.push_to_hub(run.push_to_hub, push_models=run.push_models).text())
         self.accelerator.wait_for_everyone()

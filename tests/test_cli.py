@@ -22,7 +22,7 @@ from hf_condense.methods import list_methods, sections_of
 from hf_condense.run.resolve import read_yaml
 
 ROOT = Path(__file__).parents[1]
-TINY = "--ipc 2 --max_per_class 12 --max-test 40 --base_model convnet_d1 --squeeze_epochs 2 --patience_top1 0".split()
+TINY = "--ipc 2 --max_per_class 12 --max-test 40 --base_model convnet_d1 --squeeze_epochs 2 --min_top1_over_chance 0".split()
 TINY += (
     "--protocol small --student_epochs 2 --student_seeds 3 --students convnet_d1 --threads 1 --precision fp32".split()
 )
@@ -115,7 +115,16 @@ def test_a_folder_of_pictures(folder, tmp_path, capsys):
 def test_bad_input_is_one_clear_line(arguments, message, tmp_path, capsys):
     if "--output_dir" not in arguments:
         arguments = [*arguments, "--output_dir", str(tmp_path / "run")]
-    short = ["--max_per_class", "12", "--base_model", "convnet_d1", "--squeeze_epochs", "1", "--patience_top1", "0"]
+    short = [
+        "--max_per_class",
+        "12",
+        "--base_model",
+        "convnet_d1",
+        "--squeeze_epochs",
+        "1",
+        "--min_top1_over_chance",
+        "0",
+    ]
     arguments = [*[a for a in short if not set(short[:1]) & set(arguments)], *arguments]
     assert main(["condense", "--method", "edc", *arguments]) == 2
     said = capsys.readouterr().err

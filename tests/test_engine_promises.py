@@ -17,7 +17,7 @@ from hf_condense.trainer import CondensationTrainer
 STEPS = 4
 TINY = {
     "dataset": "digits", "classes": "0,1", "ipc": 2, "max_per_class": 12, "max_test": 20, "squeeze_epochs": 1,
-    "patience_top1": 0.0, "threads": 1, "precision": "fp32", "regimes": "hard", "iterations": STEPS,
+    "min_top1_over_chance": 0.0, "threads": 1, "precision": "fp32", "regimes": "hard", "iterations": STEPS,
 }  # fmt: skip
 WITH_NORMS = {"base_model": "convnet_bn_w32", "shard_size": 4}
 

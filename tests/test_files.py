@@ -10,7 +10,7 @@ import torch
 
 from hf_condense import files
 from hf_condense.errors import ArtefactError, ConfigError
-from hf_condense.run.record import Stage
+from hf_condense.run.record import StageRecord
 
 
 def test_a_failure_leaves_what_was_there(tmp_path):
@@ -64,29 +64,33 @@ def test_equal_values_have_equal_fingerprints():
 
 def test_a_changed_setting_of_a_stage_is_named(tmp_path):
     def stage(**settings):
-        return Stage("condense", tmp_path / "shards", settings, 1, "up")
+        return StageRecord("condense", tmp_path / "shards", settings, 1, "up")
 
     first = stage(ipc=10, lr=0.1)
-    assert not first.begin(False)
-    assert not first.begin(False), "begun is not done"
+    first.begin(False)
+    assert first.begun and not first.done
+    first.begin(False)  # as a second start does
     first.note(done=True, peak_bytes=5)
-    assert first.begin(False) and first.facts()["peak_bytes"] == 5
+    assert stage(ipc=10, lr=0.1).done and not stage(ipc=5, lr=0.1).done and first.facts()["peak_bytes"] == 5
     with pytest.raises(ConfigError, match="ipc: 5 does not work. Allowed: 10, with which condense .* --overwrite"):
         stage(ipc=5, lr=0.1).begin(False)
     (tmp_path / "shards" / "old").write_text("")
-    assert not stage(ipc=5, lr=0.1).begin(True) and not (tmp_path / "shards" / "old").exists()
+    stage(ipc=5, lr=0.1).begin(True)
+    assert not (tmp_path / "shards" / "old").exists()
 
 
 def test_a_stage_runs_again_when_an_earlier_one_was_redone(tmp_path):
-    first = Stage("relabel", tmp_path / "labels", {"t": 1}, 1, "a")
+    first = StageRecord("relabel", tmp_path / "labels", {"t": 1}, 1, "a")
     first.begin(False)
     first.note(done=True)
-    assert not Stage("relabel", tmp_path / "labels", {"t": 1}, 1, "b").begin(False)
+    again = StageRecord("relabel", tmp_path / "labels", {"t": 1}, 1, "b")
+    assert first.done and not again.done
+    again.begin(False)
 
 
 def test_another_source_or_version_deletes_nothing_unless_it_is_asked_for(tmp_path):
     def stage(version=1, upstream="a"):
-        return Stage("squeeze", tmp_path / "pool", {}, version, upstream, first=True)
+        return StageRecord("squeeze", tmp_path / "pool", {}, version, upstream, first=True)
 
     stage().begin(False)
     (tmp_path / "pool" / "network").write_text("hours")
@@ -101,7 +105,7 @@ def test_another_source_or_version_deletes_nothing_unless_it_is_asked_for(tmp_pa
 
 def test_what_is_left_of_a_deletion_is_not_taken_for_the_new_stage(tmp_path, monkeypatch):
     def stage(lr):
-        return Stage("condense", tmp_path / "shards", {"lr": lr}, 1, "up")
+        return StageRecord("condense", tmp_path / "shards", {"lr": lr}, 1, "up")
 
     stage(1).begin(False)
     for name in "abc":
@@ -124,16 +128,21 @@ def test_what_is_left_of_a_deletion_is_not_taken_for_the_new_stage(tmp_path, mon
     assert [p.name for p in (tmp_path / "shards").iterdir()] == ["stage.json"]
 
 
-def test_files_named_by_content_outlive_other_settings_but_not_another_source(tmp_path):
-    def stage(seeds, upstream="a"):
-        return Stage("evaluate", tmp_path / "scores", {"seeds": seeds}, 1, upstream, by_content=True)
+def test_files_named_by_content_outlive_other_settings_and_what_they_are_made_from(tmp_path):
+    def stage(seeds, upstream="a", version=1):
+        return StageRecord("evaluate", tmp_path / "scores", {"seeds": seeds}, version, upstream, by_content=True)
 
     stage(1).begin(False)
-    (tmp_path / "scores" / "cell").write_text("")
-    assert not stage(2).begin(False) and (tmp_path / "scores" / "cell").exists()
-    with pytest.raises(ConfigError, match="seeds: 3"):
-        stage(3, "b").begin(False)
-    assert not stage(2, "b").begin(False) and not (tmp_path / "scores" / "cell").exists()
+    cell = tmp_path / "scores" / "cell"
+    cell.write_text("")
+    for other in (stage(2), stage(2, "b")):
+        assert not other.done
+        other.begin(False)
+        assert cell.exists()
+    with pytest.raises(ConfigError, match="seeds: 3|version: 2"):
+        stage(2, "b", version=2).begin(False)
+    stage(2, "b", version=2).begin(True)
+    assert not cell.exists()
 
 
 def test_what_a_stage_took_adds_up_over_its_lives(tmp_path, monkeypatch):
@@ -141,8 +150,8 @@ def test_what_a_stage_took_adds_up_over_its_lives(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
     def life(seconds, **noted):
-        stage = Stage("condense", tmp_path / "shards", {}, 1, "up")
-        assert not stage.begin(False)
+        stage = StageRecord("condense", tmp_path / "shards", {}, 1, "up")
+        stage.begin(False)
         clock[0] += seconds
         if noted:
             stage.note(**noted)

@@ -40,6 +40,18 @@ def test_a_terminal_gets_the_bar_and_no_lines(caplog, monkeypatch):
     assert lines == [] and "students" in shown
 
 
+def test_a_part_of_longer_work_shows_its_bar_only_where_it_takes_long(monkeypatch):
+    for seconds, shown in ((60.0, False), (0.0, True)):
+        screen = Terminal()
+        monkeypatch.setattr(sys, "stderr", screen)
+        monkeypatch.setattr(progress, "LONG", seconds)
+        with Progress("student 1 of 2", 12, part=True) as bar:
+            time.sleep(0.12)
+            bar.advance(3)
+        assert ("student 1 of 2" in screen.getvalue()) == shown
+        assert not screen.getvalue().endswith("\n"), "nothing of it stays"
+
+
 def test_the_time_left_goes_on_at_the_rate_so_far(caplog, monkeypatch):
     clock = iter([0.0, 100.0])
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))

@@ -40,7 +40,7 @@ def test_a_quick_run_is_gone_on_with_from_its_file_and_a_file_is_shortened_by_a_
     own = {"method": "edc", "dataset": "digits", "iterations": 7}
     quick = resolve({**own, "quick": True}, no_facts)
     assert (quick.method.iterations, quick.squeeze.squeeze_epochs) == (7, 2)
-    assert quick.squeeze.patience_top1 == 0.0, "two epochs on photographs may teach nothing yet"
+    assert quick.squeeze.min_top1_over_chance == 0.0, "two epochs on photographs may teach nothing yet"
     quick.save(tmp_path / "quick.yaml")
     assert resolve({"config": str(tmp_path / "quick.yaml")}, no_facts).sections() == quick.sections()
     resolve(own, no_facts).save(tmp_path / "whole.yaml")

@@ -19,7 +19,7 @@ from tests import forked
 TINY = {
     "dataset": "digits", "classes": "0,1,2,3", "ipc": 2, "max_per_class": 12, "max_test": 40, "base_model": "convnet_d1,convnet_w32",
     "squeeze_epochs": 2, "protocol": "small", "student_epochs": 2, "student_seeds": 1, "students": "convnet_d1",
-    "patience_top1": 0.0, "threads": 1, "precision": "fp32", "checkpoint_every": 2,
+    "min_top1_over_chance": 0.0, "threads": 1, "precision": "fp32", "checkpoint_every": 2,
 }  # fmt: skip
 WEAK = {"pool_size": 2, "finetune_epochs": 1, "recalibration_images": 20, "top1_floor": 0.0}
 REAL = {
@@ -111,6 +111,12 @@ def prepared(method: str, unbroken, folder: Path) -> Path:
     return root / "cache"
 
 
+def left_over(folder: Path) -> list[Path]:
+    """Holders of unfinished files, checkpoints of finished shards and unfinished trainings."""
+    places = ("**/.*.part", "shards/checkpoints/*", "scores/states/*")
+    return [path for place in places for path in folder.glob(place)]
+
+
 def lives_until_done(work, struck: Path) -> int:
     """Runs `work` again and again, each time killed just before a file replacement that struck no earlier life.
 
@@ -145,6 +151,8 @@ def test_killed_at_every_file_replacement(method, unbroken, tmp_path):
     lives = lives_until_done(lambda: run(method, tmp_path / "run", tmp_path / "cache"), tmp_path / "struck")
     assert lives >= 25
     assert content(tmp_path / "run") == whole
+    kept = unbroken[method][0] / "run"
+    assert left_over(tmp_path / "run") == left_over(kept) == [], "a kill leaves nothing behind"
 
 
 @pytest.mark.parametrize("method", [m for m in list_methods() if m not in WHOLE])

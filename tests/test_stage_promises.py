@@ -13,7 +13,7 @@ from hf_condense.trainer import CondensationTrainer
 TINY = {
     "dataset": "digits", "classes": "0,1,2,3", "ipc": 2, "max_per_class": 12, "max_test": 40, "base_model": "convnet_d1",
     "protocol": "small", "student_epochs": 2, "student_seeds": 1, "students": "convnet_d1", "threads": 1,
-    "precision": "fp32", "squeeze_epochs": 1, "patience_top1": 0.0,
+    "precision": "fp32", "squeeze_epochs": 1, "min_top1_over_chance": 0.0,
 }  # fmt: skip
 SHORT = {"iterations": 2, "regimes": "hard"}
 OWN = {
@@ -132,6 +132,13 @@ def test_labels_are_made_for_one_way_of_drawing_views(tmp_path):
         trainer("random", tmp_path, **{**own, "protocol": "rded-imagenette"})
 
 
+def test_labels_of_batch_statistics_are_made_in_the_parts_that_students_are_given(tmp_path):
+    own = {"regimes": "hard,stored", "store": "full", "max_per_class": 13}
+    for protocol, parts, form in (("sre2lpp-cifar10", 2, 4), ("small-bssl", None, 2)):
+        made = trainer("random", tmp_path / protocol, protocol=protocol, **own).relabel().store.settings
+        assert (made.get("accumulation"), made["format"]) == (parts, form)
+
+
 @pytest.mark.parametrize(
     "setting, value",
     [
@@ -151,3 +158,39 @@ def test_random_images_are_trained_on_in_the_stages_of_the_set_beside_them(tmp_p
     table = trainer("pdd", tmp_path, student_epochs=3, baselines="random,initial").evaluate()
     steps = {cell["row"]: cell["steps"] for cell in table.cells}
     assert steps.pop("random") == 4 and set(steps.values()) == {4}
+
+
+def litter(folder: Path) -> list[Path]:
+    """What kills leave behind: holders of files that were being written, in the run folder and in every one below it."""
+    places = [p for p in (folder, *folder.rglob("*")) if p.is_dir() and p.name != "pictures"]
+    holders = [place / f".{name}.k1ll3d.part" for place in places for name in ("stage.json", "config.yaml")]
+    for holder in holders:
+        holder.mkdir()
+        (holder / "half").write_text("{")
+    return holders
+
+
+def test_what_kills_have_left_is_gone_after_the_next_start_and_kept_by_a_refused_one(finished):
+    there = set(contents(finished))
+    holders = litter(finished)
+    other = finished / "another-run" / "pool" / ".models.w0rk1ng.part"  # of a process at work
+    other.mkdir(parents=True)
+    assert "with which condense" in changed("edc", finished, "iterations", 3)
+    assert all(holder.exists() for holder in holders)
+    trainer("edc", finished).evaluate()
+    assert not any(holder.exists() for holder in holders) and set(contents(finished)) == there
+    assert other.exists()
+
+
+def test_a_kill_between_a_file_and_what_it_replaces_leaves_nothing(tmp_path):
+    """A shard stands and so does its checkpoint; a student is scored and its unfinished training still kept."""
+    trainer("dm", tmp_path, baselines="").evaluate()
+    shard = next((tmp_path / "shards").glob("dm-*.safetensors"))
+    checkpoint = tmp_path / "shards" / "checkpoints" / shard.name
+    cell = next((tmp_path / "scores" / "cells").glob("dm-*.json"))
+    state = tmp_path / "scores" / "states" / cell.stem / "state.safetensors"
+    for path in (checkpoint, state):
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text("")
+    trainer("dm", tmp_path, baselines="").evaluate()
+    assert not checkpoint.exists() and not state.parent.exists() and shard.exists() and cell.exists()

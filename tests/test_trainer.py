@@ -96,7 +96,7 @@ def test_another_source_does_not_delete_what_was_made_from_the_first(tmp_path, c
 
 
 def test_a_refused_start_changes_nothing_and_says_so_before_the_work(tmp_path):
-    own = {"squeeze_epochs": 1, "patience_top1": 0.0, "regimes": "hard,online"}
+    own = {"squeeze_epochs": 1, "min_top1_over_chance": 0.0, "regimes": "hard,online"}
     dm(tmp_path, **own).relabel()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     edc = {k: v for k, v in TINY.items() if k not in ("real_batch", "base_model")} | own
@@ -181,7 +181,7 @@ def test_cards_of_the_pool_name_a_dataset_of_the_hub_and_no_folder(tmp_path):
     def pool_of(name: str) -> str:
         data = some_digits(80 + len(name))  # else the network is found again, with its card
         data.info.dataset_name = name
-        dm(tmp_path / name, dataset=data, max_per_class=None, squeeze_epochs=1, patience_top1=0.0).squeeze()
+        dm(tmp_path / name, dataset=data, max_per_class=None, squeeze_epochs=1, min_top1_over_chance=0.0).squeeze()
         return next((tmp_path / name / "pool" / "models").rglob("README.md")).read_text()
 
     assert 'datasets:\n- "ada/four-digits"' in pool_of("ada/four-digits")

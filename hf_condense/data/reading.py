@@ -110,7 +110,7 @@ def _local(path: Path, settings: DataSettings) -> Opened:
         close = get_close_matches(path.name, [n for n in beside if not n.startswith(".")], n=2)
         near = f"did you mean {' or '.join(close)}?" if close else "check the spelling"
         raise DataError("dataset", str(path), "a folder or file that exists, a short name or a Hub id", near)
-    with told_clearly(str(path), None, path):
+    with clear_dataset_errors(str(path), None, path):
         splits = open_local(path, settings)
     card = path / "README.md" if path.is_dir() else path.parent / "README.md"
     return Opened(splits, settings.dataset, license=_info_license(splits) or _card_license(card), root=card.parent)
@@ -128,7 +128,7 @@ def _from_hub(name: str, known: KnownDataset | None, settings: DataSettings) -> 
     if known and known.data_dir:
         arguments["data_dir"] = settings.dataset_config or known.data_dir
         config = None
-    with told_clearly(settings.dataset, known, None), _without_waiting():
+    with clear_dataset_errors(settings.dataset, known, None), _without_waiting():
         splits = dict(load_dataset(hub_id, *([config] if config else []), **arguments))
         revision = _commit(splits) or _asked_commit(hub_id, arguments.get("revision")) or settings.revision
     card = try_to_load_from_cache(hub_id, "README.md", repo_type="dataset", revision=revision)
@@ -162,7 +162,7 @@ def _without_waiting() -> Iterator[None]:
 
 
 @contextmanager
-def told_clearly(name: str, known: KnownDataset | None, path: Path | None) -> Iterator[None]:
+def clear_dataset_errors(name: str, known: KnownDataset | None, path: Path | None) -> Iterator[None]:
     """Turns what `datasets` raises into a DataError with the next step. Errors of this library pass as they are."""
     from datasets.exceptions import DatasetGenerationError
     from pyarrow import ArrowInvalid

@@ -17,7 +17,7 @@ from hf_condense.data.cache import cache_folder, one_at_a_time
 from hf_condense.data.cells import refuse_local_file
 from hf_condense.data.decoding import cell_bytes
 from hf_condense.data.randomness import Key
-from hf_condense.data.reading import told_clearly
+from hf_condense.data.reading import clear_dataset_errors
 from hf_condense.files import atomic_path, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _encoded(stream: Any, image_column: str, label_column: str, keep: Callable |
     if stream.features is not None:  # else images come decoded, and are encoded again without loss
         stream = stream.cast_column(image_column, feature)
     name = stream.info.dataset_name or "stream"
-    with told_clearly(name, None, None):  # a broken connection is not a disk that cannot be written to
+    with clear_dataset_errors(name, None, None):  # a broken connection is not a disk that cannot be written to
         for number, row in enumerate(stream):
             if keep is not None and not keep(row[label_column]):
                 continue

@@ -43,13 +43,14 @@ class Protocol:
         epochs: passes over the set. None where `steps` says how long training is.
         steps: optimiser steps whatever the size of the set.
         batch: images for one optimiser step; never more than the set has.
-        accumulation: forward passes that the batch is cut into.
+        accumulation: forward passes that the batch is cut into, where it has soft labels.
         optimizer, lr, momentum, betas, weight_decay, decay_all: as in `FitRecipe`.
         schedule, schedule_params, warmup_epochs, warmup_factor: the rate, set once an epoch.
         ema: rate of the averaged weights that are scored; None scores the weights themselves.
         regime: the label regime that its source uses.
         average: how its source averages several teachers.
-        teacher_bn: statistics that the teacher's batch norms use; "batch" makes labels depend on the batch.
+        teacher_bn: statistics that the teacher's batch norms use; "batch" makes labels depend on the batch, or on the
+            part of it that the student is given (`accumulation`).
         loss: against soft labels; against hard labels it is always cross-entropy, weighted by area where mixed.
         temperature, temperature_squared: of "kl" and "soft_ce".
         gamma: weight of hard, un-mixed labels in "mse_gt" (their cross-entropy) and in "gift" (their length).
@@ -181,6 +182,12 @@ class Protocol:
         limit = min(math.ceil(images / self.batch_size(images)), max(10, self.steps // 50), self.steps)
         return max(1, round(self.steps / limit)), limit
 
+    @property
+    def label_parts(self) -> int:
+        """Parts of a batch that a teacher labels each by itself: those that a student is given, where labels depend on
+        the batch."""
+        return self.accumulation if self.teacher_bn == "batch" or self.average == "normalised" else 1
+
     def hard_epochs(self, epochs: int) -> range:
         """Those of a training on soft labels that see hard ones instead; as many soft ones before as after (HALD)."""
         hard = round(self.hard_share * epochs)
@@ -267,7 +274,7 @@ class Protocol:
         )  # fmt: skip
         check(
             regime != "stored" or not staged or self.label_per == "image", "regimes", regime,
-            "hard or online: a label store does not know the stages of the set", "--regimes hard online",
+            "hard or online: a label store does not know the stages of the set", "--regimes hard,online",
         )  # fmt: skip
 
 

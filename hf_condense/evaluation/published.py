@@ -67,7 +67,7 @@ _SRE2L_CIFAR100 = Protocol(
     temperature=30.0, crop=None, pad=4, mix="mixup", mix_alpha=0.8,
     note="800 epochs gave the published 49.4 at IPC 50",
 )  # fmt: skip
-# the teacher normalises with batches of 16, the student with the halves it is given them in
+# teacher and student normalise with the halves of 8 that a batch of 16 is cut into
 _SRE2LPP = Protocol(
     "sre2lpp", "https://arxiv.org/abs/2501.07575", epochs=300, batch=16, accumulation=2, lr=5e-4, teacher_bn="batch",
 )  # fmt: skip

@@ -25,6 +25,7 @@ from hf_condense.labels.formats import store_format
 from hf_condense.labels.store import LabelStore, write_store
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.training import evaluate_top1
+from hf_condense.processes import Processes
 from hf_condense.progress import Progress
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def score(
     students_scored = [read_json(grid.path(cell)) for cell in cells]
     files = [grid.predictions_path(cell) for cell in cells]
     table = ScoreTable(students_scored, asdict(protocol), found, grid.teacher_top1(), notes, files)
-    if grid.rank == 0:
+    if grid.processes.main:
         table.save(scores_folder)
     return table
 
@@ -213,8 +214,7 @@ class _Grid:
     whitening: Whitening | None = None
 
     def __post_init__(self) -> None:
-        a = self.accelerator
-        self.rank, self.world = (a.process_index, a.num_processes) if a else (0, 1)
+        self.processes = Processes(self.accelerator)
         self.facts = self.teacher.describe() if self.teacher else None
         self.shared = [VERSION, list(self.key.parts), self.settings, self.test_digest]
         self.shared += [self.whitening.facts] if self.whitening is not None else []
@@ -241,7 +241,8 @@ class _Grid:
             epochs, limit = protocol.soft_epochs(images), protocol.duration(images)[1]
             size = self.settings.get("image_size") or found.images.shape[-1]
             policy = protocol.policy(size, self.settings.get("flip", True))
-            form, epochs = store_format(asked, protocol.softening), asked.label_epochs or epochs
+            form = store_format(asked, protocol.softening, protocol.label_parts)
+            epochs = asked.label_epochs or epochs
             name = fingerprint([found.digest, protocol, epochs, form, self.facts, policy, str(self.key)])
             found.store = write_store(
                 self.folder / "stores" / f"{row}-{name}", found.images, found.labels, self.teacher, policy,
@@ -255,9 +256,11 @@ class _Grid:
         labels = self.facts if cell.regime == "online" else None
         if cell.regime == "stored":
             labels = found.store.fingerprint if self.protocol.label_per == "view" else image_digest(found.soft)
-        # one whole batch a step; before, hard labels took as many batches as soft ones are cut into
-        whole = ["whole batches"] if cell.regime == "hard" and self.protocol.accumulation > 1 else []
-        identity = fingerprint([cell, found.digest, found.like, self.protocol, labels, self.shared, *whole])
+        # before, hard labels took several batches a step, and a teacher of batch statistics labelled whole ones
+        cut = self.protocol.accumulation > 1 if cell.regime == "hard" else self.protocol.label_parts > 1
+        identity = fingerprint(
+            [cell, found.digest, found.like, self.protocol, labels, self.shared, *["accumulation parts"] * cut]
+        )
         name = f"{cell.row}-{cell.student.rsplit('/', 1)[-1]}-{cell.regime}-{cell.seed}-{identity}.json"
         return self.folder / "cells" / name.replace(" ", "_").replace("/", "_")
 
@@ -267,35 +270,42 @@ class _Grid:
 
     def train(self, cells: list[Cell]) -> None:
         """Trains this process's share of what is not there yet."""
-        with Progress("students", len(cells), show=self.rank == 0) as progress:
+        with Progress("students", len(cells), show=self.processes.main) as progress:
             for number, cell in enumerate(cells):
-                if number % self.world == self.rank and not self.path(cell).exists():
-                    self._train(cell)
+                if number % self.processes.world == self.processes.rank:
+                    if not self.path(cell).exists():
+                        what = f"{cell.row}, {cell.student}, {cell.regime}"
+                        title = (
+                            f"student {number + 1} of {len(cells)}, epochs ({what})" if self.processes.main else None
+                        )
+                        self._train(cell, title)
+                    shutil.rmtree(self._state(cell), ignore_errors=True)  # also what a kill just after it has left
                 progress.advance()
-        if self.accelerator:
-            self.accelerator.wait_for_everyone()
+        self.processes.wait()
 
-    def _train(self, cell: Cell) -> None:
+    def _train(self, cell: Cell, title: str | None) -> None:
         found, path = self.sets[cell.row][cell.set], self.path(cell)
-        state = self.folder / "states" / path.stem
         images, labels = decode_set(found.images, found.labels, found.formation_factor)
         stages = found.stages if found.stages is None else found.stages.repeat(found.formation_factor**2)
         result = train_student(
             cell.student, images, labels, cell.regime, protocol=self.protocol,
             test_images=self.test_images, test_labels=self.test_labels, num_classes=self.num_classes,
             key=self.key / "student" / cell.student / cell.seed, device=self.device, teacher=self.teacher,
-            store=found.store, like=found.like, accelerator=self.accelerator, state_folder=state, stages=stages,
-            rates=found.rates, soft=found.soft, whitening=self.whitening, **self.settings,
+            store=found.store, like=found.like, accelerator=self.accelerator, title=title,
+            state_folder=self._state(cell), stages=stages, rates=found.rates, soft=found.soft,
+            whitening=self.whitening, **self.settings,
         )  # fmt: skip
         costs = {"image_bytes": found.bytes, "label_bytes": self._label_bytes(found, cell.regime)}
         facts = asdict(result)
         predictions = facts.pop("predictions")
         with atomic_path(self.predictions_path(cell)) as temporary, open(temporary, "wb") as file:
             np.save(file, predictions)
-        write_json(
-            path, asdict(cell) | facts | costs | {"images": len(found.images)}
-        )  # last: it says that all is there
-        shutil.rmtree(state, ignore_errors=True)
+        # last: it says that all is there
+        write_json(path, asdict(cell) | facts | costs | {"images": len(found.images)})
+
+    def _state(self, cell: Cell) -> Path:
+        """Where its unfinished training is kept."""
+        return self.folder / "states" / self.path(cell).stem
 
     def _label_bytes(self, found: ImageSet, regime: str) -> int:
         """What a student of the regime needs beside images and class numbers."""
@@ -314,10 +324,9 @@ class _Grid:
         path = (
             self.folder / "cells" / f"teacher-{fingerprint([self.facts, self.protocol.val_resize, self.shared])}.json"
         )
-        if self.rank == 0 and not path.exists():
+        if self.processes.main and not path.exists():
             size = self.settings.get("image_size") or self.test_images.shape[-1]
             shown = validation_images(self.test_images, size, self.protocol.val_resize)
             write_json(path, {"top1": evaluate_top1(self.teacher, shown, self.test_labels, self.device, size=size)})
-        if self.accelerator:
-            self.accelerator.wait_for_everyone()
+        self.processes.wait()
         return read_json(path)["top1"]

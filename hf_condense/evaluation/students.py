@@ -26,7 +26,7 @@ from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.staged import stage_rows
 from hf_condense.labels.replay import LabelStore, as_logits
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.labels.views import slices, view_batches
+from hf_condense.labels.views import batch_sizes, part_size, slices, view_batches
 from hf_condense.memory import peak_bytes, reset_peak
 from hf_condense.models.loading import load_untrained
 from hf_condense.models.training import Batch, FitRecipe, FitResult, fit, predict
@@ -82,7 +82,7 @@ def train_student(
     flip: bool = True,
     precision: str = "fp32",
     accelerator=None,
-    progress: Progress | None = None,
+    title: str | None = None,
     state_folder: Path | None = None,
     stages: Tensor | None = None,
     rates: Sequence[float] | None = None,
@@ -103,6 +103,7 @@ def train_student(
         image_size: side that the student sees; that of `images` where not said.
         mean, std: of the dataset in unit pixels, one for each channel or one for all.
         flip: whether the protocol's horizontal flips make sense for these classes.
+        title: by which the progress of its epochs is shown; by default it is not.
         state_folder: where an unfinished training is kept, to go on from.
         stages: int64 [N] the stage in which each image was made, for a training in stages (`evaluation.staged`).
         rates: learning rates learned with the set, one a stage; used where the protocol takes them.
@@ -142,11 +143,12 @@ def train_student(
             row["looking"] = time.perf_counter() - began
 
     reset_peak(device)
-    result = fit_student(
-        model, images, labels, regime, protocol, recipe, size=size, key=key, device=device, teacher=teacher, store=store,
-        like=like, mean=mean, std=std, flip=flip, stages=stages, soft=soft, whitening=whitening,
-        accelerator=accelerator, on_epoch=look, progress=progress, state_folder=state_folder,
-    )  # fmt: skip
+    with Progress(title or name, recipe.epochs, show=title is not None, part=True) as progress:
+        result = fit_student(
+            model, images, labels, regime, protocol, recipe, size=size, key=key, device=device, teacher=teacher,
+            store=store, like=like, mean=mean, std=std, flip=flip, stages=stages, soft=soft, whitening=whitening,
+            accelerator=accelerator, on_epoch=look, progress=progress, state_folder=state_folder,
+        )  # fmt: skip
     online = predicted = predictions(result.model)
     if result.ema_model is not None:
         predicted = predictions(result.ema_model)
@@ -264,14 +266,21 @@ def student_batches(
     size, limit = protocol.batch_size(like), protocol.duration(like)[1]
     if limit is None and like < len(images):
         limit = -(-like // size)
-    part = -(-size // protocol.accumulation)
+    part = part_size(size, protocol.accumulation)
     if per_image:
         soft = soft.to(device).float()
     elif regime == "stored":
         if store is None:
             raise ConfigError("regime", "stored", "a label store", "run the relabel stage first")
-        stop = limit and limit * -(-size // part)  # a store may hold longer epochs than the training has
-        return lambda epoch: islice(store.replay(epoch % store.epochs, images, labels, part, device, teacher), stop)
+        whole = size if store.batch_size % size == 0 else part
+
+        def stored(epoch: int) -> Iterator[Batch]:
+            found = store.replay(epoch % store.epochs, images, labels, whole, device, teacher)
+            # a store may hold longer epochs than the training has
+            for batch in islice(found, limit and limit * -(-size // whole)):
+                yield from slices(batch, part)
+
+        return stored
     if regime == "online":
         if teacher is None:
             raise ConfigError("regime", "online", "a teacher", "give one, or choose the regime hard")
@@ -289,7 +298,7 @@ def student_batches(
                 batch.images = siamese_pixels(batch.images, siamese, name, space)
                 batch = _mixed(batch, views, policy, name / "mix")
             if regime == "online":
-                batch.soft = teacher.logits(batch.images)
+                batch.soft = teacher.logits(batch.images, batch_sizes(len(rows), part))
                 yield from slices(batch, part)
             elif per_image:
                 batch.soft = _image_labels(soft.index_select(0, rows.to(device)), batch)

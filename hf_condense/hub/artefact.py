@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
+import logging
 import os
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,19 @@ from datasets import Array3D, ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from torch import Tensor
 
+from hf_condense.data.faults import image_faults
 from hf_condense.errors import ArtefactError
 from hf_condense.files import atomic_path, canonical_json, sha256_file
 from hf_condense.hub.card import card_facts, render_card
+from hf_condense.hub.hashes import content_hash, pixels_hash
 from hf_condense.hub.preview import image_grid
+from hf_condense.hub.record import CONDENSATION
+from hf_condense.records.base import read_record, record_text
+from hf_condense.records.labels import StoreManifest
+from hf_condense.records.sets import FORMAT, Condensation
+from hf_condense.text import encodable
 
-FORMAT = 1
-CONDENSATION = "condensation.json"
+log = logging.getLogger(__name__)
 DATA, SOFT_LABELS, TENSORS = "data", "soft_labels", "tensors"
 SHARD_BYTES = 500_000_000  # of raw pixels: a Parquet file stays far below what the Hub's viewer reads at once
 
@@ -62,6 +69,7 @@ class Artefact:
     preview_rows: list[int] | None = None
 
     def __post_init__(self) -> None:
+        self.class_names = [encodable(name) for name in self.class_names]  # no file holds a lone surrogate
         n, shape = len(self.images), tuple(self.images.shape)
         _require(self.images.dtype == torch.uint8, "images", self.images.dtype, "uint8")
         _require(n > 0 and len(shape) == 4 and shape[1] in (1, 3), "images", shape, "[N, 1 or 3, H, W], N above 0")
@@ -72,6 +80,8 @@ class Artefact:
             wanted = (n, len(self.class_names))
             _require(tuple(self.soft_labels.shape) == wanted, "soft_labels", tuple(self.soft_labels.shape), wanted)
             _require(self.soft_labels.dtype == torch.float16, "soft_labels", self.soft_labels.dtype, "float16")
+            finite = bool(self.soft_labels.isfinite().all())
+            _require(finite, "soft_labels", "infinite or no numbers", "finite numbers")
             _require(self.soft_label_kind is not None, "soft_label_kind", None, "kind, temperature and ensemble")
         if self.stages is not None:
             _require(tuple(self.stages.shape) == (n,), "stages", tuple(self.stages.shape), f"[{n}]")
@@ -81,34 +91,6 @@ class Artefact:
             _require(
                 Path(self.store_folder).is_dir(), "store_folder", str(self.store_folder), "a label store's folder"
             )
-
-
-def content_hash(
-    images: Tensor,
-    labels: Tensor,
-    soft_labels: Tensor | None = None,
-    *,
-    stages: Tensor | None = None,
-    float_images: Tensor | None = None,
-) -> str:
-    """sha256 over decoded pixels, labels and soft labels in row order, each with its name, type and shape.
-
-    File bytes depend on library versions, decoded values do not: equal hashes mean equal training data.
-    """
-    parts = {
-        "images": (images, torch.uint8),
-        "labels": (labels, torch.int64),
-        "soft_labels": (soft_labels, torch.float16),
-        "stages": (stages, torch.int64),
-        "float_images": (float_images, torch.float32),
-    }
-    digest = hashlib.sha256()
-    for name, (tensor, dtype) in parts.items():
-        if tensor is not None:
-            array = tensor.detach().to("cpu", dtype).contiguous().numpy()
-            digest.update(f"{name} {array.dtype.str} {list(array.shape)}\n".encode())
-            digest.update(array)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def write_artefact(folder: Path | str, artefact: Artefact) -> dict[str, Any]:
@@ -121,6 +103,9 @@ def write_artefact(folder: Path | str, artefact: Artefact) -> dict[str, Any]:
         ArtefactError: the disk is full or the place cannot be written to; what was there before is untouched.
     """
     content = complete_content(artefact)
+    faults = image_faults(artefact.images)
+    for fault in faults:
+        log.warning("%s: look at preview.png in %s", fault, folder)
     with atomic_path(folder) as root:
         root.mkdir()
         _write_data(root / DATA, artefact)
@@ -141,11 +126,9 @@ def write_artefact(folder: Path | str, artefact: Artefact) -> dict[str, Any]:
             for path in sorted(root.rglob("*"))
             if path.is_file()
         }
-        record = {**artefact.record, "files": files}
-        text = json.dumps(
-            json.loads(canonical_json({"content": content, "record": record})), indent=2, ensure_ascii=False
-        )
-        (root / CONDENSATION).write_text(text + "\n", encoding="utf-8")
+        record = {**artefact.record, **({"image_faults": faults} if faults else {}), "files": files}
+        text = record_text(Condensation, {"content": content, "record": record}, root / CONDENSATION)
+        (root / CONDENSATION).write_text(text, encoding="utf-8")
         (root / "README.md").write_text(render_card(card_facts(content, record)), encoding="utf-8")
     return content
 
@@ -154,6 +137,10 @@ def complete_content(artefact: Artefact) -> dict[str, Any]:
     """`content` with what only the finished set can tell."""
     n, channels, height, width = artefact.images.shape
     counts = torch.bincount(artefact.labels.cpu(), minlength=len(artefact.class_names))
+    pixels = pixels_hash(
+        artefact.images, artefact.labels, artefact.soft_labels, stages=artefact.stages,
+        float_images=artefact.float_images,
+    )  # fmt: skip
     content = {
         "format": FORMAT,
         **artefact.content,
@@ -162,10 +149,7 @@ def complete_content(artefact: Artefact) -> dict[str, Any]:
             "count": n, "channels": channels, "height": height, "width": width, "classes": len(artefact.class_names),
             "per_class": [int(counts.min()), int(counts.max())],
         },
-        "content_hash": content_hash(
-            artefact.images, artefact.labels, artefact.soft_labels,
-            stages=artefact.stages, float_images=artefact.float_images,
-        ),
+        "pixels_hash": pixels,
     }  # fmt: skip
     if artefact.soft_labels is not None:
         content["soft_label"] = {
@@ -173,7 +157,14 @@ def complete_content(artefact: Artefact) -> dict[str, Any]:
             "dtype": "float16",
             "bytes": 2 * artefact.soft_labels.numel(),
         }
-    return json.loads(canonical_json(content))
+    content = json.loads(canonical_json(content))
+    return {**content, "content_hash": content_hash(content, pixels, store_manifest(artefact.store_folder))}
+
+
+def store_manifest(folder: Path | None) -> dict[str, Any] | None:
+    """manifest.json of a label store's folder; None where there is none. Raises ArtefactError where it is damaged."""
+    path = None if folder is None else folder / "manifest.json"
+    return None if path is None or not path.exists() else read_record(path, StoreManifest)
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -184,20 +175,39 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode_png(data: bytes, channels: int) -> np.ndarray:
-    """uint8 [C, H, W] of a PNG written by `encode_png`."""
-    with PILImage.open(io.BytesIO(data)) as image:
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+def decode_png(data: bytes, channels: int, height: int | None = None, width: int | None = None) -> np.ndarray:
+    """uint8 [C, H, W] of a PNG written by `encode_png`.
+
+    Args:
+        height, width: what the image must be; its header is read before its pixels take any memory.
+
+    Raises:
+        ValueError: it is of another size or format.
+    """
+    mode = "L" if channels == 1 else "RGB"
+    with PILImage.open(io.BytesIO(data), formats=["PNG"]) as image:
+        wanted = (width or image.width, height or image.height)
+        if image.size != wanted or image.mode != mode:
+            raise ValueError(
+                f"{image.mode} of {image.width} x {image.height}, not {mode} of {wanted[0]} x {wanted[1]}"
+            )
+        pixels = np.asarray(image)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def data_features(class_names: Sequence[str], soft: bool, staged: bool) -> Features:
+    """Columns of the default config: image and label, the soft label and the PDD stage where there are such."""
+    features = Features({"image": Image(), "label": ClassLabel(names=list(class_names))})
+    if soft:
+        features["soft_label"] = List(Value("float16"), length=len(class_names))
+    if staged:
+        features["pdd_stage"] = Value("int32")
+    return features
 
 
 def _write_data(folder: Path, artefact: Artefact) -> None:
     folder.mkdir()
-    features = Features({"image": Image(), "label": ClassLabel(names=list(artefact.class_names))})
-    if artefact.soft_labels is not None:
-        features["soft_label"] = List(Value("float16"), length=len(artefact.class_names))
-    if artefact.stages is not None:
-        features["pdd_stage"] = Value("int32")
+    features = data_features(artefact.class_names, artefact.soft_labels is not None, artefact.stages is not None)
     images = artefact.images.cpu().numpy()
     shards = -(-images.nbytes // SHARD_BYTES)
     for i, rows in enumerate(np.array_split(np.arange(len(images)), shards)):

@@ -11,6 +11,7 @@ import yaml
 
 from hf_condense.data.licenses import license_keys
 from hf_condense.data.names import KNOWN, canonical_name
+from hf_condense.text import block, markdown
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**7, "1M<n<10M"))
 PLACE = "path/to/this/folder"  # in the examples, until the repository has a name
@@ -132,21 +133,28 @@ def render_card(facts: CardFacts) -> str:
     """README.md of the dataset repository."""
     import jinja2
 
-    # no autoescape: the card is Markdown, and what goes in comes from our own provenance
+    # no autoescape, which is for HTML: what others wrote goes in as text, by `markdown` and `block`
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"size": readable_bytes, "seconds": readable_seconds}
+    environment.filters |= {"size": readable_bytes, "seconds": readable_seconds, "block": block}
     template = environment.from_string(
         (resources.files("hf_condense.hub") / "card.md.jinja").read_text(encoding="utf-8")
     )
-    content = facts.content
+    content, record = markdown(facts.content), markdown(facts.record)
     text = template.render(
-        f=facts, title=title(content), method=content["method"], source=content["source"], images=content["images"],
-        labels=content["labels"], soft=content.get("soft_label"), training=content["training"], record=facts.record,
-        source_link=hub_dataset(content["source"]["id"]), per_class=per_class(content["images"]),
-        place=facts.repo_id or PLACE, caps=caps(content),
+        f=facts, title=markdown(title(facts.content)), method=content["method"], source=content["source"],
+        images=content["images"], models=content["models"], labels=content["labels"], soft=content.get("soft_label"),
+        training=content["training"], record=record, source_link=hub_dataset(facts.content["source"]["id"]),
+        per_class=per_class(content["images"]), place=markdown(facts.repo_id or PLACE), caps=markdown(caps(facts.content)),
+        paper=web_address(facts.content["method"]["paper"]), citation=facts.content["method"].get("citation", ""),
+        scores_table=facts.record.get("scores_table", ""),
     )  # fmt: skip
     head = yaml.safe_dump(facts.header, sort_keys=False, allow_unicode=True, width=1000)
     return f"---\n{head}---\n\n{text.strip()}\n"
+
+
+def web_address(text: str) -> str | None:
+    """The text where it is an address of the web and nothing else."""
+    return text if re.fullmatch(r"https?://[\w./%~:@?=&#+-]+", text) else None
 
 
 def readable_bytes(count: float) -> str:

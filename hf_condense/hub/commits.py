@@ -90,7 +90,7 @@ def commit(
 
     Args: see `compare`; `create_pr` opens a pull request instead of changing the branch.
 
-    Raises: what the Hub's client raises (`refusals.told_clearly`).
+    Raises: what the Hub's client raises (`refusals.clear_hub_errors`).
     """
     for attempt in range(1, ATTEMPTS + 1):
         planned = compare(api, repo_id, kind, files, revision, owned)

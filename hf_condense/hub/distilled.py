@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -21,21 +18,27 @@ from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.formation import decode_set
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.evaluation.trainer_loss import soft_label_loss
-from hf_condense.hub.artefact import DATA, SOFT_LABELS, TENSORS, content_hash, decode_png
+from hf_condense.hub.artefact import SOFT_LABELS, store_manifest
 from hf_condense.hub.card import title
+from hf_condense.hub.hashes import content_hash, pixels_hash
 from hf_condense.hub.place import locate
 from hf_condense.hub.push import Pushed, push
 from hf_condense.hub.record import NEXT, read_record
+from hf_condense.hub.tables import read_tables
 from hf_condense.hub.teachers import check_teacher, need_image_model
 from hf_condense.hub.training import RecordedTraining, TrainingStage
 from hf_condense.labels.store import LabelStore
 from hf_condense.models.training import Batch
+from hf_condense.text import printable
 
 if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
     from hf_condense.evaluation.protocol import Protocol
     from hf_condense.labels.teacher import Ensemble
     from hf_condense.models.image_model import ImageModel
+
+UNCOVERED = ("training block", "label store", "class names", "networks")  # by the hash of sets of format 1
+log = logging.getLogger(__name__)
 
 
 @dataclass(repr=False)  # the record alone is pages
@@ -63,6 +66,7 @@ class DistilledDataset:
     content: dict[str, Any]
     record: dict[str, Any]
     _table: pa.Table
+    _manifest: dict[str, Any] | None = None
 
     @classmethod
     def load(cls, folder_or_id: str | Path, revision: str | None = None) -> DistilledDataset:
@@ -72,6 +76,9 @@ class DistilledDataset:
             ArtefactError: nothing is there, a file is missing or damaged, or the data are not what was published.
         """
         data = cls.read(locate(folder_or_id, revision))
+        if data.content["labels"].get("store") is not None and data._manifest is None:
+            place = str(data.folder / SOFT_LABELS)
+            raise ArtefactError(place, "missing", "the stored labels of the set", "fetch the dataset again")
         recorded = data.content.get("content_hash")
         if data.content_hash != recorded:
             raise ArtefactError(
@@ -82,6 +89,11 @@ class DistilledDataset:
             raise ArtefactError(
                 f"class names of {folder_or_id}", data.class_names[:5], f"{data.content['class_names'][:5]} ...",
                 "fetch it again; the class order was changed after publishing",
+            )  # fmt: skip
+        if data.uncovered:
+            log.warning(
+                "%s is of format 1: its hash covers images, labels and soft labels, but not %s", folder_or_id,
+                ", ".join(data.uncovered),
             )  # fmt: skip
         return data
 
@@ -94,36 +106,33 @@ class DistilledDataset:
         """
         both = read_record(folder)
         try:
-            return cls._of_files(folder, both)
+            tables = read_tables(folder, both["content"])
+            manifest = store_manifest(folder / SOFT_LABELS)
         # what pyarrow, `datasets` and NumPy raise on tables of another make
-        except (pa.ArrowException, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (pa.ArrowException, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ArtefactError(str(folder), reason, "tables as hf-condense writes them", NEXT) from error
-
-    @classmethod
-    def _of_files(cls, folder: Path, both: dict[str, dict[str, Any]]) -> DistilledDataset:
-        table = read_parquet(folder / DATA)
-        features = Dataset(table).features
-        channels, k = both["content"]["images"]["channels"], len(features["label"].names)
-        return cls(
-            folder=folder,
-            images=_decode_images(table, channels, folder),
-            labels=torch.tensor(table["label"].to_numpy()),
-            soft_labels=_flat(table, "soft_label", (-1, k)),
-            stages=torch.tensor(table["pdd_stage"].to_numpy()).long() if "pdd_stage" in table.column_names else None,
-            float_images=_read_tensors(folder / TENSORS),
-            class_names=list(features["label"].names),
-            content=both["content"],
-            record=both["record"],
-            _table=table,
-        )
+        table = tables.__dict__.pop("table")
+        return cls(folder=folder, **both, **vars(tables), _table=table, _manifest=manifest)
 
     @property
     def content_hash(self) -> str:
-        """The hash of what was read (not the recorded one)."""
-        return content_hash(
+        """The hash of what was read (not the recorded one): of all that a student needs, of format 1 `pixels_hash`."""
+        if self.content["format"] == 1:
+            return self.pixels_hash
+        return content_hash(self.content, self.pixels_hash, self._manifest)
+
+    @property
+    def pixels_hash(self) -> str:
+        """The hash of images, labels and soft labels as they were read."""
+        return pixels_hash(
             self.images, self.labels, self.soft_labels, stages=self.stages, float_images=self.float_images
         )
+
+    @property
+    def uncovered(self) -> tuple[str, ...]:
+        """What its hash says nothing about, though students need it."""
+        return UNCOVERED if self.content["format"] == 1 else ()
 
     @cached_property
     def store(self) -> LabelStore | None:
@@ -245,7 +254,7 @@ class DistilledDataset:
             ArtefactError: `soft` where the set carries no soft labels.
         """
         images, labels = decode_set(self.images, self.labels, self.formation_factor)
-        return TorchDataset(images, self._probabilities() if soft else labels, transform)
+        return TorchDataset(images, self.probabilities() if soft else labels, transform)
 
     def for_trainer(
         self,
@@ -270,7 +279,7 @@ class DistilledDataset:
             ArtefactError: the set carries no soft labels.
             ConfigError: an unknown loss.
         """
-        soft = self._probabilities()
+        soft = self.probabilities()
         labels = torch.cat([soft, self.labels[:, None].float()], 1)
         chosen = self.training.protocol if loss == "recorded" else loss
         return {
@@ -278,8 +287,12 @@ class DistilledDataset:
             "compute_loss_func": soft_label_loss(chosen, **values),
         }
 
-    def _probabilities(self) -> Tensor:
-        """Soft labels float32 [N, K], a row an image, each of which adds up to one."""
+    def probabilities(self) -> Tensor:
+        """Soft labels float32 [N, K], a row an image, each of which adds up to one.
+
+        Raises:
+            ArtefactError: the set carries none, or they do not belong to the images that students see.
+        """
         if self.soft_labels is None:
             raise ArtefactError("soft", True, "False: this set has no soft labels", "train with class numbers")
         if self.formation_factor > 1:
@@ -308,10 +321,6 @@ class DistilledDataset:
         if self.store is not None:
             return self.store
         have = self.content["labels"]["regimes"]
-        if "stored" in have:
-            raise ArtefactError(
-                str(self.folder / SOFT_LABELS), "missing", "the stored labels of the set", "fetch the dataset again"
-            )
         raise ArtefactError("regime", "stored", f"what was published: {', '.join(have)}", "use another regime")
 
     def _need_teacher(self, regime: str, teacher: Ensemble | None) -> None:
@@ -331,7 +340,7 @@ class DistilledDataset:
 
     def __repr__(self) -> str:
         regimes = ", ".join(self.content["labels"]["regimes"])
-        return f"DistilledDataset({title(self.content)}, labels {regimes}, {str(self.folder)!r})"
+        return printable(f"DistilledDataset({title(self.content)}, labels {regimes}, {str(self.folder)!r})")
 
 
 class TorchDataset(torch.utils.data.Dataset):
@@ -346,43 +355,3 @@ class TorchDataset(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         pixels = self.images[i].float() / 255 if self.images.dtype == torch.uint8 else self.images[i]
         return {"pixel_values": self.transform(pixels) if self.transform else pixels, "labels": self.labels[i]}
-
-
-def read_parquet(folder: Path) -> pa.Table:
-    """All Parquet files of a folder in the order of their names. Raises ArtefactError when one is missing or damaged."""
-    files = sorted(folder.glob("*.parquet"))
-    named = re.search(r"-of-(\d+)$", files[0].stem) if files else None
-    if named is None or len(files) != int(named[1]):
-        found, expected = [file.name for file in files[:3]], int(named[1]) if named else "one or more"
-        allowed = f"{expected} Parquet files called <name>-<number>-of-<count>"
-        raise ArtefactError(str(folder), found, allowed, "fetch the dataset again")
-    try:
-        return pa.concat_tables([pq.read_table(file) for file in files])
-    except (pa.ArrowException, OSError) as error:
-        raise ArtefactError(str(folder), str(error), "whole Parquet files", "fetch the dataset again") from None
-
-
-def _decode_images(table: pa.Table, channels: int, folder: Path) -> Tensor:
-    encoded = table["image"].to_pylist()
-
-    def decode(row: int) -> np.ndarray:
-        try:
-            return decode_png(encoded[row]["bytes"], channels)
-        except Exception as error:  # decoders raise whatever they like on damaged bytes
-            raise ArtefactError(f"{folder} row {row} image", str(error), "a whole PNG", "fetch it again") from None
-
-    with ThreadPoolExecutor() as threads:
-        return torch.from_numpy(np.stack(list(threads.map(decode, range(len(encoded))))))
-
-
-def _flat(table: pa.Table, column: str, shape: tuple[int, ...]) -> Tensor | None:
-    if column not in table.column_names:
-        return None
-    # through Arrow: a row at a time costs 0.25 us an element
-    return torch.from_numpy(table[column].combine_chunks().flatten().to_numpy().reshape(shape).copy())
-
-
-def _read_tensors(folder: Path) -> Tensor | None:
-    if not folder.is_dir():
-        return None
-    return torch.from_numpy(np.stack(Dataset(read_parquet(folder)).with_format("numpy")["tensor"][:]))

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hf_condense.files import read_json
+from hf_condense.files import check_inside, read_json
 from hf_condense.hub.card import hub_dataset
 from hf_condense.hub.commits import Commit
 from hf_condense.hub.visibility import Target
 from hf_condense.models.card import environment, licensed
 from hf_condense.models.experts import ExpertBuffer
+from hf_condense.text import markdown
 
 
 def push_experts(
@@ -38,11 +39,13 @@ def push_experts(
     """
     folder = Path(folder)
     buffer = ExpertBuffer.open(folder, verify=True)
-    files: dict[str, Path | bytes] = {path.name: path for path in sorted(folder.glob("expert-*.safetensors"))}
+    files: dict[str, Path | bytes] = {
+        path.name: check_inside(folder, path) for path in sorted(folder.glob("expert-*.safetensors"))
+    }
     files["manifest.json"] = json.dumps(read_json(folder / "manifest.json"), indent=2).encode()
     card = environment().get_template("experts.md.jinja").render(
-        licensed=licensed(source.get("license")), dataset=hub_dataset(source["id"]) or "", source=source["id"],
-        buffer=buffer, recipe=buffer.manifest["recipe"], repo_id=repo_id,
+        licensed=licensed(source.get("license")), dataset=hub_dataset(source["id"]) or "", source=markdown(source["id"]),
+        buffer=buffer, recipe=markdown(buffer.manifest["recipe"]), repo_id=repo_id,
     )  # fmt: skip
     files["README.md"] = card.encode()
     target = Target.of_source(source, private, public, dry_run)

@@ -7,12 +7,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from hf_condense.data.faults import image_faults
 from hf_condense.hub.artefact import DATA, SOFT_LABELS, TENSORS
 from hf_condense.hub.card import readable_bytes, title
 from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.hub.place import locate
 from hf_condense.hub.record import check_files
 from hf_condense.hub.teachers import needs_teacher
+from hf_condense.text import printable
 
 FLOAT_BYTES = 4
 
@@ -23,7 +25,7 @@ def inspect_folder(folder_or_id: str | Path, revision: str | None = None) -> dic
     Returns:
         Plain data: holds (whether all of it is as it was published), title, commit (of the Hub repository, else None),
         method, source, images, models, regimes, content_hash (recorded, found, holds), files (name -> holds | changed |
-        missing), bytes of each column and config, needed (bytes a student needs by regime).
+        missing), image_faults (sentences), bytes of each column and config, needed (bytes a student needs by regime).
 
     Raises:
         ArtefactError: it cannot be read at all, or lists files outside its folder.
@@ -47,12 +49,15 @@ def inspect_folder(folder_or_id: str | Path, revision: str | None = None) -> dic
         "method": content["method"],
         "source": content["source"],
         "images": content["images"],
+        "image_faults": image_faults(data.images),
         "models": content.get("models", []),
         "published_models": data.record.get("published_models", {}),
         "regimes": content["labels"]["regimes"],
         "soft_label": content.get("soft_label"),
         "training": content.get("training", {}),
         "content_hash": {"recorded": recorded, "found": found, "holds": recorded == found},
+        "pixels_hash": data.pixels_hash,
+        "uncovered": list(data.uncovered),
         "class_names_hold": same_classes,
         "files": files,
         "bytes": sizes,
@@ -91,6 +96,7 @@ def report(facts: dict[str, Any]) -> str:
         facts["title"],
         *[f"  place    {facts['place']} at {facts['commit']}"] * bool(facts["commit"]),
         f"  {images['count']} images, {images['classes']} classes, {images['channels']} x {images['height']} x {images['width']}",
+        *[f"  WARNING  {fault}" for fault in facts["image_faults"]],
         f"  method   {facts['method']['title']} {facts['method']['paper']}".rstrip(),
         f"  source   {source['id']}"
         + (f" @ {source['revision']}" if source.get("revision") else "")
@@ -104,10 +110,12 @@ def report(facts: dict[str, Any]) -> str:
     lines.append(f"  content  {'holds' if hash_['holds'] else 'DOES NOT HOLD'}: {hash_['found']}")
     if not hash_["holds"]:
         lines.append(f"           recorded: {hash_['recorded']}")
+    if facts["uncovered"]:
+        lines.append(f"           of format 1: it says nothing about {', '.join(facts['uncovered'])}")
     if not facts["class_names_hold"]:
         lines.append("  classes  DO NOT HOLD: names or their order differ from what was published")
     lines.append(f"  files    {len(facts['files']) - len(wrong)} of {len(facts['files'])} hold")
     lines += [f"           {state}: {name}" for name, state in wrong.items()]
     for regime, count in facts["needed"].items():
         lines.append(f"  needs    {readable_bytes(count):>10}  {regime} labels")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))  # no title or name may write lines of its own

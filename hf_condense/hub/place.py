@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_condense.errors import ArtefactError
-from hf_condense.hub.artefact import CONDENSATION
+from hf_condense.hub.record import CONDENSATION
 from hf_condense.snapshots import fetch_snapshot
 
 

@@ -11,10 +11,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from hf_condense.text import printable
+
 INK, PAPER = (38, 40, 46), (255, 255, 255)
 GAP, MARGIN = 3, 16
 MAX_CLASSES, MAX_COLUMNS = 40, 10
 SHOWN_SIDE = 64  # images below this are enlarged by a whole factor, so that pixels stay square and sharp
+LONGEST_NAME = 200  # characters of a name that are measured at all
 GRID_SIDE = 128  # images of a grid above this are shrunk: a preview should not outweigh the set
 
 
@@ -106,6 +109,10 @@ def _text_width(text: str, size: int) -> int:
 
 
 def _shorten(name: str, size: int, limit: int) -> str:
+    """The name in one line, cut to `limit` pixels."""
+    name = printable(name)
+    if len(name) > LONGEST_NAME:
+        name = name[:LONGEST_NAME] + "…"
     if _text_width(name, size) <= limit:
         return name
     while len(name) > 1 and _text_width(name + "…", size) > limit:

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_condense.errors import ArtefactError, ConfigError
-from hf_condense.files import write_json
-from hf_condense.hub.artefact import CONDENSATION, DATA, SOFT_LABELS, TENSORS
+from hf_condense.hub.artefact import DATA, SOFT_LABELS, TENSORS
 from hf_condense.hub.card import PLACE, card_facts, readable_bytes, render_card, title
 from hf_condense.hub.commits import Commit
 from hf_condense.hub.models import find_member, model_files, model_repository, unpublished
 from hf_condense.hub.place import locate
-from hf_condense.hub.record import check_files, listed_file, read_record
-from hf_condense.hub.refusals import told_clearly
+from hf_condense.hub.record import CONDENSATION, check_files, listed_file, read_record
+from hf_condense.hub.refusals import clear_hub_errors
 from hf_condense.hub.teachers import needs_teacher, refuse_lost_teachers
 from hf_condense.hub.visibility import Target
+from hf_condense.records.base import write_record
+from hf_condense.records.sets import Condensation
+from hf_condense.text import printable
 
 OWNED = (DATA, SOFT_LABELS, TENSORS)
 CARD = "README.md"
@@ -62,7 +64,7 @@ class Pushed:
             )
         if self.refused:
             lines.append(f"without --dry_run this is refused: {self.refused}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def push(
@@ -112,7 +114,7 @@ def push(
         refused = refusal
     target = Target.of_source(content["source"], private, public, dry_run)
     if "/" not in repo_id and target.api is not None:
-        with told_clearly(repo_id):
+        with clear_hub_errors(repo_id):
             repo_id = f"{target.api.whoami()['name']}/{repo_id}"
     commits = []
     if push_models:
@@ -127,7 +129,8 @@ def push(
             commits.append(done)
             sent[model["name"]] = {"id": name, "revision": done.revision, "sha256": model["sha256"]}
         if not dry_run and sent != record.get("published_models", {}):
-            write_json(folder / CONDENSATION, {"content": content, "record": {**record, "published_models": sent}})
+            named = {"content": content, "record": {**record, "published_models": sent}}
+            write_record(folder / CONDENSATION, Condensation, named)
     files = dataset_files(folder, repo_id)
     message = f"{title(content)}, {content['content_hash']}"
     commits.append(

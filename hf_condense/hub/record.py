@@ -5,44 +5,57 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hf_condense.data.augmentation import ViewPolicy
+from hf_condense.data.siamese import SiamesePolicy
 from hf_condense.errors import ArtefactError
-from hf_condense.files import read_json, sha256_file
-from hf_condense.hub.artefact import CONDENSATION, FORMAT
+from hf_condense.evaluation.protocol import Protocol
+from hf_condense.files import check_inside, sha256_file
+from hf_condense.records import base, sets
+from hf_condense.records.base import made
 
+CONDENSATION = "condensation.json"
 NEXT = "ask whoever published it; the set was changed, or another program wrote it"
-# a type, a list of one, or names with theirs; `str` as a name stands for any name
-SHAPE: dict[str, Any] = {
-    "content": {
-        "format": int,
-        "content_hash": str,
-        "class_names": [str],
-        "config": {str: {}},
-        "images": {"count": int, "classes": int, "channels": int, "height": int, "width": int, "per_class": [int]},
-        "labels": {"regimes": [str]},
-        "method": {"name": str, "title": str, "paper": str},
-        "source": {"id": str},
-    },
-    "record": {"files": {str: {"bytes": int, "sha256": str}}},
-}
+LATER = "install a newer hf-condense"
 
 
 def read_record(folder: Path) -> dict[str, dict[str, Any]]:
     """`content` and `record` of a distilled dataset.
 
     Raises:
-        ArtefactError: the file is missing or damaged, of a later format, or lacks a part that readers rely on.
+        ArtefactError: the file is missing or damaged, of a later format, or a value in it is not what may stand there.
     """
-    path = folder / CONDENSATION
-    try:
-        found = read_json(path)
-    except RecursionError:
-        raise ArtefactError(str(path), "lists in lists without end", "a record of a distilled dataset", NEXT) from None
-    _check_shape(found, SHAPE, path, "")
-    if found["content"]["format"] > FORMAT:
-        raise ArtefactError(
-            f"format of {path}", found["content"]["format"], f"up to {FORMAT}", "install a newer hf-condense"
-        )
+    path = check_inside(folder, folder / CONDENSATION)
+    found = base.read_json(path, base.LARGEST, NEXT)
+    content = found.get("content") if isinstance(found, dict) else None
+    format = content.get("format") if isinstance(content, dict) else None
+    if isinstance(format, int) and format > sets.FORMAT:  # it may have keys that are not known here
+        raise ArtefactError(f"format of {path}", format, f"up to {sets.FORMAT}", LATER)
+    base.checked(sets.Condensation, found, path, NEXT)
+    for name in found["record"]["files"]:
+        listed_file(folder, name)
+    check_training(content, path)
     return found
+
+
+def check_training(content: dict[str, Any], place: Path) -> None:
+    """Raises ArtefactError where the training block is none that this version can train by, or not for these images."""
+    facts, side = content["training"], max(content["images"]["height"], content["images"]["width"])
+    where = f"training of {place}"
+    if facts.get("recipe") is not None:
+        made(Protocol, facts["recipe"] | {"citation": ""}, f"recipe, {where}", f"{NEXT}; or {LATER}")
+    if facts.get("siamese") is not None:
+        made(SiamesePolicy, facts["siamese"], f"siamese, {where}", NEXT)
+    for policy in (facts.get("policy"), (content["labels"].get("store") or {}).get("policy")):
+        if policy is not None:
+            check_views(made(ViewPolicy, policy, f"policy, {where}", NEXT), side, where)
+
+
+def check_views(policy: ViewPolicy, side: int, place: str) -> None:
+    """Raises ArtefactError for views that are far larger than the images they are of, `side` pixels: a batch would not fit."""
+    most = 4 * side
+    for name in ("size", "pad", "roll", "roll_back", "shuffle"):
+        if getattr(policy, name) > most:
+            raise ArtefactError(f"policy.{name}, {place}", getattr(policy, name), f"up to {most} pixels", NEXT)
 
 
 def listed_file(folder: Path, name: str) -> Path:
@@ -51,13 +64,10 @@ def listed_file(folder: Path, name: str) -> Path:
     Raises:
         ArtefactError: the name, or a symbolic link, leads out of the folder.
     """
-    # in the Hub's cache the files of a snapshot are links to the repository's blobs
-    root = folder.parents[1] if folder.parent.name == "snapshots" else folder
-    plain, path = PurePosixPath(name), folder / name
-    inside = not plain.is_absolute() and ".." not in plain.parts and path.resolve().is_relative_to(root.resolve())
-    if not inside:
+    plain = PurePosixPath(name)
+    if plain.is_absolute() or ".." in plain.parts or "\x00" in name or "\\" in name:
         raise ArtefactError(f"files of {folder / CONDENSATION}", name, "files inside the folder", NEXT)
-    return path
+    return check_inside(folder, folder / name)
 
 
 def check_files(folder: Path, files: dict[str, dict]) -> dict[str, str]:
@@ -74,17 +84,3 @@ def check_files(folder: Path, files: dict[str, dict]) -> dict[str, str]:
         return "holds" if sha256_file(path) == facts["sha256"] else "changed"
 
     return {name: state(name, facts) for name, facts in files.items() if name != CONDENSATION}
-
-
-def _check_shape(found: Any, shape: Any, path: Path, name: str) -> None:
-    kind = shape if isinstance(shape, type) else type(shape)
-    if not isinstance(found, kind):
-        value = f"no {name}" if found is None else f"{name or 'all of it'} is of type {type(found).__name__}"
-        raise ArtefactError(str(path), value, f"{kind.__name__} there", NEXT)
-    if isinstance(shape, list):
-        for part in found:
-            _check_shape(part, shape[0], path, f"{name}[]")
-    elif isinstance(shape, dict):
-        for key, inner in shape.items():
-            for part in found if key is str else [key]:
-                _check_shape(found.get(part), inner, path, f"{name}.{part}".lstrip("."))

@@ -34,7 +34,7 @@ def status_of(error: BaseException) -> int | None:
 
 
 @contextmanager
-def told_clearly(repo_id: str) -> Iterator[None]:
+def clear_hub_errors(repo_id: str) -> Iterator[None]:
     """Turns what the Hub's client raises during a push into a HubError. Errors of this library pass as they are."""
     try:
         yield

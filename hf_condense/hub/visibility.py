@@ -12,7 +12,7 @@ from hf_condense.config import check
 from hf_condense.data.licenses import non_commercial
 from hf_condense.hub.card import hub_dataset
 from hf_condense.hub.commits import Commit, Files, Kind, commit, compare
-from hf_condense.hub.refusals import NoAnswer, status_of, told_clearly
+from hf_condense.hub.refusals import NoAnswer, clear_hub_errors, status_of
 
 PATIENCE = 10  # seconds that a dry run waits for the Hub
 
@@ -45,7 +45,7 @@ def restriction(source: dict[str, Any], api: HfApi) -> str | None:
 def answers(api: HfApi) -> bool:
     """Whether the Hub says anything at all."""
     try:
-        with told_clearly(api.endpoint):
+        with clear_hub_errors(api.endpoint):
             get_session().head(api.endpoint, timeout=PATIENCE)
     except NoAnswer:
         return False
@@ -82,7 +82,7 @@ class Target:
         api = HfApi()
         if dry_run and not answers(api):
             return cls(None, False if public else private, None, dry_run)
-        with told_clearly(source["id"]):
+        with clear_hub_errors(source["id"]):
             reason = None if public else restriction(source, api)
         check(
             not (reason and private is False), "private", private, f"True or nothing, because {reason}",
@@ -99,7 +99,7 @@ class Target:
             HubError: the Hub refuses, or cannot be reached; the repository then is as it was.
         """
         revision = options.get("revision")
-        with told_clearly(repo_id):
+        with clear_hub_errors(repo_id):
             if self.dry_run:
                 return compare(self.api, repo_id, kind, files, revision, options.get("owned", ()))
             self.api.create_repo(repo_id, repo_type=kind, private=self.private, exist_ok=True)

@@ -8,18 +8,20 @@ from hf_condense.config import LabelSettings
 from hf_condense.data.randomness import Key
 
 
-def store_format(settings: LabelSettings, temperature: float | None = None) -> dict[str, Any]:
+def store_format(settings: LabelSettings, temperature: float | None = None, parts: int = 1) -> dict[str, Any]:
     """The part of `settings` that makes a difference to a store, as its manifest has it.
 
     Args:
         temperature: at which students soften labels; None where their loss compares logits.
+        parts: of a batch that the teacher labels each by itself (`Protocol.label_parts`).
     """
     kind = settings.store
     found: dict[str, Any] = {"store": kind}
     if kind != "none":
         found["views"] = settings.views or ("keyed" if kind in ("packed", "virtual") else "explicit")
+        found |= {"accumulation": parts} if parts > 1 else {}
     if kind == "pruned":
-        found["prune"] = settings.prune
+        found["prune"] = settings.keep_every
     if kind == "packed":
         found |= {
             "views_per_image": settings.views_per_image, "top_k": settings.top_k, "tail_temperature": temperature,

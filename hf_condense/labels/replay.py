@@ -17,17 +17,21 @@ from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy, Views
 from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError, ConfigError
-from hf_condense.files import fingerprint, read_json, sha256_file
+from hf_condense.files import check_inside, fingerprint, regular_size, sha256_file
+from hf_condense.labels.checks import NEXT, check_columns, check_file, check_partners, column_widths
 from hf_condense.labels.columns import read_epoch, table_batches, views_digest
 from hf_condense.labels.encodings import encoding_of
 from hf_condense.labels.regeneration import Regeneration, compare_probes, probes
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.labels.views import batch_sizes, epoch_views, render, slices
+from hf_condense.labels.views import batch_sizes, epoch_views, part_size, render, slices
 from hf_condense.models.training import Batch
+from hf_condense.records.base import made, read_record
+from hf_condense.records.labels import StoreManifest
 
 log = logging.getLogger(__name__)
 FORMAT = 2
 EVENED = 3  # the format where the last two batches are evened out (`views.leaves_one`); before, the last had one image
+PARTS = 4  # as 3, and the teacher has labelled each of `accumulation` parts of a batch by itself
 TINY = 1e-8  # probability below what half precision can tell from zero
 
 
@@ -51,10 +55,14 @@ class LabelStore:
         self.folder, self.manifest, self.settings = folder, manifest, manifest["settings"]
         self.epochs, self.batch_size = self.settings["epochs"], self.settings["batch_size"]
         self.num_classes, self.rows = self.settings["classes"], self.settings["rows"]
-        self.policy, self.key = ViewPolicy(**self.settings["policy"]), Key(*self.settings["key"])
+        self.policy = made(ViewPolicy, self.settings["policy"], f"policy of {self.folder}", NEXT)
+        self.key = Key(*self.settings["key"])
         self.virtual = self.settings["store"] == "virtual"
         self.fingerprint = fingerprint(self.settings)
+        self._part = part_size(self.batch_size, self.settings.get("accumulation", 1))
         self._encoding = encoding_of(self.settings)
+        keyed = self.settings["views"] == "keyed"
+        self._widths = column_widths(self.settings, self.policy, keyed, self._encoding)
         self._opened: tuple[int, pq.ParquetFile] | None = None
         self._trusted: Ensemble | None = None
 
@@ -66,18 +74,28 @@ class LabelStore:
             ArtefactError: not a store, an unfinished one, a missing file, or labels of other images.
         """
         folder = Path(folder)
-        manifest = read_json(folder / "manifest.json")
-        if "files" not in manifest:
+        manifest = read_record(check_inside(folder, folder / "manifest.json"), StoreManifest)
+        if manifest.get("files") is None:
             raise ArtefactError(str(folder), "unfinished labels", "a finished store", "run the relabel stage again")
         settings = manifest["settings"]
         version = settings["format"], settings["view_version"]
-        if version not in ((FORMAT, VIEW_VERSION), (EVENED, VIEW_VERSION)):
-            raise ArtefactError(f"{folder}: format, view version", version, (FORMAT, VIEW_VERSION), "relabel the set")
+        if settings["format"] not in (FORMAT, EVENED, PARTS) or settings["view_version"] != VIEW_VERSION:
+            allowed = f"{FORMAT} to {PARTS}, {VIEW_VERSION}"
+            step = "install a newer hf-condense, or relabel the set"
+            raise ArtefactError(f"{folder}: format, view version", version, allowed, step)
+        parts = settings.get("accumulation", 1)
+        if (
+            not isinstance(parts, int)
+            or not 1 <= parts <= settings["batch_size"]
+            or (parts > 1) != (version[0] == PARTS)
+        ):
+            allowed = f"2 to {settings['batch_size']} in format {PARTS}, none in others"
+            raise ArtefactError(f"{folder}: accumulation", parts, allowed, "relabel the set")
         store = cls(folder, manifest)
         for number, (name, facts) in enumerate(manifest["files"].items()):
-            found = (folder / name).stat().st_size if (folder / name).exists() else "missing"
+            found = regular_size(check_inside(folder, folder / name))
             if found != facts["bytes"]:
-                raise store._damage(number, found, f"{facts['bytes']} bytes")
+                raise store._damage(number, "missing" if found is None else found, f"{facts['bytes']} bytes")
         if num_classes is not None and num_classes != store.num_classes:
             raise ArtefactError(str(folder), store.num_classes, f"labels of {num_classes} classes", "relabel the set")
         if images is not None:
@@ -127,7 +145,9 @@ class LabelStore:
             self._trust(teacher, images, labels, device)
         for rows, views, stored in self.batches(epoch):
             batch = render(images, labels, rows, views, self.policy, device)
-            batch.soft = teacher.logits(batch.images) if self.virtual else self._logits(stored, batch.images.device)
+            batch.soft = (
+                self._made_again(teacher, batch) if self.virtual else self._logits(stored, batch.images.device)
+            )
             yield from slices(batch, size)
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Views, Tensor | None]]:
@@ -139,9 +159,9 @@ class LabelStore:
         logits = self._encoding.decode(columns, self.num_classes)
         if self.settings["views"] == "explicit":
             kept = {name: value for name, value in columns.items() if name not in self._encoding.columns}
-            evened = self.settings["format"] == EVENED
+            evened = self.settings["format"] in (EVENED, PARTS)
             sizes = batch_sizes(self.rows, self.batch_size) if evened else self.batch_size
-            return table_batches(kept | {"logits": logits}, sizes)
+            return self._checked(table_batches(kept | {"logits": logits}, sizes))
         drawn = list(self._drawn(self.settings.get("kept", range(self.epochs))[epoch]))
         if views_digest(drawn) != int(columns["drawn"][0]):
             raise ArtefactError(
@@ -149,6 +169,11 @@ class LabelStore:
                 "those of the versions of numpy and hf_condense that made the store", "use these, or relabel the set",
             )  # fmt: skip
         return ((rows, views, part) for (rows, views), part in zip(drawn, logits.split([len(r) for r, _ in drawn])))
+
+    def _checked(self, batches: Iterator[tuple[Tensor, Views, Tensor]]) -> Iterator[tuple[Tensor, Views, Tensor]]:
+        for rows, views, labels in batches:
+            check_partners(views.partner, len(rows), str(self.folder))
+            yield rows, views, labels
 
     def regeneration(
         self, teacher: Ensemble, images: Tensor, labels: Tensor, device: torch.device | None = None
@@ -159,11 +184,15 @@ class LabelStore:
         def labelled(epoch: int) -> Iterator[tuple[Tensor, Views, Tensor]]:
             for rows, views in self._drawn(epoch):
                 batch = render(images, labels, rows, views, self.policy, device)
-                yield rows, views, teacher.logits(batch.images)
+                yield rows, views, self._made_again(teacher, batch)
 
         again = torch.cat([logits.cpu() for _, _, logits in probes(labelled, self.epochs)])
         kept = self._columns(0)["logits"]
         return compare_probes(kept, again[: len(kept)], self.settings["close"])
+
+    def _made_again(self, teacher: Ensemble, batch: Batch) -> Tensor:
+        """The teacher's logits of a batch, in the parts that it was labelled in."""
+        return teacher.logits(batch.images, batch_sizes(len(batch.labels), self._part))
 
     def _trust(self, teacher: Ensemble | None, images: Tensor, labels: Tensor, device: torch.device | None) -> None:
         """Compares a teacher with the labels that were kept, the first time that it comes."""
@@ -195,14 +224,24 @@ class LabelStore:
         try:
             if self._opened is None or self._opened[0] != number:
                 self._check_sum(number)
-                self._opened = number, pq.ParquetFile(self.folder / file_name(number), memory_map=True)
-            file = self._opened[1]
-            if self.settings["store"] != "packed":
-                return read_epoch(file, place)
-            rows = slice(place * self.rows, (place + 1) * self.rows)
-            return {name: value[rows] for name, value in read_epoch(file, 0).items()}
-        except (OSError, pa.ArrowInvalid) as error:
-            raise self._damage(number, str(error), "a whole Parquet file") from None
+                self._opened = number, self._open(number)
+            found = read_epoch(self._opened[1], 0 if self.settings["store"] == "packed" else place)
+        except (OSError, pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self._damage(number, str(error), "a Parquet file as hf-condense writes it") from None
+        check_columns(found, self._widths, self.settings, self.policy, str(self.folder / file_name(number)))
+        if self.settings["store"] != "packed":
+            return found
+        rows = slice(place * self.rows, (place + 1) * self.rows)
+        return {name: value[rows] for name, value in found.items()}
+
+    def _open(self, number: int) -> pq.ParquetFile:
+        """The file of that number, once its size in memory is that of the manifest."""
+        step, path = self.settings["epochs_per_file"], self.folder / file_name(number)
+        epochs, file = min(step, self.epochs - number * step), pq.ParquetFile(path, memory_map=True)
+        packed = self.settings["store"] == "packed"
+        groups, rows = (1, self.rows * epochs) if packed else (1, None) if self.virtual else (epochs, self.rows)
+        check_file(file, path, groups, rows, self._widths)
+        return file
 
     def _logits(self, stored: Tensor, device: torch.device) -> Tensor:
         """fp32 logits on the device."""

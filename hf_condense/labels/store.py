@@ -18,15 +18,18 @@ from hf_condense.data.formation import decode_set
 from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError
-from hf_condense.files import canonical_json, read_json, remove_leftovers, sha256_file, write_json
+from hf_condense.files import canonical_json, remove_leftovers, sha256_file
 from hf_condense.labels.columns import epoch_table, expected_bytes, write_epochs
 from hf_condense.labels.encodings import encoding_of
 from hf_condense.labels.formats import kept_epochs, store_format
 from hf_condense.labels.regeneration import CLOSE, probe_table, probes
-from hf_condense.labels.replay import EVENED, FORMAT, LabelStore, file_name
+from hf_condense.labels.replay import EVENED, FORMAT, PARTS, LabelStore, file_name
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.labels.views import leaves_one, view_batches
+from hf_condense.labels.views import batch_sizes, leaves_one, part_size, view_batches
+from hf_condense.processes import Processes
 from hf_condense.progress import Progress
+from hf_condense.records.base import read_record, write_record
+from hf_condense.records.labels import StoreManifest
 
 FILE_BYTES = 8 << 20  # epochs share a file up to this size: a tiny set would otherwise leave a thousand tiny files
 
@@ -56,7 +59,7 @@ def write_store(
         images: the published uint8 images [N, C, S, S]; `labels` their classes, int64 [N].
         key: names order and views (`labels.views.view_batches`), and which epochs a smaller store keeps.
         batch_size: mixing partners come from one batch, so students train in this size or a divisor of it.
-        form: what is kept (`formats.store_format`); the full store where not said.
+        form: what is kept, and in how many parts a batch is labelled (`formats.store_format`); by default the full store.
         limit: most batches an epoch.
         dtype: of logits that are stored as they are, "float16" or "float32".
         accelerator: an `accelerate.Accelerator` whose processes share the files among them.
@@ -79,8 +82,12 @@ def write_store(
         "teacher": teacher.describe(),
     }  # fmt: skip
     settings |= _extent(settings, images, batch_size, len(kept), limit)
+    parts = form.get("accumulation", 1)
+    check(1 <= parts <= settings["batch_size"], "accumulation", parts, f"up to the batch of {settings['batch_size']}")
     if leaves_one(settings["rows"], settings["batch_size"]):
         settings["format"] = EVENED
+    if parts > 1:
+        settings["format"] = PARTS
     if len(kept) < epochs:
         settings["kept"] = kept
     if virtual:
@@ -90,13 +97,14 @@ def write_store(
     teacher.to(device)
     images, labels = images.to(device), labels.to(device)
     size, encoding = settings["batch_size"], encoding_of(settings)
+    part = part_size(size, parts)
 
     number = getattr(torch, settings["dtype"])
 
     def labelled(epoch: int) -> Iterator[tuple[Tensor, Views, Tensor]]:
         finite = torch.ones((), dtype=torch.bool, device=device)
         for index, views, batch in view_batches(images, labels, policy, key, epoch, size, limit=limit):
-            logits = teacher.logits(batch.images)
+            logits = teacher.logits(batch.images, batch_sizes(len(index), part))
             finite &= logits.to(number).isfinite().all()  # read once an epoch: each look would wait for the device
             if virtual and not finite:  # a few batches are kept of these, so the end may never be reached
                 refuse(epoch)
@@ -178,22 +186,21 @@ def _write_files(
     progress: Progress | None = None,
 ) -> LabelStore:
     """Writes the files that are not there yet, and the manifest; `tables` makes those of the epochs in a file."""
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    together = accelerator.wait_for_everyone if accelerator else lambda: None
-    if rank == 0:
+    processes = Processes(accelerator)
+    if processes.main:
         _claim(folder, settings)
-    together()
+    processes.wait()
     epochs, step = settings["epochs"], settings["epochs_per_file"]
     for number, first in enumerate(range(0, epochs, step)):
         positions, path = range(first, min(first + step, epochs)), folder / file_name(number)
-        if number % world == rank and not path.exists():
+        if number % processes.world == processes.rank and not path.exists():
             write_epochs(path, tables(positions), progress, encoding_of(settings))
         elif progress:
             progress.advance(len(positions))
-    together()
-    if rank == 0:
+    processes.wait()
+    if processes.main:
         _finish(folder)
-    together()
+    processes.wait()
     return LabelStore.open(folder)
 
 
@@ -201,22 +208,23 @@ def _claim(folder: Path, settings: dict) -> None:
     """Writes the manifest of an unfinished store, or compares `settings` with the one that is there."""
     path = folder / "manifest.json"
     if not path.exists():
-        write_json(path, {"settings": settings, "record": {"torch": torch.__version__}})
+        write_record(path, StoreManifest, {"settings": settings, "record": {"torch": torch.__version__}})
         return
     remove_leftovers(folder)
-    manifest, wanted = read_json(path), json.loads(canonical_json(settings))
+    manifest, wanted = read_record(path, StoreManifest), json.loads(canonical_json(settings))
     for name, value in wanted.items():
         found = manifest["settings"].get(name)
         if found != value:
             raise ArtefactError(f"{path}: {name}", found, repr(value), "delete the folder or choose another one")
     if any(not (folder / name).exists() for name in manifest.get("files", ())):
-        write_json(path, {name: value for name, value in manifest.items() if name != "files"})  # unfinished again
+        unfinished = {name: value for name, value in manifest.items() if name != "files"}
+        write_record(path, StoreManifest, unfinished)
 
 
 def _finish(folder: Path) -> None:
     """Adds the list of files to the manifest: that is what makes a store complete."""
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_record(folder / "manifest.json", StoreManifest)
     if "files" not in manifest:
         paths = sorted(folder.glob("views-*.parquet"))
         manifest["files"] = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in paths}
-        write_json(folder / "manifest.json", manifest)
+        write_record(folder / "manifest.json", StoreManifest, manifest)

@@ -86,10 +86,20 @@ class Ensemble(nn.Module):
                 answers = [m(images) for m in self.models]
         return [a.float() for a in answers]
 
-    def logits(self, images: Tensor) -> Tensor:
-        """`forward` without gradients. Plain tensors, because a student's loss saves them for its backward pass."""
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether the logits of an image depend on the images that are given with it."""
+        return self.bn == "batch" or self.average == "normalised"
+
+    def logits(self, images: Tensor, sizes: list[int] | None = None) -> Tensor:
+        """`forward` without gradients. Plain tensors, because a student's loss saves them for its backward pass.
+
+        Args:
+            sizes: of consecutive parts of the batch that are labelled each by itself, where that makes a difference.
+        """
+        parts = images.split(sizes) if sizes and self.depends_on_batch else [images]
         with torch.no_grad():
-            return self(images)
+            return torch.cat([self(part) for part in parts]) if len(parts) > 1 else self(images)
 
     def soft_labels(self, images: Tensor, device: torch.device, batch_size: int = 256) -> Tensor:
         """Probabilities fp16 [N, K], on the CPU, of un-augmented uint8 images [N, C, S, S].

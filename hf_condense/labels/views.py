@@ -20,7 +20,10 @@ def leaves_one(images: int, batch_size: int) -> bool:
 
 
 def batch_sizes(images: int, batch_size: int) -> list[int]:
-    """Images in each batch of an epoch: the last may be short, but not of one image where the one before can help."""
+    """Images in each batch of an epoch, or in each part of a batch.
+
+    The last may be short, but not of one image where the one before can help.
+    """
     whole, left = divmod(images, batch_size)
     if leaves_one(images, batch_size):
         return [batch_size] * (whole - 1) + [batch_size - 1, 2]
@@ -96,11 +99,18 @@ def render(
     return Batch(pixels, labels.index_select(0, here).to(device, non_blocking=True), partner, lam)
 
 
+def part_size(batch_size: int, accumulation: int) -> int:
+    """Images that pass a network at once where a batch of `batch_size` is cut for gradient accumulation."""
+    return -(-batch_size // accumulation)
+
+
 def slices(batch: Batch, size: int) -> Iterator[Batch]:
-    """`batch` in parts of at most `size` images. Parts of a mixed batch have no partners: only soft labels fit them."""
+    """`batch` in parts of at most `size` images (`batch_sizes`). Those of a mixed batch have no partners: only soft
+    labels fit them."""
     if size >= len(batch.labels):
         yield batch
         return
-    soft = batch.soft.split(size) if batch.soft is not None else [None] * len(batch.labels)
-    for images, labels, part in zip(batch.images.split(size), batch.labels.split(size), soft):
+    sizes = batch_sizes(len(batch.labels), size)
+    soft = batch.soft.split(sizes) if batch.soft is not None else [None] * len(sizes)
+    for images, labels, part in zip(batch.images.split(sizes), batch.labels.split(sizes), soft):
         yield replace(batch, images=images, labels=labels, partner=None, soft=part)

@@ -57,7 +57,7 @@ def isotonic(values: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
 def inverse(log_ipc: np.ndarray, fit: np.ndarray, accuracy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where rising piecewise-linear curves reach an accuracy.
 
-    On a flat stretch the middle of the stretch is taken.
+    On a flat segment the middle of the segment is taken.
 
     Args:
         log_ipc: [k] places of the rungs; fit: [..., k] rising values there.
@@ -79,7 +79,7 @@ def inverse(log_ipc: np.ndarray, fit: np.ndarray, accuracy: np.ndarray) -> tuple
             share = np.where(high > low, (accuracy - low) / (high - low), 0.5)
         return log_ipc[right - 1] + np.clip(share, 0, 1) * (log_ipc[right] - log_ipc[right - 1])
 
-    # exactly on a rung or on a flat stretch, from its first to its last rung
+    # exactly on a rung or on a flat segment, from its first to its last rung
     on = upto > below
     first, last = log_ipc[np.clip(below, 0, k - 1)], log_ipc[np.clip(upto - 1, 0, k - 1)]
     place = np.where(on, (first + last) / 2, crossing(below))
@@ -129,7 +129,7 @@ class Ladder:
     def _bounds(self, runs: np.ndarray, shares: np.ndarray) -> np.ndarray:
         """2.5 % and 97.5 % quantiles [2, m] of the log IPC that the drawn curves reach at the drawn means.
 
-        The same as `inverse` of each, as a sum over the stretches between rungs: how much of each has been passed.
+        The same as `inverse` of each, as a sum over the segments between rungs: how much of each has been passed.
 
         Args:
             shares: [n, resamples], of each run in a drawn mean.

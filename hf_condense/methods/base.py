@@ -217,6 +217,17 @@ class Method(ABC):
         """
         need_images(context.train, context.ipc, self.real_images_each, remedy=self.fewer)
 
+    def check_network(self, network: ImageModel, image_size: int) -> None:
+        """Refuses before any work a network that the method cannot work through.
+
+        Args:
+            network: one of the base models, untrained.
+
+        Raises:
+            ModelError, ConfigError: what stands in the way is named.
+        """
+        return
+
     def statistics(self, context: Context) -> StatisticsRequest | None:
         """The statistics that `objective` needs, or None."""
         return None

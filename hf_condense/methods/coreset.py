@@ -48,7 +48,7 @@ class CoresetSettings:
     dynamics_model: str | None = setting(
         None, "forgetting, el2n, pca_tiles: network whose training is watched; the first base model where not said"
     )
-    dynamics_epochs: int = setting(20, "forgetting, el2n, pca_tiles: epochs that are watched")
+    dynamics_epochs: int = setting(20, "forgetting, el2n, pca_tiles: epochs that are watched", quick=3)
     dynamics_lr: float = setting(0.05, "learning rate of that training, constant")
     dynamics_batch: int = setting(128, "batch size of that training")
     never_learned: Literal["first", "last"] = setting(

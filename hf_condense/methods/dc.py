@@ -8,7 +8,9 @@ from typing import Any, Literal
 from hf_condense.config import check, setting
 from hf_condense.methods.base import Context
 from hf_condense.methods.matching_family import CLASSIC, DSA_FAMILIES, FamilySettings, MatchingFamily
+from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.gradient_matching import GradientMatching, Loops
+from hf_condense.objectives.twice import need_twice_differentiable
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard
 
 # images a class -> (image steps with each network, epochs of its training between them): the official table
@@ -19,7 +21,7 @@ LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: 
 class DCSettings(FamilySettings):
     """Settings of DC; defaults are those of the official script."""
 
-    iterations: int = setting(1000, "untrained networks that synthesis goes through (K)")
+    iterations: int = setting(1000, "untrained networks that synthesis goes through (K)", quick=20)
     outer_loop: int | None = setting(
         None, "image steps with each network; by IPC, as the official script, where not said"
     )
@@ -60,6 +62,9 @@ class DC(MatchingFamily):
         rows = tuple(range(len(starts.labels)))
         shard = Shard(f"{self.name}-00000", "optimise", rows, starts.labels)
         return Plan(starts.labels, (*starts.groups, (shard,)), joint=True)
+
+    def check_network(self, network: ImageModel, image_size: int) -> None:
+        need_twice_differentiable(network, image_size)
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         return self.free_pixels(self.settings.iterations * self.settings.loops(spec.ipc)[0])

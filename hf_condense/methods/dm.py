@@ -20,7 +20,7 @@ class DMSettings(FamilySettings):
     `cluster_every`-th step whole: at 6,000 images a class and the defaults, 3.3 times the real images of random batches.
     """
 
-    iterations: int = setting(20000, "optimiser steps, each with an untrained network of its own")
+    iterations: int = setting(20000, "optimiser steps, each with an untrained network of its own", quick=20)
     classes_per_shard: int | None = setting(
         5, "classes that go through a network together, a shard; processes take shards in turn; all where it says none"
     )

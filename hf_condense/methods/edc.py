@@ -23,12 +23,12 @@ from hf_condense.selection.real import random_real
 class EDCSettings(MatchingSettings):
     """Settings of the synthesis; names follow section 3 of the paper, defaults are its ImageNet-1k values."""
 
-    iterations: int = setting(2000, "optimiser steps per shard (T)")
+    iterations: int = setting(2000, "optimiser steps per shard (T)", quick=20)
     lr: float = setting(0.05, "Adam's learning rate, in units of the dataset's standard deviation")
     shard_size: int | None = setting(100, "images optimised together; all of them where it says none")
     init: Literal["real", "rded", "noise"] = setting("real", "first images: whole real ones, RDED crops, or noise")
     rded_factor: int = setting(1, "RDED: tiles per side of an image")
-    rded_candidates: int = setting(300, "RDED: real images looked at per class")
+    rded_candidates: int = setting(300, "RDED: real images looked at per class", quick=20)
     rded_crops: int = setting(5, "RDED: crops looked at per real image")
     statistics_mode: Literal["exact", "official"] = setting(
         "exact", "targets: exact moments, or the script's averages"

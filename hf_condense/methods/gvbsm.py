@@ -29,7 +29,7 @@ PROTOCOLS = {
 class GVBSMSettings:
     """Settings of the synthesis; defaults are those of the authors' ImageNet-1k script."""
 
-    iterations: int = setting(4000, "optimiser steps per shard")
+    iterations: int = setting(4000, "optimiser steps per shard", quick=20)
     lr: float = setting(0.1, "Adam's learning rate, in units of the dataset's standard deviation")
     shard_size: int = setting(80, "images optimised together: the batch whose statistics are matched")
     id_chunks: int = setting(1, "parts into which the images of a class are cut; a part of all classes, then the next")

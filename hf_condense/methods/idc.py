@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from hf_condense.data.siamese import SiamesePolicy
 from hf_condense.methods.base import Context, Method
 from hf_condense.objectives.formation_matching import FormationMatching
 from hf_condense.objectives.real_training import RealLoop, RealTraining
+from hf_condense.objectives.twice import need_twice_differentiable
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start
 from hf_condense.selection.centres import medoids
 from hf_condense.selection.features import features_of
@@ -23,6 +24,9 @@ from hf_condense.selection.real import need_images, random_rows
 from hf_condense.selection.realism import tile
 from hf_condense.selection.sampler import CentresSampler, RandomSampler, Sampler, SamplerSettings
 
+if TYPE_CHECKING:
+    from hf_condense.models.image_model import ImageModel
+
 DATASETS = ("mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "tiny-imagenet", "imagenet-10")  # of the papers
 
 
@@ -30,8 +34,10 @@ DATASETS = ("mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "tiny-image
 class IDCSettings(SamplerSettings):
     """Settings of IDC; defaults are those of the official script for CIFAR."""
 
-    iterations: int = setting(2000, "outer iterations")
-    inner_steps: int = setting(100, "image steps of an outer iteration; pixels are put back into [0, 1] after it")
+    iterations: int = setting(2000, "outer iterations", quick=20)
+    inner_steps: int = setting(
+        100, "image steps of an outer iteration; pixels are put back into [0, 1] after it", quick=5
+    )
     fix_iter: int = setting(1, "outer iterations with each network")
     lr: float = setting(5e-3, "SGD's learning rate of unit pixels, for 10 images a class of --lr_side pixels")
     lr_side: int = setting(32, "side of images for which --lr is meant; the rate grows with the square of the side")
@@ -112,6 +118,9 @@ class IDC(Method):
             rows = random_rows(train, (c,) * count, key)
         images = centre(train.images(rows), size)
         return Start(tile(images, len(shard.labels), s.formation_factor, size), rows[: len(shard.labels)])
+
+    def check_network(self, network: ImageModel, image_size: int) -> None:
+        need_twice_differentiable(network, image_size)
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         """The official script steps after each class, and momentum goes on moving the others meanwhile.

@@ -11,27 +11,31 @@ from hf_condense.methods.base import Context, Method
 from hf_condense.methods.matching_family import DSA_FAMILIES
 from hf_condense.models.experts import ExpertBuffer, ExpertRecipe, train_experts
 from hf_condense.models.flat import FlatNetwork
-from hf_condense.objectives.trajectory import Stretches, TrajectoryMatching
+from hf_condense.objectives.trajectory import TrajectoryMatching, TrajectorySegments
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start
 from hf_condense.selection.real import random_real
 
 if TYPE_CHECKING:
     from hf_condense.plan import Synthetic
+from hf_condense.models.image_model import ImageModel
+from hf_condense.objectives.twice import need_twice_differentiable
 
 
 @dataclass(frozen=True)
 class MTTSettings:
     """Settings of MTT; defaults are those of the official script, where it has some that fit all datasets."""
 
-    iterations: int = setting(5000, "image steps")
+    iterations: int = setting(5000, "image steps", quick=20)
     lr: float = setting(1000.0, "SGD's learning rate of the images, in units of the space in which networks see them")
     momentum: float = setting(0.5, "SGD's momentum of images and learning rate")
     lr_lr: float = setting(1e-5, "SGD's learning rate of the student's learning rate")
     student_lr: float = setting(0.01, "first value of the student's learning rate, which is learned with the images")
     student_steps: int = setting(20, "steps of a student in each image step (N)")
     student_batch: int | None = setting(None, "images in one of them; all (of one stage) where not said")
-    span: int = setting(2, "epochs of an expert that a student should cover (M)")
-    first_epochs: int = setting(20, "experts' epochs in which a student starts: one of the first so many (T+)")
+    span: int = setting(2, "epochs of an expert that a student should cover (M)", quick=2)
+    first_epochs: int = setting(
+        20, "experts' epochs in which a student starts: one of the first so many (T+)", quick=3
+    )
     pairs: int = setting(1, "students in each image step; processes share them")
     gradient: Literal["adjoint", "unroll", "tesla", "tesla_official"] = setting(
         "adjoint", "of the way through the student's steps: adjoint (exact, memory of one step), unroll (the same, memory "
@@ -42,8 +46,8 @@ class MTTSettings:
     families: tuple[str, ...] = setting(
         DSA_FAMILIES, "augmentation of experts and students, one for each batch; flip only where it is allowed"
     )
-    experts: int = setting(100, "networks trained on the real images")
-    expert_epochs: int | None = setting(None, "epochs of each; as many as are matched where not said")
+    experts: int = setting(100, "networks trained on the real images", quick=2)
+    expert_epochs: int | None = setting(None, "epochs of each; as many as are matched where not said", quick=4)
     expert_lr: float = setting(0.01, "learning rate of experts: plain SGD")
     expert_batch: int = setting(256, "batch size of experts")
     expert_dtype: Literal["float32", "float16"] = setting("float32", "numbers in which their weights are kept")
@@ -111,6 +115,10 @@ class MTT(Method):
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         return Start(*random_real(context.train, shard.labels, context.image_size, context.key / shard.id))
 
+    def check_network(self, network: ImageModel, image_size: int) -> None:
+        FlatNetwork(network)  # refuses networks that remember statistics
+        need_twice_differentiable(network, image_size)
+
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         s = self.settings
         return Recipe(
@@ -127,12 +135,12 @@ class MTT(Method):
 
     def objective(self, context: Context, ready: ExpertBuffer | None = None) -> TrajectoryMatching:
         s, families = self.settings, self._families(context)
-        stretches = Stretches(
+        segments = TrajectorySegments(
             s.first_epochs, s.span, s.student_steps, self._batch(context.num_classes, context.ipc), s.pairs, s.gradient
         )
         network = context.fresh.numbered(0, context.key / "experts")  # any of them: its weights are never read
         return TrajectoryMatching(
-            FlatNetwork(network.eval()), ready, stretches, s.student_lr,
+            FlatNetwork(network.eval()), ready, segments, s.student_lr,
             SiamesePolicy(families, family_per="call") if families else None, s.assign_labels,
         )  # fmt: skip
 
@@ -162,7 +170,7 @@ class MTT(Method):
 class TESLASettings(MTTSettings):
     """Settings of TESLA; defaults are those of the official script."""
 
-    iterations: int = setting(10000, "image steps")
+    iterations: int = setting(10000, "image steps", quick=20)
     assign_labels: bool = setting(True, "students learn soft labels that the expert's target weights give the images")
 
 

@@ -20,7 +20,7 @@ class RDEDSettings:
     """Settings of the selection (section 4 of the paper); EDC's RDED start goes by the same names."""
 
     rded_factor: int = setting(1, "tiles per side of an image")
-    rded_candidates: int = setting(300, "real images looked at per class")
+    rded_candidates: int = setting(300, "real images looked at per class", quick=20)
     rded_crops: int = setting(5, "crops looked at per real image")
 
     def __post_init__(self) -> None:

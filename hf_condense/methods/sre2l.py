@@ -23,7 +23,7 @@ from hf_condense.selection.real import random_real
 class SRe2LSettings:
     """Settings of the recovery; defaults are those of the ImageNet-1k script. The three methods share them."""
 
-    iterations: int = setting(4000, "optimiser steps per shard (T)")
+    iterations: int = setting(4000, "optimiser steps per shard (T)", quick=20)
     lr: float = setting(0.25, "Adam's learning rate, in units of the dataset's standard deviation")
     match_weight: float = setting(0.01, "weight of the BatchNorm statistics beside cross-entropy (a_bn)")
     first_layer_weight: float = setting(10.0, "weight of the first BatchNorm, the others having 1")
@@ -38,7 +38,7 @@ class SRe2LSettings:
         "noise", "first images: noise, whole real ones, or tiles of real crops of medium difficulty"
     )
     rded_factor: int = setting(1, "patches: tiles per side of an image")
-    rded_candidates: int = setting(300, "patches: real images looked at per class")
+    rded_candidates: int = setting(300, "patches: real images looked at per class", quick=20)
     rded_crops: int = setting(5, "patches: crops looked at per real image")
     curriculum: Literal["none", "cosine", "linear", "step"] = setting(
         "none", "how the smallest crop falls from the whole image to crop_min"

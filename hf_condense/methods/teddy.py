@@ -14,10 +14,12 @@ from typing import ClassVar, Literal
 from hf_condense.config import check, setting
 from hf_condense.methods.base import Context, StatisticsRequest
 from hf_condense.methods.sre2l import SRe2L, SRe2LSettings
+from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.base import Objective
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.first_order import FirstOrder, Targets
 from hf_condense.objectives.stacked_statistics import StackedStatistics
+from hf_condense.objectives.twice import need_twice_differentiable
 from hf_condense.plan import Shard, Synthetic
 
 
@@ -48,6 +50,10 @@ class Teddy(SRe2L):
     name = "teddy"
     Settings = TeddySettings
     protocols: ClassVar[dict[str, str]] = {k: v for k, v in SRe2L.protocols.items() if k != "cifar10"}
+
+    def check_network(self, network: ImageModel, image_size: int) -> None:
+        if self.settings.match == "gradient":
+            need_twice_differentiable(network, image_size)
 
     def statistics(self, context: Context) -> StatisticsRequest | None:
         return super().statistics(context) if self.settings.match == "statistics" else None

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_condense.data.licenses import license_keys
+from hf_condense.text import markdown, shortened
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).resolve().parent / "cards"
+LONGEST_NAME = 80  # characters of a class name in a card
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def render(facts: ModelCardFacts, template: str = "base_model", **more: Any) -> 
         "title": public_name(facts.name), "started_from": public_name(facts.source["id"]), "hub_id": _hub_id(facts),
         "licensed": licensed(facts.license),
     }  # fmt: skip
-    return environment().get_template(f"{template}.md.jinja").render(asdict(facts) | shown | more)
+    named = {"class_names": [shortened(name, LONGEST_NAME) for name in facts.class_names]}
+    return environment().get_template(f"{template}.md.jinja").render(markdown(asdict(facts) | named | shown | more))
 
 
 def environment() -> Environment:

@@ -25,17 +25,21 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy, apply_siamese, draw_siamese
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.files import (
+    check_inside,
     fingerprint,
+    load_tensor_shapes,
     load_tensors,
-    read_json,
+    regular_size,
     remove_leftovers,
     save_tensors,
     sha256_file,
-    write_json,
 )
 from hf_condense.models.flat import Encoded, FlatNetwork
 from hf_condense.models.training import Batch, FitRecipe, fit
+from hf_condense.processes import Processes
 from hf_condense.progress import Progress
+from hf_condense.records.base import read_record, write_record
+from hf_condense.records.experts import ExpertManifest
 from hf_condense.snapshots import fetch_snapshot
 
 if TYPE_CHECKING:
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from hf_condense.models.image_model import ImageModel
 
 log = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
 VERSION = 1  # raised when the same recipe no longer gives the same trajectories
 DEVICE_BYTES = 4 << 30  # encoded images up to this size are kept on the device; of more, batches are encoded anew
 
@@ -118,9 +123,7 @@ class ExpertBuffer:
             ArtefactError: files are missing, damaged or of another version, or there are fewer experts.
         """
         folder = Path(folder)
-        manifest = read_json(folder / "manifest.json")
-        if manifest.get("version") != VERSION:
-            raise ArtefactError(str(folder), manifest.get("version"), f"version {VERSION}", "train the experts again")
+        manifest = read_record(check_inside(folder, folder / MANIFEST), ExpertManifest)
         found = len(manifest["experts"])
         experts = found if experts is None else experts
         if experts > found:
@@ -129,7 +132,7 @@ class ExpertBuffer:
             )
         for number, facts in enumerate(manifest["experts"][:experts]):
             path = folder / _name(number)
-            size = path.stat().st_size if path.exists() else 0
+            size = regular_size(check_inside(folder, path)) or 0
             if size != facts["bytes"] or (verify and sha256_file(path) != facts["sha256"]):
                 step = "delete it and train the experts again"
                 raise ArtefactError(str(path), f"{size} bytes", f"the {facts['bytes']} bytes of the manifest", step)
@@ -140,11 +143,21 @@ class ExpertBuffer:
         check(0 <= expert < self.experts, "expert", expert, f"0 to {self.experts - 1}")
         check(0 <= epoch <= self.epochs, "epoch", epoch, f"0 to {self.epochs}")
         if expert not in self._slices:
-            from safetensors import safe_open
+            self._slices[expert] = self._open(self.folder / _name(expert))
+        found = self._slices[expert][epoch : epoch + 1][0].float()
+        if not found.isfinite().all():
+            place = f"{self.folder / _name(expert)}: epoch {epoch}"
+            raise ArtefactError(place, "infinite, or not a number", "finite weights", "train the experts again")
+        return found
 
-            file = safe_open(str(self.folder / _name(expert)), framework="pt")
-            self._slices[expert] = file.get_slice("trajectory")
-        return self._slices[expert][epoch : epoch + 1][0].float()
+    def _open(self, path: Path) -> Any:
+        """The snapshots of a file, of which nothing is read yet."""
+        from safetensors import safe_open
+
+        shape, wanted = load_tensor_shapes(path), [self.epochs + 1, self.size]
+        if shape != {"trajectory": wanted}:
+            raise ArtefactError(str(path), shape, f"trajectory {wanted}", "delete it and train the experts again")
+        return safe_open(str(path), framework="pt").get_slice("trajectory")
 
 
 def train_experts(
@@ -183,22 +196,20 @@ def train_experts(
         "recipe": asdict(recipe), "source": source.fingerprint, "key": key.seed(),
     }  # fmt: skip
     folder = cache_folder() / "experts" / fingerprint(identity)
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    if rank == 0:
+    processes = Processes(accelerator)
+    if processes.main:
         size = count * (recipe.epochs + 1) * flat.size * getattr(torch, recipe.dtype).itemsize / 1e9
         told = "experts: %d x %d snapshots of %d weights, %.3g GB in %s"
         log.info(told, count, recipe.epochs + 1, flat.size, size, folder)
-    mine = range(rank, count, world)
+    mine = processes.share(range(count))
     training = _Training(fresh, source, recipe, key, device, folder)
-    with Progress("experts", len(mine) * recipe.epochs, show=rank == 0) as progress:
+    with Progress("experts", len(mine) * recipe.epochs, show=processes.main) as progress:
         for number in mine:
             training.make(number, progress)
-    if accelerator is not None:
-        accelerator.wait_for_everyone()
-    if rank == 0:
+    processes.wait()
+    if processes.main:
         _write_manifest(folder, identity, count)
-    if accelerator is not None:
-        accelerator.wait_for_everyone()
+    processes.wait()
     return ExpertBuffer.open(folder, count)
 
 
@@ -342,11 +353,11 @@ def _imported(folder: Path, flat: FlatNetwork, recipe: ExpertRecipe, count: int)
 
 def _write_manifest(folder: Path, identity: dict, count: int) -> None:
     """Lists the experts that are there; those that another run has listed stay."""
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     with one_at_a_time(path):
-        listed = read_json(path)["experts"] if path.exists() else []
+        listed = read_record(path, ExpertManifest)["experts"] if path.exists() else []
         for number in range(len(listed), count):
             file = folder / _name(number)
             facts = {"sha256": sha256_file(file), "bytes": file.stat().st_size}
             listed.append(facts | load_tensors(file)[1])
-        write_json(path, identity | {"experts": listed})
+        write_record(path, ExpertManifest, identity | {"experts": listed})

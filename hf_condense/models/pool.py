@@ -24,6 +24,7 @@ from hf_condense.models.image_model import ImageModel
 from hf_condense.models.loading import load_model
 from hf_condense.models.members import POOL_VERSION, ModelPool, PoolMember, count_macs
 from hf_condense.models.training import Batch, FitRecipe, fit
+from hf_condense.processes import Processes
 from hf_condense.progress import Progress
 
 if TYPE_CHECKING:
@@ -66,22 +67,22 @@ def squeeze(
     names = settings.base_model
     if len(set(names)) < len(names):
         raise ModelError("base_model", list(names), "each name once", "drop the repeated names")
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    processes = Processes(accelerator)
     # ranks share the work but not the key: a member is the same network whoever trains it
     options: dict[str, Any] = {
         "image_size": image_size, "key": key, "device": device, "cache_folder": cache_folder, "flip": flip,
         "accelerator": accelerator, "dataset": dataset,
     }  # fmt: skip
-    if world > 1:
-        for name in names[rank::world]:
-            train_member(name, settings, train, test, progress=progress and rank == 0, **options)
-        accelerator.wait_for_everyone()
-    show = progress and rank == 0
+    show = progress and processes.main
+    if processes.world > 1:
+        for name in processes.share(names):
+            train_member(name, settings, train, test, progress=show, **options)
+        processes.wait()
     members = [train_member(name, settings, train, test, progress=show, **options) for name in names]
     for member in members:
         if show:
             tqdm.write(f"squeeze: {member.name} top-1 {100 * member.top1:.1f} % on {len(test)} test images")
-        refuse_chance(member, settings.patience_top1, train.num_classes)
+        refuse_chance(member, settings.min_top1_over_chance, train.num_classes)
     return ModelPool(members)
 
 
@@ -95,7 +96,7 @@ def refuse_chance(member: PoolMember, patience: float, num_classes: int) -> None
             "base_model", f"{member.name} with top-1 {100 * member.top1:.1f} %",
             f"{100 * patience * chance:.1f} % or more ({patience} times chance)",
             f"{order if member.source['pretrained'] else ''}train longer (--squeeze_epochs), lower --squeeze_lr, "
-            "or lower --patience_top1",
+            "or lower --min_top1_over_chance",
         )  # fmt: skip
 
 

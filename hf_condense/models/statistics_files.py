@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +17,7 @@ from hf_condense.models.statistics import (
     merge_statistics,
     running_statistics,
 )
+from hf_condense.processes import Processes
 from hf_condense.progress import Progress
 
 
@@ -32,7 +32,7 @@ def write_statistics(
     *,
     mode: str,
     kinds: Sequence[str],
-    accelerator: Any,
+    processes: Processes,
 ) -> None:
     """Writes the statistics of each of `models` to its path; they read back with `RealStatistics.load`.
 
@@ -41,9 +41,9 @@ def write_statistics(
     Args:
         mode: "exact" or "official" as in `collect_statistics`; "running" writes what BatchNorms remember, and makes an
             exact pass only for the networks that have none.
-        accelerator: an `accelerate.Accelerator`.
+        processes: they share the images.
     """
-    rank, world = accelerator.process_index, accelerator.num_processes
+    rank, world = processes.rank, processes.world
     work = dict(zip(paths, models))
     if mode == "running":
         any_images = torch.zeros(2, source.channels, source.image_size, source.image_size, device=device)
@@ -63,7 +63,7 @@ def write_statistics(
     if world > 1:
         for statistics, path in zip(found, work):
             statistics.save(path.with_suffix(f".{rank}"))
-        accelerator.wait_for_everyone()
+        processes.wait()
         parts = [[path.with_suffix(f".{r}") for r in range(world)] for path in work]
         found = [merge_statistics([RealStatistics.load(p) for p in part]) for part in parts] if rank == 0 else []
     for statistics, path in zip(found, work) if rank == 0 else ():

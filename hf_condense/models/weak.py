@@ -25,6 +25,7 @@ from hf_condense.models.networks import means_weights
 from hf_condense.models.pool import copy_place, member_place, refuse_chance, train_member, train_on, training_policy
 from hf_condense.models.recalibration import recalibrate
 from hf_condense.models.training import FitRecipe
+from hf_condense.processes import Processes
 from hf_condense.progress import Progress
 from hf_condense.records.base import read_record
 from hf_condense.records.networks import PoolManifest
@@ -71,22 +72,22 @@ def weak_pool(
     """
     check_pool(squeeze, weak)
     own = training_policy(squeeze, image_size, train.stored_size, flip)
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    show = progress and rank == 0
+    processes = Processes(accelerator)
+    show = progress and processes.main
     maker = _Maker(
         squeeze, weak, train, test, own, policy or own, key, device, Path(cache_folder), image_size, flip, accelerator,
         show, dataset,
     )  # fmt: skip
-    if world > 1:
-        if rank == 0:
+    if processes.world > 1:
+        if processes.main:
             maker.sources()
-        accelerator.wait_for_everyone()
+        processes.wait()
     base, candidates = maker.sources()
-    refuse_chance(base, squeeze.patience_top1, train.num_classes)
-    if world > 1:
-        for candidate in candidates[rank::world]:
+    refuse_chance(base, squeeze.min_top1_over_chance, train.num_classes)
+    if processes.world > 1:
+        for candidate in processes.share(candidates):
             maker.member(candidate, base)
-        accelerator.wait_for_everyone()
+        processes.wait()
     members = [maker.member(candidate, base) for candidate in candidates]
     return ModelPool([base, *_within(members, base, weak, show)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hf_condense.config import check
+from hf_condense.objectives.twice import twice_differentiable
 
 Distance = Literal["rows", "mse", "l1", "cos", "layer_cos", "inner"]
 SMALL = 1e-6  # added to products of lengths, so that a row without gradient is far from nothing
@@ -42,7 +44,8 @@ def parameter_gradients(
         for name, p in model.named_parameters()
         if p.ndim >= dims and p.ndim not in without
     }
-    logits = functional_call(model, learned, (images,))
+    with twice_differentiable() if create_graph else nullcontext():
+        logits = functional_call(model, learned, (images,))
     if weights is None:
         loss = F.cross_entropy(logits, labels)
     else:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hf_condense.config import check
+from hf_condense.objectives.twice import twice_differentiable
 
 if TYPE_CHECKING:
     from hf_condense.models.flat import FlatNetwork
@@ -45,7 +46,8 @@ class InnerLoop:
         self, weights: Tensor, batch: Batch, images: Tensor, labels: Tensor, create_graph: bool = False
     ) -> Tensor:
         """Gradient [P] in the weights of the mean cross-entropy of a batch's own images and labels."""
-        loss = F.cross_entropy(self.network(weights, batch.seen(images)), labels)
+        with twice_differentiable():  # also where no graph is kept: the way back goes through the same numbers
+            loss = F.cross_entropy(self.network(weights, batch.seen(images)), labels)
         return torch.autograd.grad(loss, weights, create_graph=create_graph)[0]
 
     def distance(self, end: Tensor) -> Tensor:

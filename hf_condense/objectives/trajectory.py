@@ -22,16 +22,16 @@ from hf_condense.objectives.inner_loop import Batch, Gradient, InnerLoop, end_di
 
 
 @dataclass(frozen=True)
-class Stretches:
-    """Which stretches of the experts' trajectories are matched, and how a student goes along one.
+class TrajectorySegments:
+    """Which segments of the experts' trajectories are matched, and how a student goes along one.
 
     Args:
-        first_epochs: a stretch begins after 0 to first_epochs - 1 epochs (T+), each as likely.
+        first_epochs: a segment begins after 0 to first_epochs - 1 epochs (T+), each as likely.
         span: epochs of the expert that it covers (M).
         steps: steps of the student (N).
         batch: images in one of them; all where there are fewer. A pass over the images ends with a short batch where
             they do not divide (the authors' script begins with it).
-        pairs: stretches in one step of the images; their distances are averaged.
+        pairs: segments in one step of the images; their distances are averaged.
         gradient: see `end_distance`.
     """
 
@@ -46,7 +46,7 @@ class Stretches:
 class TrajectoryMatching(Objective):
     """Loss = |where the student ends - where the expert ends|^2 as a share of |start - end of the expert|^2.
 
-    The student's learning rate is learned with the images. Where several processes share a step, each has stretches of
+    The student's learning rate is learned with the images. Where several processes share a step, each has segments of
     its own.
 
     Args:
@@ -54,20 +54,20 @@ class TrajectoryMatching(Objective):
         experts: their trajectories.
         rate: first value of the student's learning rate.
         policy: augmentation of the student's batches, one family for each, with numbers for each image; None for none.
-        assigns: give each image the probabilities that the target of the stretch gives it, as its label (TESLA).
-            Published are those of the last step's first stretch, of the images as that step saw them.
+        assigns: give each image the probabilities that the target of the segment gives it, as its label (TESLA).
+            Published are those of the last step's first segment, of the images as that step saw them.
     """
 
     def __init__(
         self,
         network: FlatNetwork,
         experts: ExpertBuffer,
-        stretches: Stretches,
+        segments: TrajectorySegments,
         rate: float,
         policy: SiamesePolicy | None,
         assigns: bool = False,
     ) -> None:
-        self.network, self.experts, self.stretches = network, experts, stretches
+        self.network, self.experts, self.segments = network, experts, segments
         self.rate, self.policy, self.assigns = rate, policy, assigns
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
@@ -79,35 +79,35 @@ class TrajectoryMatching(Objective):
         return {"lr": self._rate} | ({"soft_labels": self._assigned} if self.assigns else {})
 
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
-        """One term for each stretch."""
+        """One term for each segment."""
         rank, world = self.share
-        for number in range(self.stretches.pairs)[rank::world]:
+        for number in range(self.segments.pairs)[rank::world]:
             name = key / "stretch" / number
-            start, target = (weights.to(images) for weights in self._stretch(name))
+            start, target = (weights.to(images) for weights in self._segment(name))
             seen = self.network.network.normalise(images)
             if self.assigns:
                 labels = self._labels(target, seen.detach())
                 if number == 0:  # of the main process, which publishes them
                     self._assigned.copy_(labels)
             loop = InnerLoop(self.network, start, target, self._batches(seen, name))
-            distance = end_distance(loop, seen, labels, self._rate, self.stretches.gradient)
+            distance = end_distance(loop, seen, labels, self._rate, self.segments.gradient)
             logs = {"distance": distance.detach(), "student_lr": self._rate.detach().clone()}
-            yield Term(distance / self.stretches.pairs, "trajectory", logs)
+            yield Term(distance / self.segments.pairs, "trajectory", logs)
 
-    def _stretch(self, key: Key) -> tuple[Tensor, Tensor]:
+    def _segment(self, key: Key) -> tuple[Tensor, Tensor]:
         """Weights [P] of an expert where the student starts, and where it should end."""
         expert = int((key / "expert").numpy().integers(self.experts.experts))
-        epoch = int((key / "epoch").numpy().integers(self.stretches.first_epochs))
-        return self.experts.snapshot(expert, epoch), self.experts.snapshot(expert, epoch + self.stretches.span)
+        epoch = int((key / "epoch").numpy().integers(self.segments.first_epochs))
+        return self.experts.snapshot(expert, epoch), self.experts.snapshot(expert, epoch + self.segments.span)
 
     def _batches(self, images: Tensor, key: Key) -> list[Batch]:
         """What the student is trained on, step by step: pass after pass over the images, each in an order of its own."""
         found: list[Batch] = []
-        while len(found) < self.stretches.steps:
+        while len(found) < self.segments.steps:
             order = torch.from_numpy((key / "order" / len(found)).permutation(len(images)))
-            for rows in order.split(self.stretches.batch):
+            for rows in order.split(self.segments.batch):
                 found.append(Batch(rows.to(images.device), self._view(images, len(rows), key / "view" / len(found))))
-        return found[: self.stretches.steps]
+        return found[: self.segments.steps]
 
     def _view(self, images: Tensor, count: int, key: Key):
         """How `count` images are seen in one step."""

@@ -6,15 +6,17 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
-from hf_condense.errors import ArtefactError
-from hf_condense.files import canonical_json, read_json, redo, write_json
+from hf_condense.errors import ArtefactError, CondensationError
+from hf_condense.files import canonical_json, read_json, redo, write_text
 from hf_condense.text import shortened
 
+T = TypeVar("T")
 LARGEST = 64 << 20  # bytes of a record; that of ImageNet with a thousand scored students has 1 MB
 DEEPEST = 16  # lists and objects in each other
 
@@ -90,6 +92,27 @@ def checked(kind: type[Record], value: Any, place: Path | str, next_step: str) -
     return value
 
 
+def made(kind: type[T], value: dict[str, Any], place: Path | str, next_step: str) -> T:
+    """A dataclass of this library from the plain data of a file: its own types and checks are the schema.
+
+    Raises:
+        ArtefactError: naming file and field, a value that is not what the class takes.
+    """
+    try:
+        _adapter(kind).validate_json(json.dumps(value))  # in JSON a list stands for a tuple
+        return kind(**value)
+    except ValidationError as error:
+        raise _refusal(error, place, next_step) from None
+    except CondensationError as error:
+        raise ArtefactError(f"{error.field} of {place}", error.value, error.allowed, next_step) from None
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter:
+    strict = {"__pydantic_config__": ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)}
+    return TypeAdapter(type(kind.__name__, (kind,), strict))
+
+
 def read_record(path: Path | str, kind: type[Record], next_step: str | None = None) -> dict[str, Any]:
     """The plain data of a JSON file that is as the schema says.
 
@@ -106,10 +129,16 @@ def write_record(path: Path | str, kind: type[Record], value: Any) -> None:
     Raises:
         ArtefactError: it is not as the schema says; nothing is written.
     """
+    write_text(path, record_text(kind, value, path))
+
+
+def record_text(kind: type[Record], value: Any, place: Path | str) -> str:
+    """What `write_record` writes."""
     value = json.loads(canonical_json(value))
     if issubclass(kind, Sealed):
         value = sealed(value)
-    write_json(path, checked(kind, value, path, "report this: hf-condense made it"))
+    checked(kind, value, place, "report this: hf-condense made it")
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def _refusal(error: ValidationError, place: Path | str, next_step: str) -> ArtefactError:

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from hf_condense.errors import ConfigError
-from hf_condense.files import fingerprint
+from hf_condense.files import fingerprint, remove_leftovers
 from hf_condense.memory import peak_bytes, reset_peak
 from hf_condense.run.base import Run
 from hf_condense.run.condense import Condense
@@ -101,6 +101,8 @@ class Pipeline(Mapping[type[Stage], Any]):
         processes = self.run.accelerator
         if processes.is_main_process:
             record.begin(self.run.config.run.overwrite)
+            remove_leftovers(self.run.folder, deep=False)  # another run may have its folder in this one
+            remove_leftovers(record.folder)
             self.run.config.save(
                 self.run.folder / "config.yaml"
             )  # only now: a refused start leaves the old one as it was

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
-from hf_condense.config import check, nearest
+from hf_condense.config import SqueezeSettings, check, nearest
 from hf_condense.data.images import ImageSource
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
@@ -77,6 +77,22 @@ def scorable(config: Config, method: Method, plan: Plan, protocol: Protocol, tra
                 log.warning("without %s of the %s: %s", name, setting, error)
     check(len(kept["regimes"]) > 0, "regimes", evaluation.regimes, f"one that protocol {protocol.name} trains with")
     return config.change("evaluation", **{setting: tuple(names) for setting, names in kept.items()})
+
+
+def check_networks(squeeze: SqueezeSettings, method: Method, train: ImageSource) -> None:
+    """Raises ModelError or ConfigError for a base model that the method cannot work through.
+
+    Only untrained ones are looked at: trained weights would have to be fetched first.
+    """
+    if type(method).check_network is Method.check_network:
+        return
+    for name in squeeze.base_model if method.info.pool else squeeze.base_model[:1]:
+        if not means_weights(name):
+            network = load_untrained(
+                "base_model", name, num_classes=train.num_classes, image_size=train.image_size, channels=train.channels,
+                mean=train.mean, std=train.std, key=Key(0),
+            )  # fmt: skip
+            method.check_network(network, train.image_size)
 
 
 def _check_student(name: str, train: ImageSource) -> None:

@@ -10,28 +10,32 @@ from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.students import training_plan
 from hf_condense.hub.artefact import Artefact, write_artefact
 from hf_condense.hub.provenance import describe_model, gather_content, gather_record, training_block
-from hf_condense.hub.refusals import told_clearly
+from hf_condense.hub.refusals import clear_hub_errors
 from hf_condense.hub.teachers import refuse_lost_teachers
 from hf_condense.hub.training import recorded_training
 from hf_condense.plan import Synthetic
 from hf_condense.run.base import Run
 from hf_condense.run.condense import Condense
 from hf_condense.run.evaluate import Evaluate
+from hf_condense.run.pipeline import Pipeline
 from hf_condense.run.relabel import Labels, Relabel, training_facts
 from hf_condense.run.squeeze import Squeeze
 from hf_condense.run.stage import Outputs
 
 
-def publish(run: Run, done: Outputs, stage_facts: dict[str, dict[str, Any]]) -> Path:
-    """Writes `dataset/` from outputs that are there, and returns it.
-
-    Args:
-        stage_facts: stage -> seconds and peak_bytes.
-    """
-    synthetic, table = done[Condense].synthetic, done[Evaluate]
-    labels = done[Relabel] if run.labelled else None
-    artefact = gather_artefact(run, synthetic, labels, table, used_models(run, done), stage_facts)
-    write_artefact(run.folder / "dataset", artefact)
+def publish(pipeline: Pipeline) -> Path:
+    """Writes `dataset/` from the outputs of a run, and returns it. Called on all processes; one of them writes."""
+    run = pipeline.run
+    for stage in (Squeeze, Condense, Relabel, Evaluate):  # outputs are read on all processes, or on none
+        if stage in pipeline:
+            pipeline[stage]
+    if run.accelerator.is_main_process:
+        labels = pipeline[Relabel] if run.labelled else None
+        artefact = gather_artefact(
+            run, pipeline[Condense].synthetic, labels, pipeline[Evaluate], used_models(run, pipeline), pipeline.facts()
+        )
+        write_artefact(run.folder / "dataset", artefact)
+    run.accelerator.wait_for_everyone()
     return run.folder / "dataset"
 
 
@@ -121,5 +125,5 @@ def ready_to_push(run: Run) -> None:
     regimes = [r for r in c.evaluation.regimes if r == "online" or (r == "stored" and c.labels.store == "virtual")]
     if trained and not c.run.push_models:
         refuse_lost_teachers(regimes, list(c.squeeze.teachers or c.squeeze.base_model))
-    with told_clearly(c.run.push_to_hub):
+    with clear_hub_errors(c.run.push_to_hub):
         HfApi().whoami()

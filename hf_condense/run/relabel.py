@@ -59,7 +59,7 @@ class Relabel(Stage[Labels]):
             "teachers": c.squeeze.teachers or ((c.weak.label_source,) if c.weak.weak else c.squeeze.base_model),
             "average": protocol.average,
             "teacher_bn": protocol.teacher_bn,
-            **store_format(views, protocol.softening),
+            **store_format(views, protocol.softening, protocol.label_parts),
             "epochs": c.labels.label_epochs or epochs,
             "limit": limit,
             "batch": protocol.batch_size(images),
@@ -67,7 +67,7 @@ class Relabel(Stage[Labels]):
         }
 
     def make(self, run: Run, done: Outputs, folder: Path, tick: Callable[[], None]) -> None:
-        synthetic, teacher = done[Condense].synthetic, done[Squeeze].teacher
+        synthetic, teacher, protocol = done[Condense].synthetic, done[Squeeze].teacher, run.student_protocol
         settings, main = self.settings(run), run.accelerator.is_main_process
         if main:
             soft = teacher.soft_labels(synthetic.images, run.device)
@@ -78,7 +78,7 @@ class Relabel(Stage[Labels]):
             write_store(
                 folder / "views", synthetic.images, synthetic.labels, teacher, run.policy,
                 run.key / "students" / "labels", settings["epochs"], settings["batch"], run.device,
-                form=store_format(run.config.labels, run.student_protocol.softening),
+                form=store_format(run.config.labels, protocol.softening, protocol.label_parts),
                 limit=settings["limit"], accelerator=run.accelerator, progress=progress,
                 formation_factor=run.method.formation_factor,
             )  # fmt: skip

@@ -7,27 +7,26 @@ from typing import Any
 
 import torch
 
-from hf_condense.evaluation.report import ScoreTable
 from hf_condense.hub.preview import comparison
 from hf_condense.plan import Synthetic
+from hf_condense.run.condense import Condense
+from hf_condense.run.evaluate import Evaluate
+from hf_condense.run.pipeline import Pipeline
 
 
-def finish(
-    table: ScoreTable, pictures: Path, shown: dict[str, torch.Tensor], dataset: Path, stage_facts: dict
-) -> None:
+def finish(pipeline: Pipeline, dataset: Path) -> None:
     """Prints scores and cost, and names the picture to look at and the line that loads the set.
 
     Args:
-        pictures: folder of the run's pictures.
-        shown: row -> uint8 images for the comparison.
+        pipeline: of a finished run.
         dataset: the published folder.
-        stage_facts: stage -> seconds and peak_bytes.
     """
+    run, synthetic = pipeline.run, pipeline[Condense].synthetic
+    pictures = run.folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    picture = pictures / "comparison.png"
-    comparison(picture, shown)
-    print(f"\n{table.text()}\n\n{costs(stage_facts, dataset)}\n")
-    print(f"look at   {picture} and {dataset / 'preview.png'}")
+    comparison(pictures / "comparison.png", pictured(synthetic, run.train.num_classes, run.config.run.method))
+    print(f"\n{pipeline[Evaluate].text()}\n\n{costs(pipeline.facts(), dataset)}\n")
+    print(f"look at   {pictures / 'comparison.png'} and {dataset / 'preview.png'}")
     print(f"load with load_dataset({str(dataset)!r})")
 
 

@@ -30,14 +30,8 @@ from hf_condense.errors import ConfigError
 from hf_condense.files import write_text
 from hf_condense.methods import FALLBACK_PRESETS, method_class, sections_of
 
+RENAMED = {"patience_top1": "min_top1_over_chance", "prune": "keep_every"}  # settings of earlier versions
 SOURCES = ("published", "official script", "third party", "ours")
-QUICK = {  # the whole path in about a minute, to see it work
-    "squeeze_epochs": 2, "iterations": 20, "max_per_class": 60, "max_test": 400, "student_seeds": 2,
-    "protocol": "small", "student_epochs": 10, "label_epochs": 10, "rded_candidates": 20, "dynamics_epochs": 3,
-    "inner_steps": 5, "pool_size": 2, "recalibration_images": 500, "experts": 2, "expert_epochs": 4, "first_epochs": 3,
-    "span": 2, "chains": 2, "chain_epochs": 10, "discard_epochs": 3,
-    "patience_top1": 0.0, "top1_floor": 0.0, "top1_ceiling": 10.0,  # after an epoch or two
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -238,6 +232,9 @@ def resolve(flags: dict[str, Any], facts: Callable[[DataSettings], tuple[int, in
     sections = sections_of(method, base)
     known = setting_fields(sections)
     for name in said:
+        check(
+            name not in RENAMED, name, said[name][0], f"{RENAMED.get(name)}, as it is now called", "use the new name"
+        )
         check(name in known, name, said[name][0], f"settings of {method} runs", nearest(name, list(known)))
 
     def build(values: dict[str, tuple[Any, str]]) -> dict[str, Any]:
@@ -247,7 +244,18 @@ def resolve(flags: dict[str, Any], facts: Callable[[DataSettings], tuple[int, in
             chosen[section][name] = convert(sections[section], f.name, raw)
         return {section: cls(**chosen[section]) for section, cls in sections.items()}
 
-    first = build(said)
+    def shortened(spoken: dict[str, Any], *sections: str) -> dict[str, tuple[Any, str]]:
+        """What `--quick` makes of settings that were not given, of all sections or of some."""
+        return {
+            name: (f.metadata["quick"], "quick")
+            for name, (section, f) in known.items()
+            if "quick" in f.metadata and name not in spoken and (not sections or section in sections)
+        }
+
+    quick = "quick" in said and convert(RunSettings, "quick", said["quick"][0])
+    spoken = flags if "quick" in flags else said  # a file that says quick means what it says beside it
+    # what a person gives is checked beside what quick makes of the rest
+    first = build({**said, **(shortened(spoken, "method") if quick else {})})
     families = method_class(method).preset_families(first["method"], first["run"].ipc)
     preset = choose_preset(families, first["run"], first["data"], facts)
     values = {}
@@ -259,9 +267,8 @@ def resolve(flags: dict[str, Any], facts: Callable[[DataSettings], tuple[int, in
     if "base_model" in said:  # the preset's roles are those of its own pool
         values = {k: v for k, v in values.items() if k not in ("observers", "teachers")}
     values.update(said)
-    if first["run"].quick:
-        spoken = flags if "quick" in flags else said  # a file that says quick means what it says beside it
-        values.update({k: (v, "quick") for k, v in QUICK.items() if k in known and k not in spoken})
+    if quick:
+        values.update(shortened(spoken))
     came_from = {name: values[name][1] if name in values else "default" for name in known}
     return Config(**build(values), preset=preset.name if preset else None, came_from=came_from)
 

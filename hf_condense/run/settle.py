@@ -26,7 +26,7 @@ from hf_condense.methods.base import Method
 from hf_condense.plan import Plan, SetSpec
 from hf_condense.precision import resolve_precision
 from hf_condense.run.base import Run
-from hf_condense.run.preflight import check_known, check_trackers, scorable
+from hf_condense.run.preflight import check_known, check_networks, check_trackers, scorable
 from hf_condense.run.resolve import Config, read_yaml, resolve
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,9 @@ def settle(method: str | Method | None, dataset: Any, flags: Mapping[str, Any]) 
     Raises:
         ConfigError, DataError, ModelError: something cannot be as asked.
     """
-    flags, given = dict(flags), None
+    # None is a value of most settings, but of these it means that they are not given
+    flags = {name: value for name, value in flags.items() if value is not None or name not in ("base_model", "config")}
+    given = None
     if isinstance(method, Method):
         check_known(method)
         flags = {**asdict(method.settings), **flags}
@@ -82,6 +84,7 @@ def settle(method: str | Method | None, dataset: Any, flags: Mapping[str, Any]) 
     # an IPC that the method cannot make is refused at once
     spec = SetSpec(splits.train.num_classes, config.run.ipc, splits.train.image_size)
     plan = made.plan(spec.num_classes, spec.ipc)
+    check_networks(config.squeeze, made, splits.train)
     protocol = student_recipe(config, made)
     config = scorable(config, made, plan, protocol, splits.train)
     whitening = fit_whitening(made, plan, spec, protocol, splits, accelerator.device)
@@ -134,8 +137,13 @@ def keeps_class(config: Config) -> bool:
 
 
 def announce(run: Run) -> None:
-    """Says what is condensed, by what, and where it goes."""
+    """Starts the trackers, and says what is condensed, by what, and where it goes."""
     info, c, train = run.splits.info, run.config, run.train
+    if c.run.trackers:
+        settings = {k: str(v) for section in c.sections().values() for k, v in section.items()}
+        run.accelerator.init_trackers("hf-condense", settings)
+    if not run.accelerator.is_main_process:
+        return
     log.info(
         "%s on %s: %d training images, %d classes, %d x %d x %d; %d test images%s",
         run.method.info.title, info.id, len(train), train.num_classes, train.channels,

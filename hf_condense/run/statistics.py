@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_condense.models.statistics import STATISTICS_VERSION, RealStatistics
 from hf_condense.models.statistics_files import write_statistics
+from hf_condense.processes import Processes
 from hf_condense.run.base import Run
 from hf_condense.run.probe import Probe
 from hf_condense.run.squeeze import Squeeze
@@ -32,7 +33,7 @@ class Statistics(Stage[list[RealStatistics]]):
         models, request = done[Squeeze].observers.models, run.statistics
         write_statistics(
             _paths(folder, len(models)), models, run.train, request.policy, request.patch, run.key / "statistics",
-            run.device, mode=request.mode, kinds=request.kinds, accelerator=run.accelerator,
+            run.device, mode=request.mode, kinds=request.kinds, processes=Processes(run.accelerator),
         )  # fmt: skip
 
     def load(self, run: Run, done: Outputs, folder: Path) -> list[RealStatistics]:

@@ -238,9 +238,9 @@ def test_without_network_the_answer_is_quick_and_nothing_is_changed(hub):
     ],
 )  # fmt: skip
 def test_messages_of_the_library_are_told_on(said, field):
-    from hf_condense.data.reading import told_clearly
+    from hf_condense.data.reading import clear_dataset_errors
 
-    with pytest.raises(DataError) as caught, told_clearly("org/name", None, None):
+    with pytest.raises(DataError) as caught, clear_dataset_errors("org/name", None, None):
         raise ValueError(said)
     assert caught.value.field == field
     assert field == "dataset" or "plain_text, other" in caught.value.allowed

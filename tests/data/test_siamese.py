@@ -88,12 +88,12 @@ def test_scale_and_rotation_are_those_of_both_conventions(align, side):
     """About the centre of a square image `align_corners` changes nothing, so there is no such option."""
     images, angle, sx, sy = noise(2, 2, side), math.radians(11), 0.9, 1.17
     turn = torch.tensor([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0]])
-    stretch = torch.tensor([[sx, 0, 0], [0, sy, 0]])
+    segment = torch.tensor([[sx, 0, 0], [0, sy, 0]])
     found = (
         only("rotate", images, angles=torch.tensor([11.0], dtype=torch.float64)),
         only("scale", images, scales=torch.tensor([[sy, sx]], dtype=torch.float64)),
     )
-    for theta, mine in zip((turn, stretch), found):
+    for theta, mine in zip((turn, segment), found):
         grid = F.affine_grid(theta.double().expand(2, 2, 3), [2, 2, side, side], align_corners=align)
         wanted = F.grid_sample(images, grid, align_corners=align)
         torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-5)  # theta was made in float32

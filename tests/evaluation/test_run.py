@@ -1,9 +1,14 @@
+import itertools
 import json
+import logging
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from hf_condense import progress
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
 from hf_condense.evaluation.report import ScoreTable
@@ -71,6 +76,24 @@ def test_equal_runs_write_equal_scores_and_other_settings_other_cells(run, quick
     assert "seconds" not in json.dumps(saved["content"]) and len(saved["record"]) == len(a.cells)
     c = run("a", ("stored",), protocol=quick(steps=9))
     assert {cell["steps"] for cell in c.cells} != {cell["steps"] for cell in a.cells}
+
+
+def test_a_student_that_takes_long_says_how_far_it_is(run, quick, monkeypatch, caplog, capsys):
+    """A clock that is 40 s on whenever it is asked, and no terminal: a line about every minute, inside a student too."""
+    clock = itertools.count(0.0, 40.0)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with caplog.at_level(logging.INFO, "hf_condense"):
+        run(regimes=("hard",), seeds=1, protocol=quick(steps=10))
+    lines = [line for line in caplog.messages if line.startswith("student 2 of 3, epochs (random, ")]
+    assert lines and all(re.search(r"\(random, convnet_w32, hard\): \d of 5, about \S+ left$", line) for line in lines)
+    assert sum("students: 1 of 3" in line for line in caplog.messages) <= 1
+    caplog.clear()
+    next((run.folder / "scores" / "cells").glob("random-*")).unlink()
+    none = {"wait_for_everyone": lambda: None, "log": lambda *_, **__: None}
+    second = SimpleNamespace(process_index=1, num_processes=2, **none)
+    with caplog.at_level(logging.INFO, "hf_condense"):
+        run(regimes=("hard",), seeds=1, protocol=quick(steps=10), accelerator=second)
+    assert not [line for line in caplog.messages if line.startswith("student")], "one process speaks"
 
 
 def test_whatever_changes_a_score_makes_another_cell(run, quick, model, data):

@@ -11,8 +11,9 @@ from datasets import ClassLabel, Image, List, Value, get_dataset_config_names, l
 from hf_condense import files
 from hf_condense.errors import ArtefactError
 from hf_condense.hub import artefact as artefact_module
-from hf_condense.hub.artefact import content_hash, decode_png, encode_png, write_artefact
+from hf_condense.hub.artefact import decode_png, encode_png, write_artefact
 from hf_condense.hub.distilled import DistilledDataset
+from hf_condense.hub.hashes import content_hash, pixels_hash
 
 
 def read_with_datasets(folder, cache, config=None):
@@ -65,13 +66,13 @@ def test_png_is_exact(channels):
 
 
 @pytest.mark.parametrize("part", ["images", "labels", "soft_labels", "stages", "float_images"])
-def test_content_hash_sees_one_value_of_every_part(artefact, part):
+def test_the_hash_of_pixels_sees_one_value_of_every_part(artefact, part):
     """Of each that is published, and whether it is there at all."""
     made = artefact(stages=torch.arange(12) // 4, float_images=torch.rand(12, 3, 8, 8))
     parts = {name: getattr(made, name) for name in ("images", "labels", "soft_labels", "stages", "float_images")}
 
     def hashed(images, labels, soft_labels=None, **more):
-        return content_hash(images, labels, soft_labels, **more)
+        return pixels_hash(images, labels, soft_labels, **more)
 
     base, other = hashed(**parts), parts[part].clone()
     other[(7,) + (0,) * (other.ndim - 1)] += 1
@@ -82,18 +83,36 @@ def test_content_hash_sees_one_value_of_every_part(artefact, part):
     assert torch.equal(swapped, parts[part]) == (hashed(**parts | {part: swapped}) == base)
 
 
-def test_content_hash_sees_every_part_and_the_order_of_rows(artefact):
+def test_the_hash_of_pixels_sees_every_part_and_the_order_of_rows(artefact):
     made = artefact()
     parts = (made.images, made.labels, made.soft_labels)
-    base = content_hash(*parts)
-    assert base == content_hash(*(p.clone() for p in parts))
+    base = pixels_hash(*parts)
+    assert base == pixels_hash(*(p.clone() for p in parts))
     for i, change in enumerate((lambda t: t ^ 1, lambda t: (t + 1) % 3, lambda t: t + 0.01)):
         other = [p.clone() for p in parts]
         other[i][3:4] = change(other[i][3:4])
-        assert content_hash(*other) != base
-    assert content_hash(*(p.flip(0) for p in parts)) != base
-    assert content_hash(made.images, made.labels) != base
-    assert content_hash(made.images.reshape(12, 3, 4, 16), *parts[1:]) != base
+        assert pixels_hash(*other) != base
+    assert pixels_hash(*(p.flip(0) for p in parts)) != base
+    assert pixels_hash(made.images, made.labels) != base
+    assert pixels_hash(made.images.reshape(12, 3, 4, 16), *parts[1:]) != base
+
+
+def test_the_content_hash_sees_all_that_a_student_needs(artefact, tmp_path):
+    """And nothing else: scores, titles and the place of a network are not training."""
+    content = write_artefact(tmp_path / "dataset", artefact())
+    manifest = {"settings": {"epochs": 2}, "files": {"a": {"sha256": "1"}}, "record": {"torch": "2"}}
+    pixels = content["pixels_hash"]
+    base = content_hash(content, pixels, manifest)
+    assert content["content_hash"] == content_hash(content, pixels)
+    for name in ("class_names", "images", "labels", "soft_label", "training"):
+        assert content_hash({**content, name: None}, pixels, manifest) != base, name
+    for name in ("name", "roles", "sha256"):
+        models = [{**content["models"][0], name: "other"}]
+        assert content_hash({**content, "models": models}, pixels, manifest) != base, name
+    assert content_hash(content, "sha256:0", manifest) != base and content_hash(content, pixels) != base
+    for changed in ({"settings": {"epochs": 3}}, {"files": {"a": {"sha256": "2"}}}):
+        assert content_hash(content, pixels, manifest | changed) != base
+    assert content_hash({**content, "scores": 1, "method": 1}, pixels, manifest | {"record": 1}) == base
 
 
 def test_content_is_the_same_bytes_on_every_run(artefact, tmp_path):
@@ -139,10 +158,10 @@ def test_a_run_killed_before_the_replacement_leaves_the_old_set(artefact, tmp_pa
 def test_store_files_are_published_without_leftovers(artefact, tmp_path):
     store = tmp_path / "labels"
     (store / ".epoch-00001.part").mkdir(parents=True)
-    (store / "manifest.json").write_text("{}")
+    (store / "views-00000.parquet").write_bytes(b"")
     write_artefact(tmp_path / "dataset", artefact(store_folder=store))
     published = sorted(os.listdir(tmp_path / "dataset" / "soft_labels"))
-    assert published == ["manifest.json"]
+    assert published == ["views-00000.parquet"]
 
 
 @pytest.mark.parametrize(

@@ -261,3 +261,49 @@ def test_the_command_line(tmp_path, images, labels, capsys):
     assert torch.equal(DistilledDataset.load(tmp_path / "out").images, images)
     assert main([*words, "--soft_labels", str(tmp_path / "nowhere")]) == 2
     assert "epoch_0" in capsys.readouterr().err
+
+
+def test_values_that_an_import_clamps_are_counted(tmp_path, images, labels, caplog):
+    pixels = images.float() / 255
+    torch.save([pixels, labels], tmp_path / "inside.pt")
+    import_set("tensors", tmp_path / "inside.pt", tmp_path / "out", "digits", pixels="unit")
+    assert "clamped" not in caplog.text
+    pixels[0] = 1.5
+    pixels[1, :, 0, 0] = -0.25
+    torch.save([pixels, labels], tmp_path / "outside.pt")
+    share = 65 / pixels.numel()
+    import_set("tensors", tmp_path / "outside.pt", tmp_path / "more", "digits", pixels="unit")
+    assert f"{100 * share:.1f}% of all values lie outside of [0, 1] (-0.25 to 1.50) and are clamped" in caplog.text
+
+
+def test_rows_that_an_import_reads_twice_are_counted(tmp_path, images, labels, caplog):
+    import io
+
+    def cells(rows):
+        for row in rows:
+            buffer = io.BytesIO()
+            PILImage.fromarray(images[row, 0].numpy()).save(buffer, "PNG")
+            yield {"bytes": buffer.getvalue(), "path": None}
+
+    def write(name, rows):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        table = pa.table({"image": list(cells(rows)), "label": labels[list(rows)].tolist()})
+        pq.write_table(table, tmp_path / "set" / name)
+
+    write("ipc2/train.parquet", range(20))
+    import_set("parquet", tmp_path / "set", tmp_path / "one", "digits")
+    assert "another row" not in caplog.text
+    write("ipc1/train.parquet", range(0, 20, 2))
+    import_set("parquet", tmp_path / "set", tmp_path / "two", "digits")
+    assert (
+        "10 of 30 rows hold an image that another row has too (10 of them in ipc1/train.parquet and ipc2/"
+        in caplog.text
+    )
+    assert "10 of 30 images are copies of others" in report(inspect_folder(tmp_path / "two"))
+
+
+def test_files_that_an_import_does_not_read_are_counted(tmp_path, images, labels, caplog):
+    place = write_folder(tmp_path / "set", images, labels, "{:05d}".format)
+    (place / "00003" / "a.npy").write_bytes(b"x")
+    import_set("folder", place, tmp_path / "out", "digits")
+    assert "1 of 21 files in class folders are no images" in caplog.text

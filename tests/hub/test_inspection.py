@@ -1,11 +1,13 @@
 """Inspection tells what is there, what it weighs and what does not hold, without stopping at the first fault."""
 
 import pyarrow.parquet as pq
+import pytest
 import torch
 
 from hf_condense.cli import main
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.randomness import Key
+from hf_condense.errors import ArtefactError
 from hf_condense.hub.artefact import write_artefact
 from hf_condense.hub.inspection import inspect_folder, report
 from hf_condense.labels.store import write_store
@@ -61,3 +63,30 @@ def test_one_missing_file_is_enough(artefact, tmp_path):
     (tmp_path / "set" / "preview.png").unlink()
     assert inspect_folder(tmp_path / "set")["content_hash"]["holds"]
     assert main(["inspect", str(tmp_path / "set")]) == 1
+
+
+def test_images_without_content_are_named_in_run_card_and_inspection(artefact, tmp_path, caplog):
+    """Saturated, of one colour, all the same: they can be written, and train nothing."""
+    images = artefact().images
+    for name, bad, told in (
+        ("black", torch.zeros_like(images), ["12 of 12 images are of one colour", "100.0% of all values", "11 of 12"]),
+        ("clipped", (images > 127).to(torch.uint8) * 255, ["100.0% of all values are 0 or 255"]),
+        ("same", images[:1].expand_as(images).contiguous(), ["11 of 12 images are copies of others"]),
+        ("twice", torch.cat([images[:10], images[:2]]), ["2 of 12 images are copies of others"]),
+    ):
+        caplog.clear()
+        write_artefact(tmp_path / name, artefact(images=bad))
+        text, card = report(inspect_folder(tmp_path / name)), (tmp_path / name / "README.md").read_text()
+        for words in told:
+            assert words in caplog.text and f"WARNING  {words}" in text and f"- **{words}" in card
+        assert len(caplog.records) == len(told)
+    caplog.clear()
+    write_artefact(tmp_path / "good", artefact())
+    assert not caplog.records and "WARNING" not in report(inspect_folder(tmp_path / "good"))
+
+
+def test_soft_labels_that_are_no_numbers_are_not_written(artefact):
+    soft = artefact().soft_labels
+    soft[3, 1] = torch.nan
+    with pytest.raises(ArtefactError, match="soft_labels: 'infinite or no numbers'"):
+        artefact(soft_labels=soft)

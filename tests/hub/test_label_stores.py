@@ -23,14 +23,14 @@ from tests.hub.test_distilled import POLICY, colours, network
 CPU = torch.device("cpu")
 KINDS = {
     "int8": {},
-    "pruned": {"prune": 3},
+    "pruned": {"keep_every": 3},
     "packed": {"views_per_image": 2, "top_k": 1},
     "virtual": {},
 }
 TINY = {
     "dataset": "digits", "classes": "0,1,2,3", "ipc": 2, "max_per_class": 12, "max_test": 40, "base_model": "convnet_d1",
     "squeeze_epochs": 2, "protocol": "small", "student_epochs": 4, "student_seeds": 1, "students": "convnet_d1",
-    "patience_top1": 0.0, "threads": 1, "precision": "fp32", "regimes": "stored", "baselines": "initial",
+    "min_top1_over_chance": 0.0, "threads": 1, "precision": "fp32", "regimes": "stored", "baselines": "initial",
 }  # fmt: skip
 
 

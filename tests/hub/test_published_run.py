@@ -25,7 +25,7 @@ from hf_condense.trainer import CondensationTrainer
 
 TINY = {
     "method": "random", "dataset": "digits", "ipc": 2, "max_per_class": 12, "max_test": 40, "base_model": "convnet_d1",
-    "squeeze_epochs": 2, "patience_top1": 0, "protocol": "small", "student_epochs": 2, "student_seeds": 1,
+    "squeeze_epochs": 2, "min_top1_over_chance": 0, "protocol": "small", "student_epochs": 2, "student_seeds": 1,
     "students": "convnet_d1", "baselines": "full", "threads": 1, "precision": "fp32",
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ FORMS = {
     "full, keyed": {"views": "keyed"},
     "int8": {},
     "int8, keyed": {"views": "keyed"},
-    "pruned": {"prune": 4},
+    "pruned": {"keep_every": 4},
     "packed": {"views_per_image": 5, "top_k": 1},
     "packed, explicit": {"views_per_image": 5, "top_k": 1, "views": "explicit"},
     "virtual": {},
@@ -117,7 +117,7 @@ def test_a_pruned_store_is_a_part_of_the_full_one(make):
 
 
 def test_which_epochs_are_kept():
-    pruned = store_format(LabelSettings("pruned", prune=40))
+    pruned = store_format(LabelSettings("pruned", keep_every=40))
     assert [len(kept_epochs(pruned, Key(0), n)) for n in (1, 39, 80, 125)] == [1, 1, 2, 3]
     kept = kept_epochs(pruned, Key(0), 400)
     assert kept == sorted(set(kept)) and kept != kept_epochs(pruned, Key(1), 400) and max(kept) < 400
@@ -125,7 +125,7 @@ def test_which_epochs_are_kept():
     assert kept_epochs(packed, Key(0), 4) == [0, 1, 2, 3] and len(kept_epochs(packed, Key(0), 40)) == 10
     with pytest.raises(ConfigError, match="views"):
         LabelSettings("virtual", views="explicit")
-    for name, value in (("top_k", 0), ("value_bits", 9), ("prune", 0)):
+    for name, value in (("top_k", 0), ("value_bits", 9), ("keep_every", 0)):
         with pytest.raises(ConfigError, match=name):
             LabelSettings("packed", **{name: value})
 

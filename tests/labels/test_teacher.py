@@ -110,7 +110,7 @@ def test_no_store_is_written_of_labels_that_are_no_numbers(images, model, device
     from hf_condense.labels.store import write_store
 
     pixels, labels = images(12), torch.arange(12) % 3
-    form = store_format(LabelSettings(store, prune=2, views_per_image=2))
+    form = store_format(LabelSettings(store, keep_every=2, views_per_image=2))
     for value, told in ((torch.nan, "finite outputs"), (1e9, "finite in half precision")):
         if store == "virtual" and value == 1e9:  # kept in single precision
             continue

@@ -1,4 +1,4 @@
-"""MTT and TESLA: learning that fails with the sign flipped, assigned labels, stretches, exact resume and shares."""
+"""MTT and TESLA: learning that fails with the sign flipped, assigned labels, segments, exact resume and shares."""
 
 from __future__ import annotations
 
@@ -133,13 +133,13 @@ def test_processes_share_the_stretches_of_a_step():
         largest = float(whole.abs().max())
         assert torch.allclose(whole, a + b, rtol=1e-5, atol=1e-5 * largest)
         assert not torch.allclose(whole, a, rtol=1e-5, atol=1e-2 * largest)
-    assert found[3, 4] == (None, None)  # more processes than stretches
+    assert found[3, 4] == (None, None)  # more processes than segments
 
 
 def test_stretches_begin_and_end_where_they_should():
     objective, _, _ = begun("mtt", first_epochs=2, span=2)
     known = {objective.experts.snapshot(e, t).sum().item(): (e, t) for e in range(2) for t in range(4)}
-    drawn = {tuple(known[w.sum().item()] for w in objective._stretch(Key(i))) for i in range(60)}
+    drawn = {tuple(known[w.sum().item()] for w in objective._segment(Key(i))) for i in range(60)}
     assert drawn == {((e, t), (e, t + 2)) for e in (0, 1) for t in (0, 1)}
 
 
@@ -157,7 +157,7 @@ def test_a_student_goes_through_the_images_pass_after_pass():
 def test_assigned_labels_are_what_the_target_says_of_the_images_as_they_are():
     objective, images, labels = begun("tesla")
     next(iter(objective.terms(images.clone().requires_grad_(True), labels, 0, Key(3))))
-    target = objective._stretch(Key(3) / "stretch" / 0)[1]
+    target = objective._segment(Key(3) / "segment" / 0)[1]
     objective.network.load_(target)
     with torch.no_grad():
         said = objective.network.network(images).softmax(1)

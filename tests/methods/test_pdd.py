@@ -35,6 +35,7 @@ from hf_condense.models.statistics import RealStatistics
 from hf_condense.models.statistics_files import write_statistics
 from hf_condense.objectives.union import Frozen, Union
 from hf_condense.plan import SetSpec
+from hf_condense.processes import Processes
 from hf_condense.run.resolve import load_preset, preset_names
 from hf_condense.selection.scores import forgetting
 from tests import forked
@@ -75,7 +76,7 @@ def students(source, steps: int = 5) -> StudentTrainer:
 @cache
 def pool():
     source = digits(12)
-    settings = SqueezeSettings(base_model=("convnet_d1",), squeeze_epochs=3, squeeze_batch=16, patience_top1=0)
+    settings = SqueezeSettings(base_model=("convnet_d1",), squeeze_epochs=3, squeeze_batch=16, min_top1_over_chance=0)
     return squeeze(
         settings, source, source, image_size=8, key=KEY, device=CPU, cache_folder=tempfile.mkdtemp(), flip=False,
         progress=False,
@@ -97,7 +98,7 @@ def context(base: str, folder, ipc: int = 4, **changes) -> Context:
     place = folder / "statistics.safetensors"
     write_statistics(
         [place], pool().models, source, request.policy, request.patch, KEY, CPU, mode=request.mode, kinds=request.kinds,
-        accelerator=Accelerator(cpu=True),
+        processes=Processes(),
     )  # fmt: skip
     return replace(given, statistics=[RealStatistics.load(place)])
 
@@ -188,7 +189,7 @@ def test_a_chain_goes_on_from_itself(tmp_path):
     """Check C6: chain 1 of stage 3 is chain 1 of stage 2 trained on the second data. Chains differ from each other."""
     source = digits(12)
     one, two = curriculum(source, 1), curriculum(source, 2)
-    chains = ChainedNetworks(networks(source), two, 3, KEY, tmp_path).make(Accelerator(cpu=True))
+    chains = ChainedNetworks(networks(source), two, 3, KEY, tmp_path).make(Processes())
     before = ChainedNetworks(networks(source), one, 3, KEY, tmp_path)
     assert before.place(1, 1).exists() and before.place(1, 1) == chains.place(1, 1)  # kept, and found again
 
@@ -208,7 +209,7 @@ def test_a_chain_goes_on_from_itself(tmp_path):
 def test_a_pool_of_one_and_replay_give_the_same_network(name, tmp_path):
     """Check C12."""
     source = digits(12)
-    pooled = ChainedNetworks(networks(source, name), curriculum(source), 1, KEY, tmp_path).make(Accelerator(cpu=True))
+    pooled = ChainedNetworks(networks(source, name), curriculum(source), 1, KEY, tmp_path).make(Processes())
     replayed = ReplayedNetworks(networks(source, name), curriculum(source))
     assert same(weights(pooled(Key(7))), weights(replayed(KEY / 0)))
     assert same(weights(pooled.numbered(0, Key(7))), weights(replayed.numbered(0, KEY)))

@@ -20,7 +20,11 @@ from tests.forked import finish, fork, noted
 CPU = torch.device("cpu")
 KEY = Key(0, "squeeze")
 SETTINGS = SqueezeSettings(
-    base_model=("convnet_d1", "convnet_w32"), squeeze_epochs=2, squeeze_lr=0.05, squeeze_batch=8, patience_top1=1.0
+    base_model=("convnet_d1", "convnet_w32"),
+    squeeze_epochs=2,
+    squeeze_lr=0.05,
+    squeeze_batch=8,
+    min_top1_over_chance=1.0,
 )
 
 
@@ -213,14 +217,14 @@ def test_repeated_names_are_refused(digits, tmp_path):
 def test_photographs_at_224_pixels(real_data, tmp_path):
     settings = DataSettings(dataset=str(real_data / "grocery_photos"), max_per_class=2, max_test=8, image_size=64)
     photos = open_source(settings, Key(0))
-    squeezing = replace(SETTINGS, base_model=("test_efficientnet",), squeeze_epochs=1, patience_top1=0.0)
+    squeezing = replace(SETTINGS, base_model=("test_efficientnet",), squeeze_epochs=1, min_top1_over_chance=0.0)
     pool = make(photos, tmp_path, squeezing, image_size=64, flip=True)
     assert pool[0].model(photos.test.images([0]).float() / 255).shape == (1, photos.train.num_classes)
 
 
 def test_a_squeeze_that_diverges_names_the_network(digits, tmp_path):
     """Whatever the patience, as in a quick run: labels of such a network would be no numbers."""
-    settings = replace(SETTINGS, base_model=("convnet_w32",), squeeze_lr=1e8, patience_top1=0.0)
+    settings = replace(SETTINGS, base_model=("convnet_w32",), squeeze_lr=1e8, min_top1_over_chance=0.0)
     with pytest.raises(ModelError, match="^base_model: 'convnet_w32' .*loss.*--squeeze_lr"):
         make(digits, tmp_path, settings)
     assert not list(tmp_path.rglob("member.json"))
@@ -238,7 +242,7 @@ def test_weights_that_are_no_numbers_are_refused(trained, digits, tmp_path):
     with pytest.raises(ModelError, match=f"'convnet_w32' .*1 of the .* numbers in {name}"):
         ModelPool.load(tmp_path / "pool")
     folder = next((tmp_path / "pool").glob("*w32"))
-    given = SqueezeSettings(base_model=(str(folder),), squeeze_epochs=0, pretrained=True, patience_top1=0.0)
+    given = SqueezeSettings(base_model=(str(folder),), squeeze_epochs=0, pretrained=True, min_top1_over_chance=0.0)
     with pytest.raises(ModelError, match=f"^base_model: .*1 of the .* numbers in {name}"):
         make(digits, tmp_path / "cache", given)
 

@@ -36,7 +36,7 @@ def small_wrn(pretrained=False, **kwargs):
 CPU = torch.device("cpu")
 KEY = Key(0, "squeeze")
 BASE = SqueezeSettings(
-    base_model=("small_wrn",), squeeze_epochs=5, squeeze_lr=0.02, squeeze_batch=16, patience_top1=1.0
+    base_model=("small_wrn",), squeeze_epochs=5, squeeze_lr=0.02, squeeze_batch=16, min_top1_over_chance=1.0
 )
 POST = WeakPoolSettings(
     pool_kind="post", pool_size=3, prune_ratios=(0.2, 0.3), recalibration_images=100, top1_floor=0.3
@@ -263,7 +263,7 @@ def test_roles(post):
 
 TINY = {
     "dataset": "digits", "ipc": 1, "max_per_class": 15, "max_test": 40, "base_model": "small_wrn",
-    "squeeze_epochs": 3, "squeeze_batch": 16, "patience_top1": 0.0, "top1_floor": 0.0, "recalibration_images": 60,
+    "squeeze_epochs": 3, "squeeze_batch": 16, "min_top1_over_chance": 0.0, "top1_floor": 0.0, "recalibration_images": 60,
     "protocol": "small", "student_epochs": 2, "student_seeds": 1, "students": "convnet_d1", "threads": 1,
     "precision": "fp32",
 }  # fmt: skip

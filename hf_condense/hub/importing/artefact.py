@@ -14,11 +14,12 @@ from hf_condense.config import check
 from hf_condense.data.names import KNOWN, canonical_name
 from hf_condense.errors import ArtefactError
 from hf_condense.files import sha256_file
-from hf_condense.hub.artefact import CONDENSATION, Artefact, write_artefact
+from hf_condense.hub.artefact import Artefact, write_artefact
 from hf_condense.hub.importing.fkd import write_fkd_store
 from hf_condense.hub.importing.names import source_of
 from hf_condense.hub.importing.sets import FoundSet, read_folder, read_parquet_set, read_tensors
 from hf_condense.hub.provenance import gather_content, gather_record, portable, training_block
+from hf_condense.hub.record import CONDENSATION
 from hf_condense.labels.store import LabelStore
 from hf_condense.methods import method_info
 from hf_condense.methods.registry import MethodInfo

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from hf_condense.errors import ArtefactError
 from hf_condense.hub.importing.names import check_numbers, class_numbers
 from hf_condense.hub.importing.restricted import read_untrusted
 
+log = logging.getLogger(__name__)
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's ImageFolder
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("class_id", "label", "labels")
 
@@ -56,6 +59,11 @@ def read_folder(path: Path, class_names: Sequence[str]) -> FoundSet:
     numbers = class_numbers([p.name for p in found], class_names, path)
     labels = [number for number, pictures in zip(numbers, found.values()) for _ in pictures]
     files = [picture for pictures in found.values() for picture in pictures]
+    others = sum(file.is_file() for folder in folders for file in folder.rglob("*")) - len(files)
+    if others:
+        log.warning(
+            "%s: %d of %d files in class folders are no images and are not read", path, others, others + len(files)
+        )
     images = _decoded([{"path": str(file)} for file in files], lambda row: str(files[row]))
     return FoundSet(images, torch.tensor(labels), files)
 
@@ -71,7 +79,8 @@ def read_parquet_set(path: Path, class_names: Sequence[str]) -> FoundSet:
     """
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     try:
-        table = pa.concat_tables([pq.read_table(file) for file in files])
+        tables = [pq.read_table(file) for file in files]
+        table = pa.concat_tables(tables)
     except (pa.ArrowException, OSError) as error:
         reason = str(error) if files else "no Parquet files"
         raise ArtefactError(str(path), reason, "whole Parquet files of one table", "check path and kind") from None
@@ -88,6 +97,7 @@ def read_parquet_set(path: Path, class_names: Sequence[str]) -> FoundSet:
     check_numbers(labels, class_names, path)
     # a cell may name a file instead of holding one: a stranger's must not choose what is read here
     cells = [{"bytes": cell["bytes"]} if isinstance(cell, dict) else cell for cell in table[image].to_pylist()]
+    _warn_of_repeats(path, files, tables, cells)
     return FoundSet(_decoded(cells, lambda row: f"{path} row {row}"), labels, files)
 
 
@@ -125,7 +135,32 @@ def read_tensors(
         unit = unit * std + mean
     if not unit.isfinite().all():
         raise ArtefactError(f"{path}: images", "infinite or not a number", "finite pixels", "take an earlier step")
+    outside = float(((unit < 0) | (unit > 1)).double().mean())
+    if outside:
+        log.warning(
+            "%s: %.1f%% of all values lie outside of [0, 1] (%.2f to %.2f) and are clamped in the 8-bit images; the floats "
+            "are kept beside them. If that is much, check --pixels and --dataset, whose mean and std scale them",
+            path, 100 * outside, unit.min(), unit.max(),
+        )  # fmt: skip
     return FoundSet((unit.clamp(0, 1) * 255).round().to(torch.uint8), labels, files, unit)
+
+
+def _warn_of_repeats(path: Path, files: list[Path], tables: list[pa.Table], cells: list) -> None:
+    """Names the files whose images another file has too, as where a repository holds one set in two configurations."""
+    names = [file.relative_to(path).as_posix() if path.is_dir() else file.name for file in files]
+    place = [name for name, table in zip(names, tables) for _ in range(len(table))]
+    first: dict[Any, int] = {}
+    again: list[tuple[int, int]] = []
+    for row, cell in enumerate(cells):
+        data = cell["bytes"] if isinstance(cell, dict) else cell
+        if data and (earlier := first.setdefault(data, row)) != row:
+            again.append((earlier, row))
+    if again:
+        (one, two), count = Counter((place[a], place[b]) for a, b in again).most_common(1)[0]
+        log.warning(
+            "%s: %d of %d rows hold an image that another row has too (%d of them in %s and %s). If these are "
+            "configurations of one set, give one of the files", path, len(again), len(cells), count, one, two,
+        )  # fmt: skip
 
 
 def _imagefolder(file: Path) -> tuple[str, str]:

@@ -6,7 +6,6 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from hf_condense.labels.teacher import Ensemble
 from hf_condense.methods.base import StudentTrainer
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.image_model import ImageModel
+from hf_condense.processes import Processes
 from hf_condense.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -126,18 +126,17 @@ class ChainedNetworks:
         self.name, self.device = fresh.name, fresh.device
         self._network: ImageModel | None = None
 
-    def make(self, processes: Any) -> ChainedNetworks:
-        """Trains the chains that are not there yet; `processes`, an Accelerator or its like, share them."""
-        rank, world = processes.process_index, processes.num_processes
-        mine, stages = range(rank, self.count, world), len(self.curriculum.stages)
-        if rank == 0:
+    def make(self, processes: Processes) -> ChainedNetworks:
+        """Trains the chains that are not there yet; `processes` share them."""
+        mine, stages = processes.share(range(self.count)), len(self.curriculum.stages)
+        if processes.main:
             images, epochs = len(self.curriculum.stages[-1].labels), self.curriculum.epochs or "a student's"
             log.info("chains of stage %d: %d networks, %d images, %s epochs", stages + 1, self.count, images, epochs)
-        with Progress(f"chains of stage {stages + 1}", len(mine), show=rank == 0) as progress:
+        with Progress(f"chains of stage {stages + 1}", len(mine), show=processes.main) as progress:
             for number in mine:
                 self.place(number, stages)
                 progress.advance()
-        processes.wait_for_everyone()
+        processes.wait()
         return self
 
     def __call__(self, key: Key) -> ImageModel:

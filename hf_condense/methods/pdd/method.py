@@ -17,6 +17,7 @@ from hf_condense.methods.pdd.stage import ReadyStage, StageContext
 from hf_condense.methods.pdd.stage_networks import StageNetworks
 from hf_condense.methods.pdd.stage_source import harder, unused
 from hf_condense.methods.registry import METHODS, MethodInfo
+from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.base import Objective
 from hf_condense.objectives.union import Frozen, Union
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, Synthetic
@@ -109,6 +110,9 @@ class PDD(Method):
 
     def check(self, context: Context) -> None:
         self.base.check(self._base_context(context))
+
+    def check_network(self, network: ImageModel, image_size: int) -> None:
+        self.base.check_network(network, image_size)
 
     def networks(self, context: Context) -> Iterable[UsedNetwork]:
         return self.base.networks(self._base_context(context))

@@ -19,9 +19,11 @@ class PDDSettings:
     stages: int = setting(5, "stages (P), each of which makes ipc / P images a class")
     chains: int | None = setting(
         None, "networks that are trained on stage after stage: as many as the base method's experts or its pool's "
-        "observers, or 20, where not said; 0 trains a new one for each network that the base method draws",
+        "observers, or 20, where not said; 0 trains a new one for each network that the base method draws", quick=2,
     )  # fmt: skip
-    chain_epochs: int | None = setting(None, "epochs of a chain on each stage's union; a student's where not said")
+    chain_epochs: int | None = setting(
+        None, "epochs of a chain on each stage's union; a student's where not said", quick=10
+    )
     tune_epochs: int = setting(1, "epochs on real data of chains that become observers (bases with a pool)")
     tune_lr: float = setting(0.005, "learning rate of these")
     missed_weight: float = setting(
@@ -31,7 +33,7 @@ class PDDSettings:
         "none", "real images of later stages: all, without the easy ones (forgotten seldom), or only a band of them"
     )
     discard_interval: int = setting(10, "how many more times an image must have been forgotten from stage to stage")
-    discard_epochs: int = setting(200, "epochs of the training in which forgetting is counted")
+    discard_epochs: int = setting(200, "epochs of the training in which forgetting is counted", quick=3)
 
     def __post_init__(self) -> None:
         check_choices(self)

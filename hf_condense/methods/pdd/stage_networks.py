@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from accelerate import PartialState
-
 from hf_condense.data.cache import cache_folder
 from hf_condense.data.formation import decode_set
 from hf_condense.data.randomness import Key
@@ -17,6 +15,7 @@ from hf_condense.methods.pdd.settings import PDDSettings
 from hf_condense.methods.pdd.stage import StageContext
 from hf_condense.methods.pdd.stage_observers import observing
 from hf_condense.plan import Shard, Synthetic
+from hf_condense.processes import Processes
 
 POOL = 20  # chains of bases that train no experts
 
@@ -60,7 +59,7 @@ class StageNetworks:
         if self.settings.chains == 0 and not pool:
             return replace(context, fresh=ReplayedNetworks(context.fresh, curriculum))
         count = self.settings.chains or len(context.observers or ()) or self.base.network_count or POOL
-        processes = context.accelerator or PartialState()
+        processes = Processes(context.accelerator)
         chains = ChainedNetworks(context.fresh, curriculum, count, self.key, cache_folder() / "chains")
         chains.make(processes)
         if not pool:

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from hf_condense.models.statistics import STATISTICS_VERSION, RealStatistics
 from hf_condense.models.statistics_files import write_statistics
 from hf_condense.models.training import FitRecipe, predict
 from hf_condense.plan import Shard
+from hf_condense.processes import Processes
 from hf_condense.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def observing(
     shard: Shard,
     context: StageContext,
     chains: ChainedNetworks,
-    processes: Any,
+    processes: Processes,
 ) -> StageContext:
     """`context` with what decoupled synthesis sees in a later stage.
 
@@ -51,7 +51,7 @@ def observing(
 
     Args:
         statistics: gives what the base method needs of the real data.
-        processes: an Accelerator or its like; they share the work and give back the same.
+        processes: they share the work and return the same.
     """
     s = settings
     missed = _missed(context, chains, processes)
@@ -69,7 +69,7 @@ def observing(
     return replace(context, statistics=_statistics(context, request, chains, tuned, processes))
 
 
-def _missed(context: Context, chains: ChainedNetworks, processes: Any) -> np.ndarray:
+def _missed(context: Context, chains: ChainedNetworks, processes: Processes) -> np.ndarray:
     """Share of the chains that are wrong on each real image, as it is: float64 [n] in [0, 1]."""
     train, folder = context.train, chains.folder / fingerprint([chains.fingerprint, context.train.fingerprint])
 
@@ -96,7 +96,7 @@ class _Tuned:
         parts = [OBSERVERS_VERSION, chains.fingerprint, context.train.fingerprint, epochs, lr, request.policy]
         self.folder = chains.folder / fingerprint([*parts, context.flip])
 
-    def members(self, processes: Any) -> list[PoolMember]:
+    def members(self, processes: Processes) -> list[PoolMember]:
         """One a chain, frozen on the device."""
         places = _each(self.folder, "tuned", self.chains.count, processes, self._tune)
         return [self._member(number, place) for number, place in enumerate(places)]
@@ -124,32 +124,32 @@ class _Tuned:
 
 
 def _statistics(
-    context: Context, request: StatisticsRequest, chains: ChainedNetworks, tuned: _Tuned, processes: Any
+    context: Context, request: StatisticsRequest, chains: ChainedNetworks, tuned: _Tuned, processes: Processes
 ) -> list[RealStatistics]:
     """Of the stage's real images in all observers, in one pass."""
     digests = [member.sha256 for member in context.observers]
     folder = tuned.folder / fingerprint([STATISTICS_VERSION, digests, request])
     places = [folder / f"{number:02d}.safetensors" for number in range(len(digests))]
     missing = not all(place.exists() for place in places)
-    processes.wait_for_everyone()  # nobody writes before all have seen what is there
+    processes.wait()  # nobody writes before all have seen what is there
     if missing:
         models = context.observers.models
         write_statistics(
             places, models, context.train, request.policy, request.patch, chains.key / "statistics", context.device,
-            mode=request.mode, kinds=request.kinds, accelerator=processes,
+            mode=request.mode, kinds=request.kinds, processes=processes,
         )  # fmt: skip
-        processes.wait_for_everyone()
+        processes.wait()
     return [RealStatistics.load(place) for place in places]
 
 
-def _each(folder: Path, name: str, count: int, processes: Any, make: Callable[[int, Path], None]) -> list[Path]:
+def _each(folder: Path, name: str, count: int, processes: Processes, make: Callable[[int, Path], None]) -> list[Path]:
     """One file a chain, in their order; those that are not there are made, each by one of the processes."""
     places = [folder / f"{name}-{number:05d}.safetensors" for number in range(count)]
-    for number in range(processes.process_index, count, processes.num_processes):
+    for number in processes.share(range(count)):
         if not places[number].exists():
             with one_at_a_time(places[number]):
                 if not places[number].exists():
                     remove_leftovers(folder, places[number].name)
                     make(number, places[number])
-    processes.wait_for_everyone()
+    processes.wait()
     return places
