@@ -78,7 +78,8 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
             refuse_rest(rest, method, base)
             return run(found.command, method, base, vars(found))
         given = vars(parser.parse_args(arguments))
-        others = {"methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set}
+        others = {"methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set,
+                  "export": export_set}  # fmt: skip
         return others[given.pop("command")](**given)
     except CondensationError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -175,6 +176,13 @@ def import_set(**given: str | None) -> int:
     from hf_condense.hub.importing import import_set
 
     print(f"written to {import_set(**given)}; `hf-condense inspect` shows it")
+    return 0
+
+
+def export_set(**given: Any) -> int:
+    from hf_condense.hub.export import export
+
+    print(f"written to {export(**given)}; origin.json in it says what it is")
     return 0
 
 
