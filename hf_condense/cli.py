@@ -90,7 +90,10 @@ def _main(arguments: Sequence[str], only: str | None) -> int:
         if given["command"] in leaderboards.COMMANDS:
             show_messages()
             return leaderboards.run(given.pop("command"), given, run_again)
-        others = {"methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set}
+        others = {
+            "methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set,
+            "export": export_set,
+        }  # fmt: skip
         return others[given.pop("command")](**given)
     except CondensationError as error:
         if main_process() or not error.everywhere:
@@ -228,6 +231,13 @@ def import_set(**given: str | None) -> int:
     from hf_condense.hub.importing import import_set
 
     print(f"written to {import_set(**given)}; `hf-condense inspect` shows it")
+    return 0
+
+
+def export_set(**given: Any) -> int:
+    from hf_condense.hub.export import export
+
+    print(f"written to {export(**given)}; origin.json in it says what it is")
     return 0
 
 

@@ -38,7 +38,7 @@ def build_parser(
         sub = commands.add_parser(name, help=help_text, allow_abbrev=False, add_help=False)
         if name == command:
             _add_settings(sub, method, base_method)
-    for add in (_add_inspect, _add_push, _add_reproduce, _add_import):
+    for add in (_add_inspect, _add_push, _add_reproduce, _add_import, _add_export):
         add(commands)
     commands.add_parser("methods", help="list the methods")
     add_commands(commands)
@@ -103,6 +103,15 @@ def _add_import(commands) -> None:
     held = "what tensors hold: pixels normalised with the dataset's mean and std, or in [0, 1]"
     take.add_argument("--pixels", choices=("normalised", "unit"), default="normalised", help=held)
     take.add_argument("--revision", help="branch, tag or commit of a Hub id")
+
+
+def _add_export(commands) -> None:
+    give = commands.add_parser("export", help="write a set for programs that read no Parquet", allow_abbrev=False)
+    give.add_argument("place", metavar="DATASET", help="folder or Hub id of a distilled dataset, or a run folder")
+    give.add_argument("--to", required=True, choices=("imagefolder", "webdataset", "torch", "numpy"), help="the form")
+    give.add_argument("--output_dir", required=True, help="folder that is not there yet")
+    give.add_argument("--soft_labels", action="store_true", help="also the soft label of each image")
+    give.add_argument("--revision", help="branch, tag or commit of a Hub id")
 
 
 def refuse_rest(rest: list[str], method: str | None, base_method: str | None) -> None:

@@ -107,7 +107,7 @@ class SqueezeSettings:
     )
     observers: tuple[str, ...] | None = setting(None, "networks of the pool used in synthesis; defaults to all")
     teachers: tuple[str, ...] | None = setting(None, "networks of the pool that make soft labels; defaults to all")
-    pretrained: bool = setting(False, "start from published weights")
+    pretrained: bool = setting(False, "names without a weight tag begin from published weights too")
     squeeze_epochs: int = setting(10, "epochs on real data; 0 takes published weights as they are", quick=2)
     squeeze_batch: int = setting(64, "batch size of the squeeze")
     squeeze_lr: float = setting(0.05, "learning rate of the squeeze")
@@ -126,7 +126,6 @@ class SqueezeSettings:
         check_choices(self)
         check(len(self.base_model) > 0, "base_model", self.base_model, "one or more model names")
         check(self.squeeze_epochs >= 0, "squeeze_epochs", self.squeeze_epochs, "0 or more")
-        check(self.squeeze_epochs > 0 or self.pretrained, "squeeze_epochs", 0, "1 or more unless --pretrained")
         check(self.squeeze_batch >= 1, "squeeze_batch", self.squeeze_batch, "1 or more")
         check(self.squeeze_lr > 0, "squeeze_lr", self.squeeze_lr, "above 0")
         momentum, decay, pad = self.squeeze_momentum, self.squeeze_weight_decay, self.squeeze_pad

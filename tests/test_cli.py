@@ -52,6 +52,7 @@ def test_a_recipe_leaves_a_scored_dataset_that_datasets_reads(launched):
     folder, said = launched
     data = load_dataset(str(folder / "dataset"))["train"]
     assert len(data) == 20 and data.features["label"].num_classes == 10 and len(data[0]["soft_label"]) == 10
+    assert "squeeze: convnet_d1 (from scratch), top-1" in said
     assert "estimate on this machine" in said and "vs random" in said and "look at" in said
     for row in ("full", "random", "initial", "edc"):
         assert f"\n{row} " in said
@@ -74,6 +75,12 @@ def test_a_run_folder_is_gone_on_with(launched, capsys):
     assert main(["condense", "--lr", "0.05", str(launched[0])]) == 0, "the folder may stand after flags"
     assert main(["condense", str(launched[0]), "--iterations", "4"]) == 2
     assert "iterations: 4 does not work. Allowed: 3, with which condense" in capsys.readouterr().err
+
+
+def test_networks_from_scratch_have_to_be_trained(tmp_path, capsys):
+    asked = ["run", "--method", "random", "--dataset", "digits", "--base_model", "convnet_d1", "--squeeze_epochs", "0"]
+    assert main([*asked, "--output_dir", str(tmp_path / "run")]) == 2
+    assert "1 or more for convnet_d1, which begins from scratch" in capsys.readouterr().err
 
 
 @pytest.fixture

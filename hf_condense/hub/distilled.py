@@ -254,7 +254,7 @@ class DistilledDataset:
             ArtefactError: `soft` where the set carries no soft labels.
         """
         images, labels = decode_set(self.images, self.labels, self.formation_factor)
-        return TorchDataset(images, self._probabilities() if soft else labels, transform)
+        return TorchDataset(images, self.probabilities() if soft else labels, transform)
 
     def for_trainer(
         self,
@@ -279,7 +279,7 @@ class DistilledDataset:
             ArtefactError: the set carries no soft labels.
             ConfigError: an unknown loss.
         """
-        soft = self._probabilities()
+        soft = self.probabilities()
         labels = torch.cat([soft, self.labels[:, None].float()], 1)
         chosen = self.training.protocol if loss == "recorded" else loss
         return {
@@ -287,8 +287,12 @@ class DistilledDataset:
             "compute_loss_func": soft_label_loss(chosen, **values),
         }
 
-    def _probabilities(self) -> Tensor:
-        """Soft labels float32 [N, K], a row an image, each of which adds up to one."""
+    def probabilities(self) -> Tensor:
+        """Soft labels float32 [N, K], a row an image, each of which adds up to one.
+
+        Raises:
+            ArtefactError: the set carries none, or they do not belong to the images that students see.
+        """
         if self.soft_labels is None:
             raise ArtefactError("soft", True, "False: this set has no soft labels", "train with class numbers")
         if self.formation_factor > 1:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hf_condense.errors import ArtefactError
 from hf_condense.files import recover
-from hf_condense.hub.artefact import CONDENSATION
+from hf_condense.hub.record import CONDENSATION
 from hf_condense.snapshots import fetch_snapshot
 
 

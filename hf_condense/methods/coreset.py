@@ -195,7 +195,7 @@ def _pretrained(
             pretrained=True, key=Key(0, "backbone"),
         )  # fmt: skip
     except ModelError as error:
-        step = error.next_step.replace("--base_model", "--backbone").split("; without --pretrained")[0]
+        step = error.next_step.replace("--base_model", "--backbone").split("; names of timm")[0]
         step = step.replace(", or drop --pretrained", "")
         raise ModelError("backbone", name, error.allowed, step) from error
     return model.freeze()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
 from hf_condense.data.randomness import Key, keyed
 from hf_condense.errors import ModelError
 from hf_condense.models.image_model import ImageModel
+from hf_condense.models.networks import without_tag
 
 if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
@@ -32,7 +33,8 @@ def load_model(
 
     Names: a timm model (`resnet18`, `timm/resnet18.a1_in1k`), `hf-hub:org/name` (a timm checkpoint),
     `transformers:org/name`, `torchvision/alexnet`, or a folder (`local-dir:/path` or just the path) with a timm or
-    transformers checkpoint. Hub ids and folders always mean their weights; other names do when `pretrained`.
+    transformers checkpoint. Hub ids, folders and timm's names with a weight tag (`resnet18.tv_in1k`) always mean their
+    weights; other names do when `pretrained`, and are networks from scratch else.
 
     A head with weights is used as it is only when its class names map to `class_names`; its rows are then put in the
     dataset's order. Otherwise it is replaced by a new one, and `needs_squeeze` is true. From scratch, timm's ResNets
@@ -84,8 +86,10 @@ def load_untrained(field: str, name: str, **facts: Any) -> ImageModel:
         facts: the other arguments of `load_model`.
 
     Raises:
-        ModelError: as `load_model`; or the name is a Hub id or a folder, which always mean their weights.
+        ModelError: as `load_model`; or the name is a Hub id, a folder or one with a tag, which always mean their weights.
     """
+    if without_tag(name) != name:  # nothing is fetched to say so
+        refuse_weights(field, name, without_tag(name))
     try:
         model = load_model(name, **facts)
     except ModelError as error:
@@ -94,12 +98,16 @@ def load_untrained(field: str, name: str, **facts: Any) -> ImageModel:
         step = error.next_step.replace("--base_model", f"--{field}")
         raise ModelError(field, name, error.allowed, step) from error
     if model.source["pretrained"]:
-        known = architecture_name(model)
-        raise ModelError(
-            field, name, "the name of an architecture: these networks begin untrained, and this one has trained weights",
-            f"give {known}, its architecture" if known else "give a network of timm or torchvision by name",
-        )  # fmt: skip
+        refuse_weights(field, name, architecture_name(model))
     return model
+
+
+def refuse_weights(field: str, name: str, architecture: str | None) -> NoReturn:
+    """Raises ModelError for a name of trained weights where a network begins untrained."""
+    raise ModelError(
+        field, name, "the name of an architecture: these networks begin untrained, and this one has trained weights",
+        f"give {architecture}, its architecture" if architecture else "give a network of timm or torchvision by name",
+    )  # fmt: skip
 
 
 def architecture_name(model: ImageModel) -> str | None:

@@ -60,8 +60,21 @@ def build(name: str, num_classes: int, image_size: int, channels: int, pretraine
 
 
 def means_weights(name: str) -> bool:
-    """Whether `name` always stands for trained weights, whatever is asked for: Hub ids and folders do."""
-    return name.partition(":")[0] in ("transformers", "hf-hub", "hf_hub", "local-dir") or _is_path(name)
+    """Whether `name` always stands for trained weights: Hub ids, folders and names of timm with a tag do."""
+    sources = "transformers", "hf-hub", "hf_hub", "local-dir"
+    return name.partition(":")[0] in sources or _is_path(name) or weight_tag(name) != ""
+
+
+def weight_tag(name: str) -> str:
+    """`tv_in1k` of `timm/resnet18.tv_in1k`: which of its published weights a name of timm means; else an empty word."""
+    plain = ":" not in name and not _is_path(name) and not name.startswith("torchvision/")
+    return name.removeprefix("timm/").partition(".")[2] if plain else ""
+
+
+def without_tag(name: str) -> str:
+    """The name of the same network from scratch, where it is one of timm."""
+    tag = weight_tag(name)
+    return name.removesuffix(f".{tag}") if tag else name
 
 
 def _is_path(name: str) -> bool:
@@ -90,7 +103,7 @@ def _fetching(name: str, id: str) -> Iterator[None]:
         else:
             step = (
                 f"connect to the network, or run `hf download {id} --local-dir FOLDER` where there is one and give "
-                "that folder as --base_model; without --pretrained, timm and torchvision names need no download"
+                "that folder as --base_model; names of timm without a tag need no download unless --pretrained"
             )
         raise ModelError("base_model", name, f"weights of {id} that can be read ({reason})", step) from error
 
@@ -99,12 +112,16 @@ def _timm(name: str, model: str, num_classes: int, image_size: int, channels: in
     timm = registered_timm()
     architecture, _, tag = model.partition(".")
     if not timm.is_model(architecture):
-        raise ModelError("base_model", name, "a model that timm knows", nearest(architecture, timm.list_models()))
+        step = nearest(architecture, timm.list_models())
+        if "/" in model:
+            step = f"for a repository of the Hub write hf-hub:{model} (timm) or transformers:{model}"
+        raise ModelError("base_model", name, "a model that timm knows", step)
     tagged = timm.list_pretrained(architecture)
     if (tag or pretrained) and (model if tag else architecture) not in [t if tag else t.split(".")[0] for t in tagged]:
         known = ", ".join(tagged) or f"none: {architecture} has no published weights"
-        raise ModelError("base_model", name, f"published weights: {known}", "name one of them, or drop --pretrained")
-    if pretrained:
+        drop = f"{architecture} for one from scratch" if tag else "drop --pretrained"
+        raise ModelError("base_model", name, f"published weights: {known}", f"name one of them, or {drop}")
+    if tag or pretrained:
         return _timm_checkpoint(name, model, timm.get_pretrained_cfg(model).hf_hub_id or model)
     known = timm.get_pretrained_cfg(architecture)
     cfg = known.to_dict() if known else {}  # a model registered without one has no size and no limits that we know of

@@ -23,6 +23,7 @@ from hf_condense.models.checkpoints import write_checkpoint
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.loading import load_model
 from hf_condense.models.members import POOL_VERSION, ModelPool, PoolMember, count_macs
+from hf_condense.models.networks import weight_tag
 from hf_condense.models.training import Batch, FitRecipe, fit
 from hf_condense.processes import Processes
 from hf_condense.progress import Progress
@@ -81,7 +82,8 @@ def squeeze(
     members = [train_member(name, settings, train, test, progress=show, **options) for name in names]
     for member in members:
         if show:
-            tqdm.write(f"squeeze: {member.name} top-1 {100 * member.top1:.1f} % on {len(test)} test images")
+            begun = f"weights of {member.source['id']}" if member.source["pretrained"] else "from scratch"
+            tqdm.write(f"squeeze: {member.name} ({begun}), top-1 {100 * member.top1:.1f} % on {len(test)} test images")
         refuse_chance(member, settings.min_top1_over_chance, train.num_classes)
     return ModelPool(members)
 
@@ -198,7 +200,8 @@ def member_place(
     cache_folder: Path,
 ) -> Path:
     """The folder of a member, by the hash of all that it depends on; other members of the pool are not part of it."""
-    own = {k: v for k, v in asdict(settings).items() if k.startswith("squeeze_") or k == "pretrained"}
+    own = {k: v for k, v in asdict(settings).items() if k.startswith("squeeze_")}
+    own["pretrained"] = settings.pretrained or weight_tag(name) != ""
     versions = [POOL_VERSION, VIEW_VERSION]
     parts = [
         versions,

@@ -16,7 +16,7 @@ from hf_condense.methods import method_class
 from hf_condense.methods.base import Method
 from hf_condense.methods.registry import METHODS
 from hf_condense.models.loading import load_untrained
-from hf_condense.models.networks import means_weights
+from hf_condense.models.networks import means_weights, weight_tag, without_tag
 from hf_condense.plan import Plan
 from hf_condense.run.resolve import Config
 
@@ -82,14 +82,24 @@ def scorable(config: Config, method: Method, plan: Plan, protocol: Protocol, tra
 def check_networks(squeeze: SqueezeSettings, method: Method, train: ImageSource) -> None:
     """Raises ModelError or ConfigError for a base model that the method cannot work through.
 
-    Only untrained ones are looked at: trained weights would have to be fetched first.
+    Trained weights would have to be fetched first: of a name with a tag the architecture is looked at, of others nothing.
     """
+    for name in squeeze.base_model:
+        allowed = f"1 or more for {name}, which begins from scratch"
+        taken = squeeze.squeeze_epochs > 0 or squeeze.pretrained or means_weights(name)
+        check(
+            taken,
+            "squeeze_epochs",
+            0,
+            allowed,
+            "name published weights (resnet18.tv_in1k), or train with --squeeze_epochs",
+        )
     if type(method).check_network is Method.check_network:
         return
     for name in squeeze.base_model if method.info.pool else squeeze.base_model[:1]:
-        if not means_weights(name):
+        if not means_weights(plain := without_tag(name)):
             network = load_untrained(
-                "base_model", name, num_classes=train.num_classes, image_size=train.image_size, channels=train.channels,
+                "base_model", plain, num_classes=train.num_classes, image_size=train.image_size, channels=train.channels,
                 mean=train.mean, std=train.std, key=Key(0),
             )  # fmt: skip
             method.check_network(network, train.image_size)
@@ -97,7 +107,8 @@ def check_networks(squeeze: SqueezeSettings, method: Method, train: ImageSource)
 
 def _check_student(name: str, train: ImageSource) -> None:
     """Raises ConfigError for a name that means trained weights, ModelError for one that makes no network."""
-    check(not means_weights(name), "students", name, "architectures: a student begins untrained")
+    step = "drop its weight tag" if weight_tag(name) else "give a network of timm or torchvision by name"
+    check(not means_weights(name), "students", name, "architectures: a student begins untrained", step)
     load_untrained(
         "students", name, num_classes=train.num_classes, image_size=train.image_size, channels=train.channels,
         mean=train.mean, std=train.std, key=Key(0),

@@ -13,6 +13,7 @@ from torch import nn
 from hf_condense.data.randomness import Key
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.loading import load_model
+from hf_condense.models.networks import without_tag
 from hf_condense.run.base import Run
 
 IMAGES = 16  # enough for a rate, small enough for any memory
@@ -49,7 +50,7 @@ class Probe:
         if name not in self.measured:
             train = self.run.train
             model = load_model(
-                name, num_classes=train.num_classes, image_size=train.image_size, channels=train.channels,
+                without_tag(name), num_classes=train.num_classes, image_size=train.image_size, channels=train.channels,
                 mean=train.mean, std=train.std, pretrained=False, key=Key(0),
             )  # fmt: skip
             shape = (train.channels, train.image_size, train.image_size)

@@ -12,6 +12,7 @@ from hf_condense.files import fingerprint
 from hf_condense.hub.card import hub_dataset
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.members import POOL_VERSION, ModelPool
+from hf_condense.models.networks import weight_tag
 from hf_condense.models.pool import squeeze
 from hf_condense.models.weak import WEAK_VERSION, find_pool, read_pool, weak_pool
 from hf_condense.run.base import Run
@@ -46,7 +47,11 @@ class Squeeze(Stage[Networks]):
     def settings(self, run: Run) -> dict[str, Any]:
         # observers and teachers only choose among what is made
         pool = {k: v for k, v in asdict(run.config.squeeze).items() if k not in ("observers", "teachers")}
-        return {**source_settings(run), **pool, **_weak_settings(run)}
+        tagged = [name for name in run.config.squeeze.base_model if weight_tag(name)]
+        meant = (
+            {"weights": tagged} if tagged and not run.config.squeeze.pretrained else {}
+        )  # once these began from scratch
+        return {**source_settings(run), **pool, **meant, **_weak_settings(run)}
 
     def make(self, run: Run, done: Outputs, folder: Path, tick: Callable[[], None]) -> None:
         pool = self._make_pool(run)

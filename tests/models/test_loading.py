@@ -9,7 +9,8 @@ from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
 from hf_condense.models.checkpoints import write_checkpoint
 from hf_condense.models.image_model import ImageModel
-from hf_condense.models.loading import load_model
+from hf_condense.models.loading import load_model, load_untrained
+from hf_condense.models.networks import means_weights, weight_tag, without_tag
 
 NAMES = ("ant", "bee", "cat", "dog")
 
@@ -160,7 +161,14 @@ def test_fixed_input_size_resizes_with_antialias(tmp_path):
         ("torchvision/aleznet", False, "did you mean alexnet"),
         ("resnet18.v9_in1k", False, "resnet18.tv_in1k"),
         ("convnet_w32", True, "no published weights"),
+        ("resnet18.v9_in1k", False, "or resnet18 for one from scratch"),
         ("resnet18.tv_in1k", True, "hf download timm/resnet18.tv_in1k"),
+        (
+            "timm/resnet18.tv_in1k",
+            False,
+            "hf download timm/resnet18.tv_in1k.*names of timm without a tag need no download",
+        ),
+        ("microsoft/resnet-50", False, "hf-hub:microsoft/resnet-50 .timm. or transformers:microsoft/resnet-50"),
         ("hf-hub:org/net", False, "weights of org/net.*hf download org/net"),
         ("transformers:org/net", False, "weights of org/net.*hf download org/net"),
         ("/no/such/folder", False, "config.json"),
@@ -170,6 +178,29 @@ def test_what_cannot_be_had_is_named_with_the_next_step(name, pretrained, told):
     with pytest.raises(ModelError, match=f"(?s)base_model.*{told}") as caught:
         load(name, pretrained=pretrained)
     assert caught.value.value == name
+
+
+def test_what_a_name_means_is_seen_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.v2").mkdir()
+    weights = (
+        "resnet18.tv_in1k",
+        "timm/resnet18.tv_in1k",
+        "hf-hub:org/net",
+        "transformers:org/net",
+        "./net.v2",
+        "net.v2",
+    )
+    scratch = "resnet18", "timm/resnet18", "torchvision/alexnet", "convnet_d1"
+    assert all(map(means_weights, weights)) and not any(map(means_weights, scratch))
+    assert weight_tag("timm/resnet18.tv_in1k") == "tv_in1k" and not any(map(weight_tag, (*scratch, *weights[2:])))
+    assert without_tag(weights[1]) == "timm/resnet18" and without_tag("net.v2") == "net.v2"
+
+
+def test_a_tag_is_refused_where_networks_begin_untrained_without_fetching_anything():
+    facts = {"num_classes": 3, "image_size": 8, "mean": (0.5,) * 3, "std": (0.5,) * 3, "key": Key(0)}
+    with pytest.raises(ModelError, match="students: 'timm/resnet18.tv_in1k'.*give timm/resnet18, its architecture"):
+        load_untrained("students", "timm/resnet18.tv_in1k", **facts)
 
 
 def test_torchvision_weights_that_cannot_be_fetched(monkeypatch, tmp_path):

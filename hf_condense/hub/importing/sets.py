@@ -23,8 +23,10 @@ from torch import Tensor
 from hf_condense.data.decoding import cell_bytes, open_image, plain_mode, worker_count
 from hf_condense.errors import ArtefactError
 from hf_condense.files import SPARE, check_inside, check_room, contained
+from hf_condense.hub.artefact import DATA
 from hf_condense.hub.importing.names import check_numbers, class_numbers
 from hf_condense.hub.importing.restricted import read_untrusted
+from hf_condense.hub.record import CONDENSATION
 
 log = logging.getLogger(__name__)
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's ImageFolder
@@ -82,12 +84,14 @@ def read_parquet_set(path: Path, class_names: Sequence[str]) -> FoundSet:
     """Parquet with a column `image` and one of labels, `class_id` or `label`: class numbers, or names.
 
     Args:
-        path: a file, or a folder of which all Parquet files are read, in the order of their names.
+        path: a file, or a folder of which all Parquet files are read, in the order of their names; of a distilled dataset
+            as this library writes it, those of images.
 
     Raises:
         ArtefactError: no such file or column, a class that the source does not have, or images that do not fit.
     """
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    inside = path / DATA if (path / CONDENSATION).is_file() else path
+    files = [path] if path.is_file() else sorted(inside.rglob("*.parquet"))
     files = [check_inside(path if path.is_dir() else path.parent, file) for file in files]
     try:
         tables = [_table(file) for file in files]
