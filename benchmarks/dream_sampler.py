@@ -17,6 +17,7 @@ from datasets import load_dataset
 
 from benchmarks import record
 from hf_condense.config import DataSettings
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import Splits, open_source
 from hf_condense.models.fresh import FreshNetworks
@@ -63,7 +64,7 @@ def resting(features: torch.Tensor, count: int, key: Key) -> torch.Tensor:
 def clustering(splits: Splits, args) -> dict:
     train, count, key = splits.train, args.clusters, Key(0, "clusters")
     fresh = FreshNetworks(
-        args.network, num_classes=10, image_size=28, channels=1, mean=train.mean, std=train.std, device=CPU
+        args.network, ImageSpec(num_classes=10, image_size=28, channels=1, mean=train.mean, std=train.std), device=CPU
     )
     began = time.perf_counter()
     features = features_of(fresh(key).requires_grad_(False), train, train.rows_of(0), 28, CPU)

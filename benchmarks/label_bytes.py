@@ -19,6 +19,7 @@ import torch
 from benchmarks import record
 from hf_condense.config import LabelSettings
 from hf_condense.data.augmentation import ViewPolicy
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.files import read_json
 from hf_condense.labels.columns import epoch_table, write_epochs
@@ -84,7 +85,9 @@ def reading(repeats: int, batch: int = 100, images: int = 1000) -> dict:
         about = {"members": [], "average": "logits", "bn": "running", "precision": "fp32"}
         store = write_given(folder, pixels, policy, 4, batch, classes, labelled, teacher=about)
         student = load_model(
-            "resnet18", num_classes=classes, image_size=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, key=key
+            "resnet18",
+            ImageSpec(num_classes=classes, image_size=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3),
+            key=key,
         ).train()
         optimizer = torch.optim.AdamW(student.parameters())
         views, soft = torch.rand(batch, 3, 32, 32), torch.randn(batch, classes)

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import record
 from benchmarks.plain_matching import plain_distribution, plain_gradient
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy
 from hf_condense.models.embedding import embed
@@ -47,7 +48,9 @@ class Steps:
     def __init__(self, width: int, ipc: int, real_batch: int) -> None:
         self.source, self.real_batch = Source(600), real_batch
         self.fresh = FreshNetworks(
-            f"convnet_w{width}", num_classes=CLASSES, image_size=28, channels=1, mean=(0.3,), std=(0.35,), device=CPU
+            f"convnet_w{width}",
+            ImageSpec(num_classes=CLASSES, image_size=28, channels=1, mean=(0.3,), std=(0.35,)),
+            device=CPU,
         )
         self.labels = torch.arange(CLASSES).repeat_interleave(ipc)
         self.images = torch.rand(len(self.labels), 1, 28, 28, generator=torch.Generator().manual_seed(0))

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import record
 from benchmarks.pool import CIFAR_MEAN, CIFAR_STD, GeneratedSource
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.models.loading import load_model
 from hf_condense.models.statistics import collect_statistics
@@ -24,7 +25,7 @@ AIMS = {32: (100, 1.7), 224: (10, 2.0)}  # side: (batch, aim)
 def measure(size: int, batch: int, repeats: int, device: torch.device) -> dict:
     source = GeneratedSource(max(20, batch), image_size=size)
     model = load_model(
-        "resnet18", num_classes=10, image_size=size, mean=CIFAR_MEAN, std=CIFAR_STD, key=Key(0, "bench")
+        "resnet18", ImageSpec(num_classes=10, image_size=size, mean=CIFAR_MEAN, std=CIFAR_STD), key=Key(0, "bench")
     )
     model = model.freeze().to(device)
     found = collect_statistics([model], source, None, 4 if size <= 64 else 16, Key(0), device, batch_size=10)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.loading import load_model
@@ -18,9 +19,7 @@ CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 def small_pool(device: torch.device) -> list[ImageModel]:
     """ConvNet-D1, ConvNet-W32 and WRN-16-2 at 32 px with keyed weights; the same in every call."""
     return [
-        load_model(
-            name, num_classes=10, image_size=32, mean=CIFAR_MEAN, std=CIFAR_STD, key=Key(0, "pool", name)
-        ).freeze().to(device)
+        load_model(name, ImageSpec(num_classes=10, image_size=32, mean=CIFAR_MEAN, std=CIFAR_STD), key=Key(0, "pool", name)).freeze().to(device)
         for name in POOL
     ]  # fmt: skip
 

@@ -22,6 +22,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resized_crop
 from benchmarks import record
 from hf_condense.config import DataSettings
 from hf_condense.data.crops import random_boxes
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource, open_source
 from hf_condense.models.loading import load_model
@@ -80,10 +81,7 @@ def measure(source: ImageSource, name: str, size: int, factor: int, ipc: int, ca
     if name == "none":
         observer = Nothing(source.mean).to(device)
     else:
-        observer = load_model(
-            name, num_classes=source.num_classes, image_size=size, channels=source.channels, mean=source.mean,
-            std=source.std, key=Key(0, "bench", name),
-        ).freeze().to(device)  # fmt: skip
+        observer = load_model(name, ImageSpec(num_classes=source.num_classes, image_size=size, channels=source.channels, mean=source.mean, std=source.std), key=Key(0, "bench", name)).freeze().to(device)  # fmt: skip
     same = {"count": ipc, "size": size, "factor": factor, "candidates": candidates, "key": key, "device": device}
 
     def ours(precision: str = "fp32") -> tuple[Tensor, np.ndarray]:

@@ -19,6 +19,7 @@ from torch import nn
 
 from benchmarks import record
 from hf_condense.data.augmentation import ViewPolicy
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.models.loading import load_model
 from hf_condense.models.members import count_macs
@@ -36,7 +37,9 @@ MATCHING = MatchingSettings(alpha=1.0, stat_momentum=0.0, flatness_weight=0.0, m
 def network(size: int, key: Key, ratio: float | None = None) -> nn.Module:
     """ResNet-18, with that share of its channels pruned."""
     model = load_model(
-        "cifar_resnet18", num_classes=CLASSES, image_size=size, mean=(0.48, 0.45, 0.4), std=(0.23,) * 3, key=key
+        "cifar_resnet18",
+        ImageSpec(num_classes=CLASSES, image_size=size, mean=(0.48, 0.45, 0.4), std=(0.23,) * 3),
+        key=key,
     )
     return model if ratio is None else prune(model, ratio, key / "pruning", 0.3, size)
 

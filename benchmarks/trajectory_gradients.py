@@ -26,6 +26,7 @@ from benchmarks import record
 from benchmarks.studies import DIGITS_MTT as TRAJECTORIES
 from hf_condense import create_method
 from hf_condense.config import DataSettings
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
 from hf_condense.files import read_json
@@ -44,7 +45,9 @@ POINTS = ((1, 0.05), (2, 0.05), (5, 0.05), (10, 0.01), (10, 0.05), (10, 0.1), (2
 def made_up(width: int, images: int, steps: int) -> tuple[InnerLoop, torch.Tensor, torch.Tensor]:
     """A loop on noise with a target near its start: what memory and time are measured on."""
     fresh = FreshNetworks(
-        f"convnet_w{width}", num_classes=10, image_size=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, device=CPU
+        f"convnet_w{width}",
+        ImageSpec(num_classes=10, image_size=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3),
+        device=CPU,
     )
     flat, draw = FlatNetwork(fresh(KEY)), torch.Generator().manual_seed(0)
     start, every = flat.flatten(), Batch(torch.arange(images), lambda batch: batch)
@@ -110,7 +113,7 @@ def digits() -> Context:
     """A context for MTT on digits."""
     source = open_source(DataSettings("digits"), Key(0, "data")).train
     fresh = FreshNetworks(
-        NETWORK, num_classes=10, image_size=8, channels=1, mean=source.mean, std=source.std, device=CPU
+        NETWORK, ImageSpec(num_classes=10, image_size=8, channels=1, mean=source.mean, std=source.std), device=CPU
     )
     return Context(source, 8, 1, Key(0), CPU, "fp32", False, fresh=fresh)
 

@@ -30,10 +30,7 @@ def digits(max_per_class: int = 60):
 
 
 def networks(source, name: str = "convnet_d1") -> FreshNetworks:
-    return FreshNetworks(
-        name, num_classes=source.num_classes, image_size=source.image_size, channels=source.channels,
-        mean=source.mean, std=source.std, device=CPU,
-    )  # fmt: skip
+    return FreshNetworks(name, source.plain_spec, device=CPU)  # fmt: skip
 
 
 def context(ipc: int, seed: int = 0, name: str = "convnet_d1") -> Context:

@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from hf_condense.data.decoding import (
     to_pixels,
     worker_count,
 )
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.errors import DataError
 from hf_condense.files import atomic_path, fingerprint
 from hf_condense.progress import Progress
@@ -69,6 +71,16 @@ class ImageSource:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def spec(self) -> ImageSpec:
+        """What networks have to know of these images."""
+        return replace(self.plain_spec, class_names=self.class_names)
+
+    @property
+    def plain_spec(self) -> ImageSpec:
+        """`spec` without class names: for networks from scratch, whose heads are not compared with anything."""
+        return ImageSpec(self.num_classes, self.image_size, self.mean, self.std, self.channels)
 
     @property
     def num_classes(self) -> int:

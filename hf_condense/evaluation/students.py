@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hf_condense.config import check
 from hf_condense.data.augmentation import ViewPolicy, Views, draw_mix, mix_images, mixed_targets
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import siamese_pixels
 from hf_condense.data.spaces import pixel_space
@@ -121,10 +122,7 @@ def train_student(
     ipc = max(1, like // num_classes)
     protocol, recipe = training_plan(protocol.resolve(name, ipc), like, stages, rates, precision)
     mean, std = ([*v] * images.shape[1] if len(v) == 1 else v for v in (mean, std))
-    model = load_untrained(
-        "students", name, num_classes=num_classes, image_size=size, channels=images.shape[1], mean=mean, std=std,
-        key=key / "init", whitening=whitening if protocol.zca else None,
-    ).to(device)  # fmt: skip
+    model = load_untrained("students", name, ImageSpec(num_classes=num_classes, image_size=size, channels=images.shape[1], mean=mean, std=std), key=key / "init", whitening=whitening if protocol.zca else None).to(device)  # fmt: skip
     shown = validation_images(test_images, size, protocol.val_resize)
     right = torch.as_tensor(test_labels).numpy()
 

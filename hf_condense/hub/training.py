@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.config import check
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError
 from hf_condense.evaluation.protocol import Protocol
@@ -147,11 +148,7 @@ class RecordedTraining:
         self._require_recipe()
         key, classes = Key(seed, "train"), len(self.class_names)
         if isinstance(network, str):
-            network = load_model(
-                network, num_classes=classes, image_size=images.shape[-1], channels=images.shape[1],
-                mean=self.pixels["mean"], std=self.pixels["std"], class_names=self.class_names, key=key / "init",
-                whitening=whitening if self.protocol.zca else None,
-            )  # fmt: skip
+            network = load_model(network, ImageSpec(num_classes=classes, image_size=images.shape[-1], channels=images.shape[1], mean=self.pixels["mean"], std=self.pixels["std"], class_names=self.class_names), key=key / "init", whitening=whitening if self.protocol.zca else None)  # fmt: skip
         ipc = max(1, len(images) // classes)
         students = StudentTrainer(
             self.protocol, ipc, classes, device=images.device, whitening=whitening, **self.pixels

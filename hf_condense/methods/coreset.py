@@ -13,6 +13,7 @@ import torch
 from hf_condense.config import SqueezeSettings, check, check_choices, setting
 from hf_condense.data.cache import cache_folder
 from hf_condense.data.crops import centre
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
 from hf_condense.methods.base import Context, Method, UsedNetwork
@@ -145,10 +146,7 @@ class Coreset(Method):
     # what selections look at
 
     def _backbone(self, context: Context) -> ImageModel:
-        train = context.train
-        return _pretrained(
-            self.settings.backbone, train.num_classes, train.image_size, train.channels, train.mean, train.std
-        )
+        return _pretrained(self.settings.backbone, context.train.plain_spec)
 
     def _features(self, rows: np.ndarray, context: Context) -> torch.Tensor:
         return features_of(context.observers[0].model, context.train, rows, context.image_size, context.device)
@@ -181,19 +179,14 @@ SELECTIONS: dict[str, Callable[..., np.ndarray]] = {
 
 
 @lru_cache(maxsize=1)  # all classes look through the same one
-def _pretrained(
-    name: str, num_classes: int, image_size: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
-) -> ImageModel:
+def _pretrained(name: str, images: ImageSpec) -> ImageModel:
     """The network `name` with its published weights, frozen. Its head, which may be new, is not looked at.
 
     Raises:
         ModelError: it has none, or they cannot be fetched.
     """
     try:
-        model = load_model(
-            name, num_classes=num_classes, image_size=image_size, channels=channels, mean=mean, std=std,
-            pretrained=True, key=Key(0, "backbone"),
-        )  # fmt: skip
+        model = load_model(name, images, pretrained=True, key=Key(0, "backbone"))  # fmt: skip
     except ModelError as error:
         step = error.next_step.replace("--base_model", "--backbone").split("; names of timm")[0]
         step = step.replace(", or drop --pretrained", "")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key, keyed
 from hf_condense.files import fingerprint
 from hf_condense.models.image_model import ImageModel
@@ -25,7 +26,7 @@ class FreshNetworks:
 
     Args:
         name: of the architecture, as for `load_untrained`, which is asked when the first network is.
-        num_classes, image_size, channels, mean, std: of the dataset.
+        images: those of the dataset.
         whitening: of the dataset, where networks see whitened images.
     """
 
@@ -34,19 +35,13 @@ class FreshNetworks:
     def __init__(
         self,
         name: str,
+        images: ImageSpec,
         *,
-        num_classes: int,
-        image_size: int,
-        channels: int,
-        mean: Sequence[float],
-        std: Sequence[float],
         device: torch.device,
         whitening: Whitening | None = None,
     ) -> None:
         self.name, self.device, self.whitening = name, device, whitening
-        self.facts = {
-            "num_classes": num_classes, "image_size": image_size, "channels": channels, "mean": mean, "std": std,
-        }  # fmt: skip
+        self.images = replace(images, class_names=None)  # heads of untrained networks are compared with nothing
         self._kept: ImageModel | None = None
         self._redraws: bool | None = None  # not known before the second network
 
@@ -68,12 +63,17 @@ class FreshNetworks:
         return self(key / number)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What the images are, as far as weights depend on it."""
+        return {name: value for name, value in asdict(self.images).items() if name != "class_names"}
+
+    @property
     def fingerprint(self) -> str:
         """Of everything but the key that the initial weights depend on, and of the encoding of images."""
         return fingerprint([self.name, self.facts, self.whitening and self.whitening.facts])
 
     def _build(self, key: Key) -> ImageModel:
-        model = load_untrained("base_model", self.name, key=key, whitening=self.whitening, **self.facts)
+        model = load_untrained("base_model", self.name, self.images, key=key, whitening=self.whitening)
         return model.to(self.device).train().requires_grad_(True)
 
     def _draw(self, key: Key) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key, keyed
 from hf_condense.errors import ModelError
 from hf_condense.models.image_model import ImageModel
@@ -18,14 +18,9 @@ if TYPE_CHECKING:
 
 def load_model(
     name: str,
+    images: ImageSpec,
     *,
-    num_classes: int,
-    image_size: int,
-    channels: int = 3,
-    mean: Sequence[float],
-    std: Sequence[float],
     pretrained: bool = False,
-    class_names: Sequence[str] | None = None,
     whitening: Whitening | None = None,
     key: Key,
 ) -> ImageModel:
@@ -36,14 +31,13 @@ def load_model(
     transformers checkpoint. Hub ids, folders and timm's names with a weight tag (`resnet18.tv_in1k`) always mean their
     weights; other names do when `pretrained`, and are networks from scratch else.
 
-    A head with weights is used as it is only when its class names map to `class_names`; its rows are then put in the
+    A head with weights is used as it is only when its class names map to those of `images`; its rows are then put in the
     dataset's order. Otherwise it is replaced by a new one, and `needs_squeeze` is true. From scratch, timm's ResNets
     get a 3x3 stem without pooling up to 64 pixels, and grey images keep one channel where the library allows it.
 
     Args:
-        image_size: side of the images it will be given; what cannot take it has them resized to its own size.
-        channels: of those images, 1 or 3.
-        mean, std: of the dataset, for networks from scratch; others keep what they were trained with.
+        images: what it will be given. A network that cannot take their size has them resized to its own; one with weights
+            keeps the mean and std that it was trained with.
         whitening: of the dataset, instead of both, where networks from scratch are to see whitened images.
         key: names the random initialisation.
 
@@ -54,36 +48,39 @@ def load_model(
     from hf_condense.models import heads, networks
 
     with keyed(key):
-        made = networks.build(name, num_classes, image_size, channels, pretrained)
-        rows = heads.class_rows(made.class_names, class_names)
+        classes, channels = images.num_classes, images.channels
+        made = networks.build(name, classes, images.image_size, channels, pretrained)
+        rows = heads.class_rows(made.class_names, images.class_names)
         if rows is not None:
             heads.keep_rows(made.backbone, rows, made.num_classes, name)
         elif made.pretrained:
-            heads.replace(made.backbone, num_classes, made.num_classes, name)
+            heads.replace(made.backbone, classes, made.num_classes, name)
     model = ImageModel(
         made.backbone,
-        num_classes=num_classes,
-        mean=made.mean or mean,
-        std=made.std or std,
+        num_classes=classes,
+        mean=made.mean or images.mean,
+        std=made.std or images.std,
         name=name,
         channels=channels,
         in_chans=made.in_chans,
-        class_names=class_names,
+        class_names=images.class_names,
         source={"id": made.id, "revision": made.revision, "pretrained": made.pretrained},
         needs_squeeze=rows is None,
         build={"library": made.library, "architecture": made.architecture, "model_args": made.model_args}
         | made.manifest,
         whitening=whitening,
     )
-    return _fit_input(model, image_size, made.input_size, num_classes)
+    return _fit_input(model, images.image_size, made.input_size, classes)
 
 
-def load_untrained(field: str, name: str, **facts: Any) -> ImageModel:
+def load_untrained(
+    field: str, name: str, images: ImageSpec, *, whitening: Whitening | None = None, key: Key
+) -> ImageModel:
     """As `load_model`, with random weights; a name that stands for trained ones is refused.
 
     Args:
         field: the setting that `name` was given as.
-        facts: the other arguments of `load_model`.
+        images, whitening, key: as for `load_model`.
 
     Raises:
         ModelError: as `load_model`; or the name is a Hub id, a folder or one with a tag, which always mean their weights.
@@ -91,7 +88,7 @@ def load_untrained(field: str, name: str, **facts: Any) -> ImageModel:
     if without_tag(name) != name:  # nothing is fetched to say so
         refuse_weights(field, name, without_tag(name))
     try:
-        model = load_model(name, **facts)
+        model = load_model(name, images, whitening=whitening, key=key)
     except ModelError as error:
         if error.field != "base_model":
             raise

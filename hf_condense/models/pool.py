@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,10 +134,7 @@ def train_member(
         return place.exists() and all(folder.exists() for folder in kept.values())
 
     def make() -> None:
-        model = load_model(
-            name, num_classes=train.num_classes, image_size=image_size, channels=train.channels, mean=train.mean,
-            std=train.std, pretrained=settings.pretrained, class_names=train.class_names, key=key / "initial" / name,
-        )  # fmt: skip
+        model = load_model(name, replace(train.spec, image_size=image_size), pretrained=settings.pretrained, key=key / "initial" / name)  # fmt: skip
 
         def keep(epoch: int, model: ImageModel, *_) -> None:
             if (folder := kept.get(epoch + 1)) and not folder.exists():

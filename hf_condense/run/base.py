@@ -109,10 +109,7 @@ class Run:
     def context(self) -> Context:
         """What the method sees of the run, without observers and their statistics."""
         run, train = self.config.run, self.train
-        fresh = FreshNetworks(
-            self.config.squeeze.base_model[0], num_classes=train.num_classes, image_size=train.image_size,
-            channels=train.channels, mean=train.mean, std=train.std, device=self.device, whitening=self.whitening,
-        )  # fmt: skip
+        fresh = FreshNetworks(self.config.squeeze.base_model[0], train.plain_spec, device=self.device, whitening=self.whitening)  # fmt: skip
         return Context(
             train, train.image_size, run.ipc, self.key / "condense", self.device, run.precision, self.flip, fresh=fresh,
             whitening=self.whitening, student_trainer=self.student_trainer, accelerator=self.accelerator,

@@ -98,10 +98,7 @@ def check_networks(squeeze: SqueezeSettings, method: Method, train: ImageSource)
         return
     for name in squeeze.base_model if method.info.pool else squeeze.base_model[:1]:
         if not means_weights(plain := without_tag(name)):
-            network = load_untrained(
-                "base_model", plain, num_classes=train.num_classes, image_size=train.image_size, channels=train.channels,
-                mean=train.mean, std=train.std, key=Key(0),
-            )  # fmt: skip
+            network = load_untrained("base_model", plain, train.plain_spec, key=Key(0))  # fmt: skip
             method.check_network(network, train.image_size)
 
 
@@ -109,10 +106,7 @@ def _check_student(name: str, train: ImageSource) -> None:
     """Raises ConfigError for a name that means trained weights, ModelError for one that makes no network."""
     step = "drop its weight tag" if weight_tag(name) else "give a network of timm or torchvision by name"
     check(not means_weights(name), "students", name, "architectures: a student begins untrained", step)
-    load_untrained(
-        "students", name, num_classes=train.num_classes, image_size=train.image_size, channels=train.channels,
-        mean=train.mean, std=train.std, key=Key(0),
-    )  # fmt: skip
+    load_untrained("students", name, train.plain_spec, key=Key(0))  # fmt: skip
 
 
 def _check_enough(train: ImageSource, ipc: int) -> None:

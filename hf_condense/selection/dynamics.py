@@ -71,10 +71,7 @@ def training_dynamics(
     if not place.exists():
         with one_at_a_time(place):
             if not place.exists():
-                model = load_model(
-                    name, num_classes=train.num_classes, image_size=train.image_size, channels=train.channels,
-                    mean=train.mean, std=train.std, class_names=train.class_names, key=key / "initial",
-                )  # fmt: skip
+                model = load_model(name, train.spec, key=key / "initial")  # fmt: skip
                 _record(place, model, recipe, batch_size, train, policy, key / "fit", device)
     return _read(place)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.pixels import to_uint8
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import SiamesePolicy, siamese_pixels
@@ -97,8 +98,8 @@ def test_a_whitening_that_cannot_be(whitening, tmp_path):
 
 def test_a_network_sees_whitened_images_and_its_weights_hold_nothing_of_them(whitening):
     images = digits().decoded()[:4].float() / 255
-    given = load_model("convnet_d1", whitening=whitening, key=Key(0), **FACTS)
-    plain = load_model("convnet_d1", key=Key(0), **FACTS)
+    given = load_model("convnet_d1", ImageSpec(**FACTS), whitening=whitening, key=Key(0))
+    plain = load_model("convnet_d1", ImageSpec(**FACTS), key=Key(0))
     assert torch.equal(given.normalise(images), whitening(images))
     assert torch.equal(given(images), given.backbone(whitening(images)))
     white = whitening(images)
@@ -107,8 +108,8 @@ def test_a_network_sees_whitened_images_and_its_weights_hold_nothing_of_them(whi
     assert not torch.equal(given(images), plain(images))
     assert given.state_dict().keys() == plain.state_dict().keys() and given.sha256() == plain.sha256()
     with pytest.raises(ModelError, match="whitened images"):
-        load_model("convnet_d1", whitening=whitening, key=Key(0), **(FACTS | {"image_size": 16}))
-    made = [FreshNetworks("convnet_d1", device=CPU, whitening=w, **FACTS) for w in (whitening, None)]
+        load_model("convnet_d1", ImageSpec(**FACTS | {"image_size": 16}), whitening=whitening, key=Key(0))
+    made = [FreshNetworks("convnet_d1", ImageSpec(**FACTS), device=CPU, whitening=w) for w in (whitening, None)]
     assert made[0](Key(1)).whitening is whitening and made[0].fingerprint != made[1].fingerprint
 
 

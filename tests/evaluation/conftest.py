@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.models.loading import load_model
@@ -32,7 +33,7 @@ def data():
 def model():
     def make(seed: int, name: str = "convnet_w32"):
         return load_model(
-            name, num_classes=3, image_size=8, channels=1, mean=(0.5,), std=(0.25,), key=Key(seed, "model")
+            name, ImageSpec(num_classes=3, image_size=8, channels=1, mean=(0.5,), std=(0.25,)), key=Key(seed, "model")
         )
 
     return make

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.utils import vector_to_parameters
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import apply_siamese, draw_siamese
 from hf_condense.data.whitening import Whitening
@@ -333,7 +334,7 @@ def test_the_service_is_the_training_of_students(data, device):
     x, y = data(30, 1)
     students = service(device)
     network = load_model(
-        STUDENT, num_classes=3, image_size=8, channels=1, mean=(0.4,), std=(0.3,), key=Key(2) / "init"
+        STUDENT, ImageSpec(num_classes=3, image_size=8, channels=1, mean=(0.4,), std=(0.3,)), key=Key(2) / "init"
     )
     students.train(network, x, y, key=Key(2))
     top1 = train_student(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
 from hf_condense.hub.inspection import needed_bytes
@@ -79,7 +80,9 @@ def pool(tmp_path):
         )  # fmt: skip
 
     base = load_model(
-        "convnet_d1", num_classes=3, image_size=8, mean=(0.5,) * 3, std=(0.25,) * 3, class_names="abc", key=Key(0)
+        "convnet_d1",
+        ImageSpec(num_classes=3, image_size=8, mean=(0.5,) * 3, std=(0.25,) * 3, class_names="abc"),
+        key=Key(0),
     )
     weak = prune(base, 0.3, Key(1), 0.3, 8)
     weak.name = "convnet_d1@pruned0.3-0"

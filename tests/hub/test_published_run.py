@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 
 from hf_condense.cli import main
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
 from hf_condense.errors import ArtefactError, ConfigError, HubError, ModelError
@@ -76,10 +77,7 @@ def test_the_teacher_of_a_run_that_was_not_pushed_is_in_its_pool(trainer):
     assert torch.equal(teacher.soft_labels(data.images, torch.device("cpu")), data.soft_labels)
     assert next(data.training_batches("online", 0, teacher=teacher)).soft is not None
     train = trainer.train
-    untrained = load_model(
-        "convnet_d1", num_classes=10, image_size=8, channels=1, mean=train.mean, std=train.std,
-        class_names=train.class_names, key=Key(0),
-    )  # fmt: skip
+    untrained = load_model("convnet_d1", ImageSpec(num_classes=10, image_size=8, channels=1, mean=train.mean, std=train.std, class_names=train.class_names), key=Key(0))  # fmt: skip
     with pytest.raises(ConfigError, match="weights that labelled"):
         data.training_batches("online", 0, teacher=Ensemble([untrained]))
 
@@ -175,10 +173,7 @@ def test_a_loaded_set_pushes_itself(trainer, hub):
 
 def test_an_observer_is_loaded_by_its_hub_id(trainer, hub, published):
     splits = open_source(trainer.config.data, Key(0, "data"))
-    there = load_model(
-        f"hf-hub:{published}-convnet_d1", num_classes=10, image_size=8, channels=1, mean=(0.5,), std=(0.5,),
-        class_names=splits.train.class_names, key=Key(0),
-    )  # fmt: skip
+    there = load_model(f"hf-hub:{published}-convnet_d1", ImageSpec(num_classes=10, image_size=8, channels=1, mean=(0.5,), std=(0.5,), class_names=splits.train.class_names), key=Key(0))  # fmt: skip
     mine = trainer.squeeze()[0].model.eval()
     images = splits.test.decoded()[:20].float() / 255
     with torch.no_grad():

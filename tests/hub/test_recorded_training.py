@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import DatasetCard
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.whitening import Whitening
 from hf_condense.errors import ArtefactError, ConfigError
@@ -53,10 +54,7 @@ def flat(network):
 
 
 def fresh(seed, **changes):
-    return load_model(
-        "convnet_d1", num_classes=3, image_size=8, channels=3, mean=MEAN, std=STD, key=Key(seed, "train") / "init",
-        **changes,
-    )  # fmt: skip
+    return load_model("convnet_d1", ImageSpec(num_classes=3, image_size=8, channels=3, mean=MEAN, std=STD, **changes), key=Key(seed, "train") / "init")  # fmt: skip
 
 
 def ids(data, batches):

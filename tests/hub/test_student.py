@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key, keyed
 from hf_condense.errors import ConfigError, ModelError
 from hf_condense.hub.artefact import write_artefact
@@ -30,11 +31,7 @@ def trained(artefact, content_of, hub, tmp_path):
     data = DistilledDataset.load(tmp_path / "set")
     student = load_model(
         "convnet_d1",
-        num_classes=3,
-        image_size=8,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-        class_names=data.class_names,
+        ImageSpec(num_classes=3, image_size=8, mean=(0.5,) * 3, std=(0.25,) * 3, class_names=data.class_names),
         key=Key(0),
     )
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
@@ -72,10 +69,7 @@ def test_card_result_and_weights(trained, hub):
     ]
     assert "lab/tiny at " + "ab" * 20 in written[0]["notes"] and "hard labels" in written[0]["notes"]
 
-    there = load_model(
-        f"hf-hub:{repo_id}", num_classes=3, image_size=8, mean=(0.0,) * 3, std=(1.0,) * 3, class_names=data.class_names,
-        key=Key(1),
-    )  # fmt: skip
+    there = load_model(f"hf-hub:{repo_id}", ImageSpec(num_classes=3, image_size=8, mean=(0.0,) * 3, std=(1.0,) * 3, class_names=data.class_names), key=Key(1))  # fmt: skip
     with torch.no_grad():
         assert torch.equal(there.eval()(data.images / 255), student(data.images / 255))
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError
 from hf_condense.files import read_json
@@ -110,7 +111,9 @@ class Fresh:
         from hf_condense.models.loading import load_model
 
         return load_model(
-            "convnet_d1", num_classes=10, image_size=8, channels=1, mean=(0.3,), std=(0.4,), key=key / number
+            "convnet_d1",
+            ImageSpec(num_classes=10, image_size=8, channels=1, mean=(0.3,), std=(0.4,)),
+            key=key / number,
         )
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.loading import load_model
@@ -16,7 +17,9 @@ def random_images(n: int, side: int = 8, seed: int = 0) -> torch.Tensor:
 
 def tiny_model(seed: int, classes: int = CLASSES, name: str = "convnet_w32"):
     return load_model(
-        name, num_classes=classes, image_size=8, channels=1, mean=(0.5,), std=(0.25,), key=Key(seed, "model")
+        name,
+        ImageSpec(num_classes=classes, image_size=8, channels=1, mean=(0.5,), std=(0.25,)),
+        key=Key(seed, "model"),
     )
 
 

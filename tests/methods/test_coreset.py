@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from hf_condense import CondensationTrainer, create_method
 from hf_condense.data.cache import cache_folder
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.engine import Engine
 from hf_condense.errors import ConfigError, DataError, ModelError
 from hf_condense.methods.coreset import SELECTIONS
@@ -35,7 +36,7 @@ def backbone(tmp_path_factory) -> str:
 
     folder = tmp_path_factory.mktemp("backbone")
     facts = {"num_classes": 10, "image_size": 8, "channels": 1, "mean": (0.3,), "std": (0.4,)}
-    write_checkpoint(load_model("convnet_d2", key=dynamics_module.Key(5), **facts), folder, 8)
+    write_checkpoint(load_model("convnet_d2", ImageSpec(**facts), key=dynamics_module.Key(5)), folder, 8)
     return str(folder)
 
 
@@ -86,7 +87,7 @@ def test_herding_is_the_formula_on_the_features_before_the_head(context, tmp_pat
 @pytest.mark.parametrize(("name", "d"), [("convnet_w32", 512), ("resnet18", 512), ("torchvision/squeezenet1_1", 512)])
 def test_features_are_what_the_head_sees(name, d):
     model = load_model(
-        name, num_classes=4, image_size=32, channels=3, mean=(0.5,), std=(0.5,), key=dynamics_module.Key(0)
+        name, ImageSpec(num_classes=4, image_size=32, channels=3, mean=(0.5,), std=(0.5,)), key=dynamics_module.Key(0)
     )
     model.freeze()
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

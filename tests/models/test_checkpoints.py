@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError
 from hf_condense.models.checkpoints import read_checkpoint, write_checkpoint
@@ -15,10 +16,7 @@ NAMES = ("ant", "bee", "cat")
 
 
 def load(name, size=32, channels=3):
-    return load_model(
-        name, num_classes=3, image_size=size, channels=channels, mean=(0.4,) * channels, std=(0.2,) * channels,
-        class_names=NAMES, key=Key(0),
-    ).eval()  # fmt: skip
+    return load_model(name, ImageSpec(num_classes=3, image_size=size, channels=channels, mean=(0.4,) * channels, std=(0.2,) * channels, class_names=NAMES), key=Key(0)).eval()  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -47,10 +45,7 @@ def test_round_trip_and_timm(tmp_path, name, size, channels):
     assert tuple(cfg["input_size"]) == (model.in_chans, *[model.input_size or size] * 2)
 
     # and as a --base_model: the head maps by name
-    named = load_model(
-        str(tmp_path), num_classes=2, image_size=size, channels=channels, mean=(0,), std=(1,),
-        class_names=("cat", "ant"), key=Key(1),
-    ).eval()  # fmt: skip
+    named = load_model(str(tmp_path), ImageSpec(num_classes=2, image_size=size, channels=channels, mean=(0,), std=(1,), class_names=("cat", "ant")), key=Key(1)).eval()  # fmt: skip
     torch.testing.assert_close(named(images), model(images)[:, [2, 0]])
     assert not named.needs_squeeze
 

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 
 from hf_condense import files
 from hf_condense.data.cache import cache_folder
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.whitening import Whitening
 from hf_condense.errors import ArtefactError, ConfigError
@@ -131,7 +132,7 @@ def test_another_source_recipe_network_or_key_is_another_buffer(buffer):
             (given, few().subset(range(50)), RECIPE, KEY),
             (given, few(), ExpertRecipe(3, lr=0.06, batch=32), KEY),
             (networks(few(), "convnet_d2"), few(), RECIPE, KEY),
-            (FreshNetworks(given.name, device=CPU, whitening=Whitening.fit(few().decoded()), **given.facts), few(), RECIPE, KEY),
+            (FreshNetworks(given.name, ImageSpec(**given.facts), device=CPU, whitening=Whitening.fit(few().decoded())), few(), RECIPE, KEY),
         )
     ]  # fmt: skip
     assert len({buffer.folder, *folders}) == 6
@@ -249,7 +250,7 @@ def test_experts_of_a_folder_are_taken_when_they_fit(buffer, tmp_path):
         with pytest.raises(ConfigError, match="4 or more"):
             train(ExpertRecipe(4), folder=given)
         facts = networks(few()).facts
-        white = FreshNetworks("convnet_d1", device=CPU, whitening=Whitening.fit(few().decoded()), **facts)
+        white = FreshNetworks("convnet_d1", ImageSpec(**facts), device=CPU, whitening=Whitening.fit(few().decoded()))
         with pytest.raises(ConfigError, match="have seen .*zca"):
             train_experts(white, few(), RECIPE, 2, key=KEY, device=CPU, folder=given)
         damaged = bytearray((given / "expert-00000.safetensors").read_bytes())

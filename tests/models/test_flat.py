@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
 from hf_condense.models.flat import FlatNetwork
@@ -15,7 +16,7 @@ FACTS = {"num_classes": 4, "image_size": 8, "channels": 1, "mean": (0.3,), "std"
 
 
 def convnet(name: str = "convnet_d1", seed: int = 0) -> ImageModel:
-    return load_model(name, key=Key(seed), **FACTS).double()
+    return load_model(name, ImageSpec(**FACTS), key=Key(seed)).double()
 
 
 def images(n: int = 3) -> torch.Tensor:

@@ -5,6 +5,7 @@ import timm
 import torch
 from torch import nn
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
 from hf_condense.models.checkpoints import write_checkpoint
@@ -12,14 +13,14 @@ from hf_condense.models.image_model import ImageModel
 from hf_condense.models.loading import load_model, load_untrained
 from hf_condense.models.networks import means_weights, weight_tag, without_tag
 
+MODEL = Key(0, "model")
 NAMES = ("ant", "bee", "cat", "dog")
 
 
-def load(name, classes=NAMES, size=32, channels=3, **kwargs):
-    plain = {"mean": (0.4,) * channels, "std": (0.2,) * channels, "key": Key(0, "model")}
-    return load_model(
-        name, num_classes=len(classes), image_size=size, channels=channels, class_names=classes, **{**plain, **kwargs}
-    ).eval()
+def load(name, classes=NAMES, size=32, channels=3, key=MODEL, pretrained=False, **changes):
+    own = {"class_names": classes, "mean": (0.4,) * channels, "std": (0.2,) * channels, **changes}
+    images = ImageSpec(num_classes=len(classes), image_size=size, channels=channels, **own)
+    return load_model(name, images, pretrained=pretrained, key=key).eval()
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +199,9 @@ def test_what_a_name_means_is_seen_in_it(tmp_path, monkeypatch):
 
 
 def test_a_tag_is_refused_where_networks_begin_untrained_without_fetching_anything():
-    facts = {"num_classes": 3, "image_size": 8, "mean": (0.5,) * 3, "std": (0.5,) * 3, "key": Key(0)}
+    images = ImageSpec(num_classes=3, image_size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(ModelError, match="students: 'timm/resnet18.tv_in1k'.*give timm/resnet18, its architecture"):
-        load_untrained("students", "timm/resnet18.tv_in1k", **facts)
+        load_untrained("students", "timm/resnet18.tv_in1k", images, key=Key(0))
 
 
 def test_torchvision_weights_that_cannot_be_fetched(monkeypatch, tmp_path):

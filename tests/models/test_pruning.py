@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError, ConfigError, ModelError
 from hf_condense.files import read_json, write_json
@@ -18,10 +19,7 @@ KEY = Key(0, "pruning")
 
 
 def load(name, size=8, channels=1, classes=10, **kwargs):
-    return load_model(
-        name, num_classes=classes, image_size=size, channels=channels, mean=(0.4,) * channels, std=(0.2,) * channels,
-        class_names=[f"class {c}" for c in range(classes)], key=Key(0), **kwargs,
-    ).eval()  # fmt: skip
+    return load_model(name, ImageSpec(num_classes=classes, image_size=size, channels=channels, mean=(0.4,) * channels, std=(0.2,) * channels, class_names=[f"class {c}" for c in range(classes)], **kwargs), key=Key(0)).eval()  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -102,16 +100,15 @@ def test_a_folder_is_a_base_model_with_its_classes_checked(wide, tmp_path):
     images = torch.rand(2, 1, 8, 8)
     names = ("class 7", "class 2", "class 4")
     taken = load_model(
-        str(tmp_path / "a"), num_classes=3, image_size=8, channels=1, mean=(0,), std=(1,), class_names=names, key=KEY
+        str(tmp_path / "a"),
+        ImageSpec(num_classes=3, image_size=8, channels=1, mean=(0,), std=(1,), class_names=names),
+        key=KEY,
     ).eval()
     torch.testing.assert_close(taken(images), pruned(images)[:, [7, 2, 4]])
     assert not taken.needs_squeeze and taken.source["pretrained"]
     write_checkpoint(taken, tmp_path / "b", 8)  # with the head's new shape
     assert torch.equal(read_checkpoint(tmp_path / "b").eval()(images), taken(images))
-    other = load_model(
-        str(tmp_path / "a"), num_classes=2, image_size=8, channels=1, mean=(0,), std=(1,), class_names=("x", "y"),
-        key=KEY,
-    )  # fmt: skip
+    other = load_model(str(tmp_path / "a"), ImageSpec(num_classes=2, image_size=8, channels=1, mean=(0,), std=(1,), class_names=("x", "y")), key=KEY)  # fmt: skip
     assert other.needs_squeeze, "the classes are others"
 
 
@@ -126,7 +123,7 @@ def test_damage_and_plain_timm(wide, tmp_path):
     with pytest.raises(ArtefactError, match=r"classifier.weight of shape \[10, 88\]"):
         read_checkpoint(tmp_path)
     with pytest.raises(ModelError, match="weights of .* that can be read"):
-        load_model(str(tmp_path), num_classes=10, image_size=8, channels=1, mean=(0,), std=(1,), key=KEY)
+        load_model(str(tmp_path), ImageSpec(num_classes=10, image_size=8, channels=1, mean=(0,), std=(1,)), key=KEY)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, 1.5])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.models.checkpoints import read_checkpoint, write_checkpoint
 from hf_condense.models.embedding import embed
@@ -13,7 +14,7 @@ from hf_condense.models.loading import load_model
 
 def network(image_size: int = 64):
     facts = {"num_classes": 10, "image_size": image_size, "channels": 3, "mean": (0.5,) * 3, "std": (0.25,) * 3}
-    return load_model("resnet_ap10", **facts, key=Key(0))
+    return load_model("resnet_ap10", ImageSpec(**facts), key=Key(0))
 
 
 def test_its_convolutions_have_no_stride_and_its_norms_remember_nothing(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hf_condense.data.augmentation import ViewPolicy
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
 from hf_condense.models.loading import load_model
@@ -25,7 +26,7 @@ MATCHING = MatchingSettings(alpha=1.0, stat_momentum=0.0, flatness_weight=0.0, m
 
 def network(name: str, seed: int) -> nn.Module:
     """With running statistics that differ from layer to layer and from network to network."""
-    model = load_model(name, num_classes=5, image_size=16, mean=(0.4,), std=(0.2,), key=Key(seed))
+    model = load_model(name, ImageSpec(num_classes=5, image_size=16, mean=(0.4,), std=(0.2,)), key=Key(seed))
     stream = Key(seed, "norms").numpy()
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError, CondensationError, ModelError
 from hf_condense.files import read_json
@@ -20,7 +21,9 @@ NAMES = ("ant", "bee", "cat")
 
 def load(name):
     return load_model(
-        name, num_classes=3, image_size=8, channels=1, mean=(0.4,), std=(0.2,), class_names=NAMES, key=Key(0)
+        name,
+        ImageSpec(num_classes=3, image_size=8, channels=1, mean=(0.4,), std=(0.2,), class_names=NAMES),
+        key=Key(0),
     ).eval()
 
 
@@ -171,10 +174,7 @@ def transformers_folder(tmp_path):
     shape = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
     names = dict(enumerate(NAMES))
     ResNetForImageClassification(ResNetConfig(**shape, id2label=names)).save_pretrained(tmp_path / "hf")
-    model = load_model(
-        str(tmp_path / "hf"), num_classes=3, image_size=32, channels=3, mean=(0.4,) * 3, std=(0.2,) * 3,
-        class_names=NAMES, key=Key(0),
-    )  # fmt: skip
+    model = load_model(str(tmp_path / "hf"), ImageSpec(num_classes=3, image_size=32, channels=3, mean=(0.4,) * 3, std=(0.2,) * 3, class_names=NAMES), key=Key(0))  # fmt: skip
     write_checkpoint(model, tmp_path / "own", 32)
     return tmp_path
 

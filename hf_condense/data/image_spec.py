@@ -1,0 +1,25 @@
+"""What networks have to know of the images that they are given: size, channels, classes, mean and spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The images of a dataset, as a network meets them.
+
+    Args:
+        image_size: side in pixels.
+        mean, std: of unit pixels, one value a channel or one for all.
+        channels: 1 or 3.
+        class_names: in label order; None where they are not known, or not to be compared with those of weights.
+    """
+
+    num_classes: int
+    image_size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    channels: int = 3
+    class_names: Sequence[str] | None = None
