@@ -40,7 +40,7 @@ CHECKS = {
     8: "duplicates and what is superseded",
 }
 KINDS = {"results": Result, "verified": Verification, "withdrawn": Withdrawal}
-ADDED = (*KINDS, "predictions", "sets")
+ADDED = (*KINDS, "predictions")
 MAX_PREDICTIONS = 100_000_000  # bytes
 _UNUSUAL_SPREAD = 0.2  # of the bank's
 
