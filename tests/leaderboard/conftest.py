@@ -83,7 +83,10 @@ def write_set(
     labelled = {}
     if soft:
         probabilities = torch.nn.functional.one_hot(moved, 10).float() * 0.9 + 0.01
-        labelled = {"soft_labels": probabilities.half(), "soft_label_kind": {"kind": "probabilities", "temperature": 1.0, "ensemble": None}}
+        labelled = {
+            "soft_labels": probabilities.half(),
+            "soft_label_kind": {"kind": "probabilities", "temperature": 1.0, "ensemble": None},
+        }
     artefact = Artefact(
         train.images(rows),
         moved,
