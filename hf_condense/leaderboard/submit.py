@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -269,8 +269,6 @@ def _seed_count(sets: Sequence[CondensedSet], board: Board, asked: int | None) -
 
 def _own_runs(scorer: BoardScorer, sets: Sequence[CondensedSet], ipc: int, count: int):
     """Students under the labels that the sets were published with."""
-    from dataclasses import replace
-
     own = [_own_set(s) for s in sets]
     per_image = own[0].store is None
     protocol = replace(scorer.protocol, label_per="image") if per_image else scorer.protocol

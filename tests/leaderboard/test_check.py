@@ -145,7 +145,14 @@ def test_forged_author_and_wrong_place(change, submitted):
 
 def test_only_known_folders_are_added_to(change):
     place, files = change
-    for name in ("board.yaml", "README.md", "results.exe", "predictions/00/other.parquet", "table/board.parquet"):
+    for name in (
+        "board.yaml",
+        "README.md",
+        "results.exe",
+        "sets/x/data.py",
+        "predictions/00/other.parquet",
+        "table/board.parquet",
+    ):
         reports = Checker(place).check({**files, name: b"x"}, "ada")
         assert any(r.refused and r.name == name for r in reports), name
 

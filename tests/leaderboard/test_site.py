@@ -350,3 +350,18 @@ def test_a_repository_is_built_at_its_commit(hub, small, tmp_path):
         small[1].collected.submissions
     )
     assert {s.level for s in site.collected.standings.values()} >= {"checked", "by the board"}
+
+
+def test_a_board_that_was_scored_is_built_by_the_command(board, work, make_set, tmp_path, capsys):
+    from hf_condense.cli import main
+    from hf_condense.leaderboard.submit import submit
+
+    done = submit([str(make_set(1))], board, work=work, by="ada")
+    assert main(["leaderboard", "build", str(board), "--output_dir", str(tmp_path / "site")]) == 0
+    assert "index.html" in capsys.readouterr().out
+    page = Page(tmp_path / f"site/methods/{done.result.id}.html")
+    for column in done.result.content.columns:
+        assert " ".join(map(str, column.correct)) in page.text
+    found = [line.rsplit(": ", 1)[1].split(" (")[0] for line in done.verdicts.splitlines()[1:]]
+    shown = [text for text in page.words if text.strip() and text.strip()[2:] in found]
+    assert [text.strip()[2:] for text in shown] == found  # what `submit` printed
