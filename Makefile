@@ -1,11 +1,11 @@
 # make demo   sets everything up and runs the main job on the embedded digits
-# make test   sets everything up and runs the tests
+# make test   sets everything up and runs the tests; WORKERS=2 runs them on two workers
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 EXTRAS ?= dev
 
-.PHONY: help install demo test quality style bench test-lower clean
+.PHONY: help install demo leaderboard test quality style bench test-lower clean
 
 help:
 	@grep -E '^# ' Makefile | sed 's/^# //'
@@ -27,8 +27,16 @@ demo: install
 	  recipes/edc.py --dataset digits --ipc 10 --output_dir runs/demo && \
 	echo "demo took $$(( $$(date +%s) - started )) s after the install"
 
+# make leaderboard   a small board of the embedded digits with its pages; prints its minutes first, and resumes
+leaderboard: install
+	$(BIN)/python recipes/leaderboard.py --output_dir runs/leaderboard
+
+# whole files go to each worker, because their tests share what is slow to make; 0: all in one process
+WORKERS ?= 0
+PARALLEL = -n $(WORKERS) --dist loadfile
+
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # make quality   lint and format check; make style mends what can be mended
 quality: install
@@ -46,7 +54,7 @@ bench: install
 # make test-lower   the tests on the oldest versions that pyproject.toml allows (torch 2.11, transformers 5.17 ...)
 LOWER_PYTHON ?= 3.12
 test-lower: .venv-lower/.installed
-	.venv-lower/bin/python -m pytest
+	.venv-lower/bin/python -m pytest $(PARALLEL)
 
 .venv-lower/.installed: $(VENV)/.installed
 	test -x .venv-lower/bin/python || $(BIN)/python -m uv venv --quiet --python $(LOWER_PYTHON) .venv-lower

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from hf_condense.models.convnet import ConvNet
 
-class ConvNetBN(nn.Module):
-    """ConvNet with BatchNorm; its blocks halve the side, and their outputs are averaged over pixels before the head."""
+
+class ConvNetBN(ConvNet):
+    """ConvNet with BatchNorm whose widths differ; the outputs of its blocks are averaged over pixels before the head."""
 
     def __init__(self, num_classes: int = 10, in_chans: int = 3, widths: tuple[int, ...] = (24, 48, 96)) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         blocks: list[nn.Module] = []
         for before, after in zip((in_chans, *widths), widths):
             conv = nn.Conv2d(before, after, 3, padding=1, bias=False)
@@ -20,21 +21,8 @@ class ConvNetBN(nn.Module):
         self.num_classes, self.num_features = num_classes, widths[-1]
         self.classifier = nn.Linear(widths[-1], num_classes)
 
-    def get_classifier(self) -> nn.Module:
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        self.num_classes, self.classifier = num_classes, nn.Linear(self.num_features, num_classes)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        return self.features(x)
-
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        x = torch.flatten(x.mean((2, 3)), 1)
-        return x if pre_logits else self.classifier(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+        return super().forward_head(x.mean((2, 3)), pre_logits)
 
 
 default_cfgs = generate_default_cfgs(

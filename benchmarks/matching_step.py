@@ -1,6 +1,6 @@
 """Seconds of one step of DM, DC and DSA: ours beside the plain class loop, and other ways to write DM's real side.
 
-    python -m benchmarks.matching_step [--width 32 128] [--repeats 5]
+    python -m benchmarks.matching_step --width 32 128
 
 Ten classes of made-up 28 px images with one channel, IPC 1 and 10. `plain` is benchmarks/plain_matching.py: class after
 class, gradients of all parameters, one backward pass at the end. Networks, batches and draws are the same in all rows.
@@ -9,17 +9,13 @@ class, gradients of all parameters, one backward pass at the end. Networks, batc
 
 from __future__ import annotations
 
-import argparse
-import sys
-
 import numpy as np
 import torch
 
+from benchmarks import record
 from benchmarks.plain_matching import plain_distribution, plain_gradient
-from benchmarks.record import interleaved, write
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy
-from hf_condense.memory import keep_freed_memory
 from hf_condense.models.embedding import embed
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.objectives.distribution_matching import DistributionMatching
@@ -125,29 +121,23 @@ def measure(width: int, real_batch: int, repeats: int, methods: list[str]) -> di
             if method == "dm":
                 work["ours, bf16"] = steps.ours(method, "bf16")
             told = {"largest_difference": difference(work["ours"](), work["plain"]())}
-            told |= interleaved(work, repeats, CPU)
+            told |= record.interleaved(work, repeats, CPU)
             for kind in ("median", "fastest", "processor"):
                 told[f"plain_over_ours_{kind}"] = round(told["plain"][kind] / told["ours"][kind], 3)
             found[f"{method} ipc {ipc}"] = told
-            print(f"width {width}, real batch {real_batch}, {method} ipc {ipc}: {told}", flush=True)
-    found["forms"] = interleaved(steps.forms(), repeats, CPU)
-    print(f"width {width} forms: {found['forms']}", flush=True)
+    found["forms"] = record.interleaved(steps.forms(), repeats, CPU)
+    return found
+
+
+def parser():
+    found = record.parser(__doc__)
+    found.add_argument("--width", type=int, nargs="+", default=[32, 128])
+    found.add_argument("--real_batch", type=int, default=64)
+    found.add_argument("--methods", nargs="+", default=["dm", "dc", "dsa"])
     return found
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, nargs="+", default=[32, 128])
-    parser.add_argument("--real_batch", type=int, default=64)
-    parser.add_argument("--methods", nargs="+", default=["dm", "dc", "dsa"])
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    result = {f"width {w}": measure(w, args.real_batch, args.repeats, args.methods) for w in args.width}
-    write(
-        "matching_step",
-        " ".join(["python -m benchmarks.matching_step", *sys.argv[1:]]),
-        CPU,
-        result | {"arguments": vars(args)},
-    )
+    options = record.options(parser())
+    facts = {f"width {w}": measure(w, options.real_batch, options.repeats, options.methods) for w in options.width}
+    record.write("matching_step", options, facts)

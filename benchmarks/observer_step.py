@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks import record
 from benchmarks.pool import CIFAR_MEAN, CIFAR_STD, GeneratedSource
-from benchmarks.record import arguments, interleaved, write
 from hf_condense.data.randomness import Key
 from hf_condense.models.loading import load_model
 from hf_condense.models.statistics import collect_statistics
@@ -37,7 +37,7 @@ def measure(size: int, batch: int, repeats: int, device: torch.device) -> dict:
             objective = FeatureStatistics([model], found, settings, None, precision)
             objective.start(None, images, labels, Key(0))
             rows[f"{part} {precision}"] = lambda o=objective: step(o, images, labels)
-    return interleaved(rows, repeats, device)
+    return record.interleaved(rows, repeats, device)
 
 
 def step(objective: FeatureStatistics, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -46,21 +46,21 @@ def step(objective: FeatureStatistics, images: torch.Tensor, labels: torch.Tenso
         term.loss.backward()
 
 
+def parser():
+    return record.parser(__doc__, repeats=3)
+
+
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0], repeats=3)
-    device = torch.device(options.device)
+    options = record.options(parser())
     values = {}
     for size, (batch, aim) in AIMS.items():
-        seconds = measure(size, batch, options.repeats, device)
+        seconds = measure(size, batch, options.repeats, options.device)
         gain = {
             part: {k: round(v / seconds[f"{part} bf16"][k], 2) for k, v in seconds[f"{part} fp32"].items()}
             for part in ("step", "network")
         }
         values[f"{size}px_batch{batch}"] = {"seconds": seconds, "fp32_over_bf16": gain, "aim": aim}
-        print(f"{size} px, batch {batch}: fp32 / bf16 {gain} (aim {aim} of the step)")
-        for name, row in seconds.items():
-            print(f"  {name:14}", *(f"{value:7.3f} s ({kind})" for kind, value in row.items()))
-    write("observer_step", f"python -m benchmarks.observer_step --repeats {options.repeats}", device, values)
+    record.write("observer_step", options, values)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor, resized_crop
 
-from benchmarks.record import arguments, interleaved, write
+from benchmarks import record
 from hf_condense.config import DataSettings
 from hf_condense.data.crops import random_boxes
 from hf_condense.data.randomness import Key
@@ -76,7 +76,7 @@ def plain(
 
 
 def measure(source: ImageSource, name: str, size: int, factor: int, ipc: int, candidates: int, options) -> dict:
-    device, key = torch.device(options.device), Key(0, "bench")
+    device, key = options.device, Key(0, "bench")
     if name == "none":
         observer = Nothing(source.mean).to(device)
     else:
@@ -99,7 +99,7 @@ def measure(source: ImageSource, name: str, size: int, factor: int, ipc: int, ca
     side = size // factor
     cells = images.unflatten(2, (factor, side)).unflatten(4, (factor, side)).permute(2, 4, 0, 1, 3, 5).flatten(0, 2)
     assert torch.equal(cells, patches), "ours and plain choose different crops"
-    seconds = interleaved(work, options.repeats, device)
+    seconds = record.interleaved(work, options.repeats, device)
     looked_at = min(candidates, len(source.rows_of(0)))
     return {
         "images": looked_at,
@@ -111,8 +111,12 @@ def measure(source: ImageSource, name: str, size: int, factor: int, ipc: int, ca
     }
 
 
+def parser():
+    return record.parser(__doc__, repeats=3)
+
+
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0], repeats=3)
+    options = record.options(parser())
     values: dict = {"aim_plain_over_ours": AIM, "crops": CROPS}
     for name, (size, factor, observers) in CASES.items():
         folder = os.path.join(os.environ["HF_CONDENSE_DATA"], name)
@@ -120,12 +124,7 @@ def main() -> None:
         for observer, (ipc, candidates) in observers.items():
             found = measure(source, observer, size, factor, ipc, candidates, options)
             values[f"{name} {observer}"] = found
-            print(f"{name}, observer {observer}: over ours {found['over_ours']}", flush=True)
-            for kind, row in found["seconds_per_image"].items():
-                print(f"  {kind:10}", *(f"{1e3 * value:9.3f} ms ({of})" for of, value in row.items()), flush=True)
-            print("  first cells as ours:", found["first_cells_as_ours"], flush=True)
-    command = f"python -m benchmarks.rded_selection --repeats {options.repeats} --device {options.device}"
-    write("rded_selection", command, torch.device(options.device), values)
+    record.write("rded_selection", options, values)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import argparse
 import platform
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -19,11 +20,19 @@ from hf_condense.memory import keep_freed_memory
 RESULTS = Path(__file__).parent / "results"
 
 
-def arguments(description: str, repeats: int) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--repeats", type=int, default=repeats, help="interleaved rounds of everything measured")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda ...")
+def parser(description: str, repeats: int = 5) -> argparse.ArgumentParser:
+    """What every script takes."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--repeats", type=int, default=repeats, help="interleaved rounds of everything that is timed")
+    found.add_argument("--threads", type=int, default=1, help="CPU threads")
+    found.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, cuda ...")
+    found.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
+    found.add_argument("--name", help="of the result file")
+    return found
+
+
+def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line, read; sets threads, and keeps freed memory as runs of the library do."""
     found = parser.parse_args()
     torch.set_num_threads(found.threads)
     keep_freed_memory()
@@ -65,15 +74,29 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def write(name: str, command: str, device: torch.device, values: dict) -> None:
-    """Writes benchmarks/results/<name>.json and says what it holds."""
+def write(name: str, options: argparse.Namespace, values: dict, show: bool = True) -> None:
+    """Writes <name>.json with command, machine, commit and date into the folder of results, and prints the values."""
+    for line in _lines(values) if show else ():
+        print(line)
+    device, module = options.device, sys.modules["__main__"].__spec__.name
     machine = {
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(), "python": platform.python_version(), "torch": torch.__version__,
     }  # fmt: skip
+    command = " ".join(["python -m", module, *sys.argv[1:]])
     about = {"command": command, "machine": machine, "commit": _commit(), "date": date.today().isoformat()}
-    write_json(RESULTS / f"{name}.json", {**about, **values})
-    print(f"written: benchmarks/results/{name}.json")
+    path = options.results / f"{options.name or name}.json"
+    write_json(path, {**about, **values})
+    print(f"written: {path}")
+
+
+def _lines(values: object, name: str = "") -> Iterator[str]:
+    """A line for each value of nested dicts."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from _lines(value, f"{name}, {key}" if name else str(key))
+    else:
+        yield f"{name}: {values:.4g}" if isinstance(values, float) else f"{name}: {values}"
 
 
 def _processor() -> str:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks import record
 from benchmarks.plain import PlainClassSums
 from benchmarks.pool import GeneratedSource, small_pool
-from benchmarks.record import arguments, interleaved, write
 from hf_condense.data.randomness import Key
 from hf_condense.models.statistics import class_batches, collect_statistics
 
@@ -62,9 +62,13 @@ def largest_difference(found, expected) -> float:
     return worst
 
 
+def parser():
+    return record.parser(__doc__, repeats=7)
+
+
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0], repeats=7)
-    device = torch.device(options.device)
+    options = record.options(parser())
+    device = options.device
     source, pool = GeneratedSource(IMAGES, num_classes=IMAGES // BATCH), small_pool(device)
 
     def ours():
@@ -76,7 +80,7 @@ def main() -> None:
         "plain": lambda: plain(pool, source, device),
         "plain squares": lambda: plain(pool, source, device, squares=True),
     }
-    seconds = interleaved(rows, options.repeats, device)
+    seconds = record.interleaved(rows, options.repeats, device)
     apart = largest_difference(ours(), plain(pool, source, device))
     figures = {}
     for kind, floor in seconds["bare"].items():
@@ -86,18 +90,8 @@ def main() -> None:
             "plain_squares_work_over_ours": round(work["plain squares"] / work["ours"], 1),
             "pass_over_bare": round(seconds["ours"][kind] / floor, 3),
         }
-    for name, row in seconds.items():
-        print(f"{name:14}", *(f"{value:7.3f} s ({kind})" for kind, value in row.items()))
-    for kind, row in figures.items():
-        print(
-            f"{kind:10} statistics work: plain {row['plain_work_over_ours']}x ours (aim 20), plain squares "
-            f"{row['plain_squares_work_over_ours']}x; pass / bare forward {row['pass_over_bare']} (aim 1.15)"
-        )
-    print(f"largest relative difference to plain: {apart:.1e} (aim 1e-5)")
-    write(
-        "statistics_pass", f"python -m benchmarks.statistics_pass --repeats {options.repeats}", device,
-        {"images": IMAGES, "batch": BATCH, "seconds": seconds, "figures": figures, "largest_difference": apart},
-    )  # fmt: skip
+    found = {"images": IMAGES, "batch": BATCH, "seconds": seconds, "figures": figures, "largest_difference": apart}
+    record.write("statistics_pass", options, found)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from benchmarks import record
 from benchmarks.plain import PlainHook, plain_targets
 from benchmarks.pool import CIFAR_MEAN, CIFAR_STD, GeneratedSource, small_pool
-from benchmarks.record import arguments, interleaved, write
 from hf_condense.data.randomness import Key
 from hf_condense.models.statistics import collect_statistics
 from hf_condense.objectives.feature_statistics import FeatureStatistics
@@ -118,9 +118,13 @@ def difference(device: torch.device, source: GeneratedSource, steps: int = 9) ->
     }
 
 
+def parser():
+    return record.parser(__doc__, repeats=7)
+
+
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0], repeats=7)
-    device = torch.device(options.device)
+    options = record.options(parser())
+    device = options.device
     source = GeneratedSource(400)
     pool = small_pool(device)
     statistics = collect_statistics(pool, source, None, 4, Key(0), device)
@@ -130,20 +134,11 @@ def main() -> None:
         "plain": Plain(small_pool(device), statistics, images, labels, matching=True),
         "floor": Plain(small_pool(device), statistics, images, labels, matching=False),
     }
-    seconds = interleaved({name: row.round for name, row in rows.items()}, options.repeats, device)
+    seconds = record.interleaved({name: row.round for name, row in rows.items()}, options.repeats, device)
     apart = difference(device, source)
     ratio = {kind: round(seconds["plain"][kind] / seconds["ours"][kind], 2) for kind in seconds["ours"]}
-    for name, row in seconds.items():
-        print(f"{name:8}", *(f"{value * 1e3:8.1f} ms ({kind})" for kind, value in row.items()))
-    print("plain / ours (aim 1.5, hoped for 2):", *(f"{value} ({kind})" for kind, value in ratio.items()))
-    for name, values in apart.items():
-        print(
-            f"images after 9 steps, {name:26} largest {values['largest']:.1e}, above 1e-5: {values['share_above_1e-5']:.2%}"
-        )
-    write(
-        "synthesis_step", f"python -m benchmarks.synthesis_step --repeats {options.repeats}", device,
-        {"batch": BATCH, "pixels": 32, "round": seconds, "plain_over_ours": ratio, "images_apart_after_9_steps": apart},
-    )  # fmt: skip
+    found = {"batch": BATCH, "round": seconds, "plain_over_ours": ratio, "images_apart_after_9_steps": apart}
+    record.write("synthesis_step", options, found)
 
 
 if __name__ == "__main__":

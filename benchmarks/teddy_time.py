@@ -1,6 +1,6 @@
 """What Teddy's pruned pool costs and saves beside one unpruned network: seconds, and iterations until it has paid.
 
-    python -m benchmarks.teddy_time [--batch 100] [--device cuda]
+    python -m benchmarks.teddy_time --batch 100
 
 ResNet-18 with the stem for small images at 64 px and 200 classes, as on Tiny-ImageNet, with weights of no training (time
 does not depend on them). A step is cross-entropy and norm statistics to pixel gradients, and Adam. The whole is
@@ -11,17 +11,15 @@ shape in a step, one after another or in one call.
 
 from __future__ import annotations
 
-import argparse
 import statistics as st
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.record import interleaved, write
+from benchmarks import record
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.randomness import Key
-from hf_condense.memory import keep_freed_memory
 from hf_condense.models.loading import load_model
 from hf_condense.models.members import count_macs
 from hf_condense.models.pruning import prune
@@ -94,19 +92,17 @@ def seen(model: nn.Module, images: torch.Tensor):
     return call
 
 
+def parser():
+    found = record.parser(__doc__, repeats=3)
+    found.add_argument("--batch", type=int, default=BATCH, help="images a step; times are scaled to 100")
+    found.add_argument("--size", type=int, default=64, help="side of the images in pixels")
+    return found
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3, help="interleaved rounds of everything measured")
-    parser.add_argument("--batch", type=int, default=BATCH, help="images a step; times are scaled to 100")
-    parser.add_argument("--size", type=int, default=64, help="side of the images in pixels")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda ...")
-    parser.add_argument("--dry", action="store_true", help="write no result file")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    keep_freed_memory()
-    device, size, key = torch.device(arguments.device), arguments.size, Key(0, "time")
-    images = torch.rand(arguments.batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    options = record.options(parser())
+    device, size, key = options.device, options.size, Key(0, "time")
+    images = torch.rand(options.batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     base = network(size, key)
     # a round is one step of the base, and one step of every member of the pool
     work = {"base step": Synthesis([base], images)}
@@ -121,10 +117,10 @@ def main() -> None:
     alike = [network(size, key / i, middle) for i in range(4)]
     work["four members, one by one"] = Synthesis(alike, images, FeatureStatistics, 4)
     work["four members, stacked"] = Synthesis(alike, images, StackedStatistics, 4)
-    found = interleaved(work, arguments.repeats, device)
+    found = record.interleaved(work, options.repeats, device)
     # wall time says what a device takes; on a shared CPU processor time says best what the work costs
     clock = "processor" if device.type == "cpu" else "median"
-    took = {name: row[clock] * BATCH / arguments.batch for name, row in found.items()}  # of 100 images
+    took = {name: row[clock] * BATCH / options.batch for name, row in found.items()}  # of 100 images
     pool_step = st.mean(took[f"step, {ratio:g} pruned"] for ratio in RATIOS)
     member_cost = EPOCHS * IMAGES / BATCH * took["tuning step"] + RECALIBRATION / BATCH * took["recalibration pass"]
     pool_cost, iterations = len(RATIOS) * member_cost, BLOCKS * ITERATIONS
@@ -136,16 +132,7 @@ def main() -> None:
         "end_to_end_ratio": (pool_cost + iterations * pool_step) / alone,
         "stacked_over_loop": took["four members, stacked"] / took["four members, one by one"],
     }
-    for name, seconds in took.items():
-        print(f"{name:28} {seconds:8.3f} s for {BATCH} images")
-    for name, value in computed.items():
-        print(f"{name:28} {value:12.3f}")
-    if not arguments.dry:
-        command = (
-            f"python -m benchmarks.teddy_time --batch {arguments.batch} --size {size} --device {arguments.device}"
-        )
-        values = {"clock": clock, "measured": found, "mac_ratio": shares, "computed": computed}
-        write("teddy_time", command, device, values)
+    record.write("teddy_time", options, {"clock": clock, "measured": found, "mac_ratio": shares, "computed": computed})
 
 
 if __name__ == "__main__":

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
-from hf_condense.cli_parser import COMMAS, STAGES, build_parser, refuse_rest, short_names
+from hf_condense.cli_parser import ALONE, COMMAS, STAGES, build_parser, refuse_rest, short_names
 from hf_condense.config import check
 from hf_condense.errors import CondensationError
+from hf_condense.leaderboard import commands as leaderboards
 from hf_condense.methods import list_methods
 from hf_condense.methods.registry import METHODS
 
 
 def pool_run(given: dict) -> dict:
-    """What `pool` takes where nobody said it: pruned weak models, and a run folder that says so."""
+    """The settings of `pool`, which defaults to pruned weak models and a run folder named after their kind."""
     from hf_condense.run.resolve import read_yaml
 
     said = {**(read_yaml(given["config"]) if "config" in given else {}), **given}
@@ -32,9 +35,10 @@ def pool_run(given: dict) -> dict:
 
 
 def named(setting: str, arguments: Sequence[str]) -> str | None:
-    """What the arguments, a --config file or a run folder say of a setting that adds flags of its own."""
+    """The value of a setting that adds flags of its own, from the arguments, a --config file or a run folder."""
     from hf_condense.run.resolve import read_yaml
 
+    arguments = [a for a in arguments if a not in ALONE]
     said = {"method": None, "base_method": None, "config": None}
     for argument, following in zip(arguments, [*arguments[1:], None]):
         name, equals, value = argument.removeprefix("--").partition("=")
@@ -57,11 +61,16 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
     """Entry point. Returns the exit code. `only` names the one method that may be run.
 
     0: done; 1: reproduced with differences, or inspected and not as it was published; 2: something a person can put
-    right (message on stderr); 130: stopped.
+    right (message on stderr); 130: stopped by Ctrl-C; 143: stopped by SIGTERM, as a batch system or a container sends it.
     """
+    with sigterm_as_ctrl_c():
+        return _main(sys.argv[1:] if arguments is None else arguments, only)
+
+
+def _main(arguments: Sequence[str], only: str | None) -> int:
     arguments = [
         "--" + a[2:].split("=", 1)[0].replace("-", "_") + a[len(a.split("=", 1)[0]) :] if a.startswith("--") else a
-        for a in (sys.argv[1:] if arguments is None else arguments)
+        for a in arguments
     ]
     command = next((a for a in arguments if not a.startswith("-")), None)
     if command == "pool":
@@ -78,15 +87,53 @@ def main(arguments: Sequence[str] | None = None, only: str | None = None) -> int
             refuse_rest(rest, method, base)
             return run(found.command, method, base, vars(found))
         given = vars(parser.parse_args(arguments))
-        others = {"methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set,
-                  "export": export_set}  # fmt: skip
+        if given["command"] in leaderboards.COMMANDS:
+            show_messages()
+            return leaderboards.run(given.pop("command"), given, run_again)
+        others = {
+            "methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set,
+            "export": export_set,
+        }  # fmt: skip
         return others[given.pop("command")](**given)
     except CondensationError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if main_process() or not error.everywhere:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        if error.everywhere:  # a launcher stops all others when one has ended, and the main process has the word
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
         return 2
-    except KeyboardInterrupt:
-        print("stopped. Run the same command again to resume: what is done is kept.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        if main_process():
+            print("stopped. Run the same command again to resume: what is done is kept.", file=sys.stderr)
+        return 143 if isinstance(stop, Terminated) else 130
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: whatever tidies up after Ctrl-C does so here too."""
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Inside, SIGTERM raises `Terminated`; not in a thread, where Python takes no signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends what hangs on the way out
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main_process() -> bool:
+    """Whether this is the process of a run that speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def run(command: str, method: str | None, base_method: str | None, arguments: dict[str, Any]) -> int:
@@ -119,14 +166,15 @@ def run(command: str, method: str | None, base_method: str | None, arguments: di
 
 def show_plan(given: dict) -> int:
     """Prints the resolved settings and the expected cost; leaves no run folder behind."""
-    from hf_condense import estimate
     from hf_condense.cli_help import resolved_text
+    from hf_condense.run import estimate
     from hf_condense.trainer import CondensationTrainer
 
     before = os.path.isdir(given.get("output_dir") or "")
     trainer = CondensationTrainer(**given)
-    print(resolved_text(trainer.config), flush=True)
-    estimate.announce(trainer)
+    if trainer.accelerator.is_main_process:
+        print(resolved_text(trainer.config), flush=True)
+    estimate.announce(trainer.pipeline)
     if not before:
         with suppress(OSError):  # the folder of a run that was started is not empty, and stays
             trainer.folder.rmdir()
@@ -134,7 +182,7 @@ def show_plan(given: dict) -> int:
 
 
 def show_messages() -> None:
-    """What this library tells goes to the terminal; what others tell only where it is a warning."""
+    """Prints the log messages of this library, and only warnings of others."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("httpx", "httpx2", "datasets", "huggingface_hub", "timm", "matplotlib", "PIL", "accelerate", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -170,6 +218,13 @@ def reproduce(dataset: str, output_dir: str | None, revision: str | None, **own:
     found = reproduce(dataset, output_dir, revision, **places)
     print(found.text())
     return 0 if found.holds else 1
+
+
+def run_again(dataset: str | os.PathLike) -> Any:
+    """Runs the recorded recipe of a set's folder again; what it found."""
+    from hf_condense.reproduction import reproduce
+
+    return reproduce(dataset)
 
 
 def import_set(**given: str | None) -> int:

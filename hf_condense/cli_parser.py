@@ -7,6 +7,7 @@ import argparse
 import hf_condense
 from hf_condense.config import check, nearest, setting_fields
 from hf_condense.errors import ConfigError
+from hf_condense.leaderboard.commands import add_commands
 from hf_condense.methods import list_methods, sections_of
 
 STAGES = {
@@ -17,6 +18,7 @@ STAGES = {
     "relabel": "up to the soft labels",
     "evaluate": "up to the scores",
 }
+ALONE = ("--help", "-h", "--help_all", "--dry_run")  # flags of those that take no value
 COMMAS = "check the path; several values of one setting are written with commas: --regimes hard,stored"
 
 
@@ -39,6 +41,7 @@ def build_parser(
     for add in (_add_inspect, _add_push, _add_reproduce, _add_import, _add_export):
         add(commands)
     commands.add_parser("methods", help="list the methods")
+    add_commands(commands)
     return parser
 
 
@@ -46,8 +49,9 @@ def _add_settings(parser: argparse.ArgumentParser, method: str | None, base_meth
     """One flag a setting; what is not given stays absent, so that presets and files can fill it."""
     parser.add_argument("run_folder", nargs="?")
     parser.add_argument("--config", default=argparse.SUPPRESS)
-    for name in ("help", "help_all", "dry_run"):
-        parser.add_argument(f"--{name}", *["-h"] * (name == "help"), action="store_true")
+    parser.add_argument(*ALONE[:2], action="store_true")
+    for flag in ALONE[2:]:
+        parser.add_argument(flag, action="store_true")
     for name, (_, f) in setting_fields(sections_of(method, base_method)).items():
         alone = {"nargs": "?", "const": "true"} if f.type in ("bool", "bool | None") else {}
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, **alone)

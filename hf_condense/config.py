@@ -1,8 +1,8 @@
 """What a person can set: one dataclass a stage, checked where it is made. The command line, YAML and recipes share them.
 
 A setting's name is its flag (`--image_size`) and its YAML key, so names are unique over all sections. `None` means
-"take it from the preset, or else work it out"; the run folder's `config.yaml` holds what preset, file and flags have
-settled, and `null` for what is worked out from the data, which every start works out again.
+"take it from the preset, or else derive it"; the run folder's `config.yaml` holds the values of preset, file and
+flags, and `null` for what is derived from the data, which every start derives again.
 """
 
 from __future__ import annotations
@@ -41,8 +41,12 @@ def choices(cls: type, name: str) -> tuple | None:
 
 
 def check_choices(settings: Any) -> None:
-    """Raises ConfigError for a `Literal` setting with a value outside its list."""
+    """Raises ConfigError for a `Literal` setting with a value outside its list, and for text with a NUL byte, which
+    can name no file."""
     for f in fields(settings):
+        value = getattr(settings, f.name)
+        for text in value if isinstance(value, tuple) else (value,):
+            check("\0" not in text if isinstance(text, str) else True, f.name, text, "text without NUL bytes")
         allowed = choices(type(settings), f.name)
         if allowed:
             value = getattr(settings, f.name)
@@ -62,15 +66,19 @@ class DataSettings:
     dataset: str = setting("digits", "short name (cifar10, imagenet-1k, digits ...), Hub id, or local folder")
     dataset_config: str | None = setting(None, "configuration of a Hub dataset")
     revision: str | None = setting(None, "revision of a Hub dataset")
-    train_split: str | None = setting(None, "split to condense; found by itself where it is called train")
-    test_split: str | None = setting(None, "split to score on; a seeded stratified hold-out where there is none")
-    image_column: str | None = setting(None, "column with the images; found by feature type")
-    label_column: str | None = setting(None, "column with the labels; found by feature type")
+    train_split: str | None = setting(None, "split to condense; defaults to train")
+    test_split: str | None = setting(
+        None, "split to score on; defaults to a seeded stratified hold-out where the dataset has none"
+    )
+    image_column: str | None = setting(None, "column with the images; defaults to the one of the type Image")
+    label_column: str | None = setting(None, "column with the labels; defaults to the one of the type ClassLabel")
     classes: tuple[str, ...] | None = setting(
         None,
         "class names, class numbers, or one named set (imagenette ...); a name that holds a comma stands in quotes",
     )
-    image_size: int | None = setting(None, "side in pixels that networks see; the dataset's own where it is small")
+    image_size: int | None = setting(
+        None, "side in pixels of the images that networks get; defaults to the dataset's own where it is small"
+    )
     channels: Literal["auto", "1", "3"] = setting("auto", "1 keeps grey images grey, 3 makes them RGB")
     flip: bool | None = setting(None, "whether a mirrored image keeps its class; off for digits and letters")
     hold_out: float = setting(0.2, "fraction held out for scoring where there is no test split")
@@ -97,10 +105,8 @@ class SqueezeSettings:
     base_model: tuple[str, ...] = setting(
         ("convnet_w32",), "observers: timm, torchvision/, hf-hub:, transformers: names or folders"
     )
-    observers: tuple[str, ...] | None = setting(
-        None, "those of the pool that synthesis looks through; all where not said"
-    )
-    teachers: tuple[str, ...] | None = setting(None, "those of the pool that make soft labels; all where not said")
+    observers: tuple[str, ...] | None = setting(None, "networks of the pool used in synthesis; defaults to all")
+    teachers: tuple[str, ...] | None = setting(None, "networks of the pool that make soft labels; defaults to all")
     pretrained: bool = setting(False, "names without a weight tag begin from published weights too")
     squeeze_epochs: int = setting(10, "epochs on real data; 0 takes published weights as they are", quick=2)
     squeeze_batch: int = setting(64, "batch size of the squeeze")
@@ -108,9 +114,7 @@ class SqueezeSettings:
     squeeze_momentum: float = setting(0.9, "momentum of the squeeze")
     squeeze_weight_decay: float = setting(0.0, "weight decay of the squeeze")
     squeeze_schedule: Literal["constant", "cosine"] = setting("constant", "learning-rate schedule of the squeeze")
-    squeeze_pad: int | None = setting(
-        None, "pad-and-crop augmentation in pixels; an eighth of the side where not said"
-    )
+    squeeze_pad: int | None = setting(None, "pad-and-crop augmentation in pixels; defaults to an eighth of the side")
     squeeze_crop_min: float | None = setting(
         None, "smallest area of the random resized crop (instead of pad-and-crop)"
     )
@@ -134,38 +138,40 @@ class SqueezeSettings:
 
 @dataclass(frozen=True)
 class WeakPoolSettings:
-    """Weak models made from one base model, through which synthesis looks instead of the base itself (Teddy)."""
+    """Weak models made from one base model, used in synthesis instead of the base itself (Teddy)."""
 
     pool_kind: Literal["none", "prior", "post"] = setting(
         "none", "weak models: copies from the base's training (prior), or the base pruned and tuned a little (post)"
     )
     pool_size: int = setting(5, "weak models beside the base", quick=2)
     prior_epochs: tuple[int, ...] | None = setting(
-        None, "epochs of the base's training after which a copy is kept; spread evenly over it where not said"
+        None, "epochs of the base's training after which a copy is kept; defaults to an even spread"
     )
     prune_ratios: tuple[float, ...] | None = setting(
-        None, "share of channels that each member loses, in turn; 0.2 to 0.4 spread evenly where not said"
+        None, "share of channels pruned from each member, in turn; defaults to an even spread from 0.2 to 0.4"
     )
-    importance_noise: float = setting(0.3, "spread of the noise that makes members pruned alike lose other channels")
+    importance_noise: float = setting(
+        0.3, "spread of the noise on channel importance, by which members of one prune ratio differ"
+    )
     finetune_epochs: int = setting(1, "epochs on real data after pruning")
     finetune_lr: float = setting(0.01, "learning rate after pruning, cosine to zero")
-    recalibrate: bool = setting(True, "measure the BatchNorm statistics of weak models anew")
-    recalibration_images: int = setting(5000, "real images on which they are measured", quick=500)
+    recalibrate: bool = setting(True, "measure the BatchNorm statistics of weak models again")
+    recalibration_images: int = setting(5000, "real images used for --recalibrate", quick=500)
     top1_floor: float | None = setting(
         None,
-        "leave out weak models below this share of the base's top-1; 0.65 (prior) or 0.6 (post) where not said",
+        "leave out weak models below this share of the base's top-1; defaults to 0.65 (prior) or 0.6 (post)",
         quick=0.0,
     )
     top1_ceiling: float | None = setting(
         None,
-        "leave out weak models above this share of the base's top-1; 0.95 (prior) or none (post) where not said",
+        "leave out weak models above this share of the base's top-1; defaults to 0.95 (prior) or no limit (post)",
         quick=10.0,
     )
     label_source: Literal["base", "pool", "both"] = setting(
-        "base", "who makes soft labels where there are weak models and --teachers names nobody"
+        "base", "networks that make soft labels where there are weak models and --teachers is not given"
     )
     pool_folder: str | None = setting(
-        None, "take the networks of this folder, written by `hf-condense pool`, for any --pool_kind"
+        None, "use the networks of this folder, written by `hf-condense pool`; --pool_kind is then ignored"
     )
 
     @property
@@ -245,19 +251,16 @@ class LabelSettings:
     store: Literal["none", "full", "int8", "pruned", "packed", "virtual"] = setting(
         "full",
         "per-view labels: full (fp16 logits of every view), int8 (8 bits each), pruned (of some epochs), packed (a few "
-        "views an image, the largest logits), virtual (none: the teacher makes them again, and is checked), or none",
+        "views an image, the largest logits), virtual (no logits: the teacher computes them again, checked), or none",
     )
-    label_epochs: int | None = setting(
-        None, "epochs of views to store; the protocol's epochs where not said", quick=10
-    )
+    label_epochs: int | None = setting(None, "epochs of views to store; defaults to the protocol's epochs", quick=10)
     views: Literal["explicit", "keyed"] | None = setting(
-        None, "views in a store: explicit boxes, or keyed (drawn again); keyed where not said for packed and virtual"
+        None,
+        "views in a store: explicit boxes, or keyed (drawn again); defaults to keyed for packed and virtual stores",
     )
-    keep_every: int = setting(
-        10, "a pruned store keeps one epoch in so many; students go through them again and again"
-    )
-    views_per_image: int = setting(10, "a packed store keeps the labels of so many views of an image")
-    top_k: int = setting(10, "a packed store keeps so many of the largest logits, and one value for the others")
+    keep_every: int = setting(10, "a pruned store keeps one epoch in this many; students cycle through those")
+    views_per_image: int = setting(10, "views of each image whose labels a packed store keeps")
+    top_k: int = setting(10, "largest logits that a packed store keeps of a view, with one value for the others")
     value_bits: int = setting(8, "bits of a logit in a packed store, at most 8")
 
     def __post_init__(self) -> None:
@@ -274,16 +277,17 @@ class LabelSettings:
 class EvaluationSettings:
     """How the condensed set is scored."""
 
-    protocol: str | None = setting(None, "student recipe; the method's own where not said", quick="small")
+    protocol: str | None = setting(None, "student recipe; defaults to the method's own", quick="small")
     students: tuple[str, ...] = setting(("convnet_w32",), "student networks, trained from scratch")
     regimes: tuple[str, ...] = setting(("hard", "stored", "online"), "label regimes to score")
     student_seeds: int = setting(3, "student seeds per row", quick=2)
     student_epochs: int | None = setting(
-        None, "overrides the protocol's epochs (the result is then named as changed)", quick=10
+        None, "overrides the protocol's epochs (which is then part of the protocol's name)", quick=10
     )
     baselines: tuple[str, ...] = setting(("full", "random", "initial"), "rows scored in the same run")
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check(self.student_seeds >= 1, "student_seeds", self.student_seeds, "1 or more")
         epochs = self.student_epochs
         check(epochs is None or epochs >= 1, "student_epochs", epochs, "1 or more")
@@ -300,20 +304,20 @@ class RunSettings:
 
     method: str = setting("random", "condensation method; see `hf-condense methods`")
     variant: Literal["paper", "official"] = setting(
-        "paper", "paper: as published, known faults mended; official: as the authors' script"
+        "paper", "paper: as published, known faults corrected; official: as the authors' script"
     )
     ipc: int = setting(10, "synthetic images per class")
-    seed: int = setting(0, "every draw is keyed by it, but not which images are held out or left out")
-    output_dir: str | None = setting(None, "run folder; runs/<method>-<dataset>-ipc<N> where not said")
+    seed: int = setting(0, "seed of every random draw, except of which images are held out or left out")
+    output_dir: str | None = setting(None, "run folder; defaults to runs/<method>-<dataset>-ipc<N>")
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "arithmetic of frozen networks in synthesis and labelling"
     )
     threads: int | None = setting(None, "CPU threads a process; results can differ in the last bit between counts")
     checkpoint_every: int = setting(200, "synthesis steps between checkpoints")
     overwrite: bool = setting(False, "redo stages whose settings have changed")
-    quick: bool = setting(False, "the whole path with everything shortened, to see it work in about a minute")
+    quick: bool = setting(False, "shorten every stage, to see the whole path work in about a minute")
     push_to_hub: str | None = setting(None, "owner/name of the Hub dataset that `run` publishes at its end")
-    push_models: bool = setting(False, "with --push_to_hub: send the networks too, to <repo>-<model>")
+    push_models: bool = setting(False, "with --push_to_hub: upload the networks too, to <repo>-<model>")
     trackers: tuple[str, ...] = setting(
         (), "Accelerate trackers that get the losses (tensorboard, wandb, trackio ...)"
     )

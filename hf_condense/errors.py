@@ -1,4 +1,4 @@
-"""What a person got wrong, said so that they can put it right: field, value, what is allowed, next step."""
+"""Errors that a person can correct. Each names the field, its value, what is allowed and the next step."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ class CondensationError(Exception):
     """Base of every error this library raises on purpose.
 
     Args:
-        field: the setting, column or file that is wrong, as the person named it.
-        value: what was found there.
-        allowed: what would have been right, in words.
-        next_step: the one thing to do now.
+        field: the setting, column or file that is wrong, as it was given.
+        value: the value that was given.
+        allowed: the values that are accepted, in words.
+        next_step: what to do about it.
+
+    `everywhere` says that all processes of a run raise it, so that one of them prints it for all.
     """
+
+    everywhere = False
 
     def __init__(self, field: str, value: Any, allowed: str, next_step: str) -> None:
         self.field, self.value, self.allowed, self.next_step = field, value, allowed, next_step
@@ -26,7 +30,7 @@ class CondensationError(Exception):
             printable(f"{shortened(str(field))}: {shown(value)} does not work. Allowed: {allowed}. Next: {next_step}")
         )
 
-    def __reduce__(self):  # survives the trip between processes
+    def __reduce__(self):  # keeps its fields when it is pickled between processes
         return type(self), (self.field, self.value, self.allowed, self.next_step)
 
 
@@ -35,7 +39,7 @@ class ConfigError(CondensationError):
 
 
 class DataError(CondensationError):
-    """The source dataset cannot be read as asked."""
+    """The source dataset cannot be read with these settings."""
 
 
 class ModelError(CondensationError):
@@ -47,4 +51,4 @@ class ArtefactError(CondensationError):
 
 
 class HubError(CondensationError):
-    """The Hub refused a push, or could not be reached. No repository is left half changed."""
+    """The Hub refused a push, or could not be reached. No repository is left partly changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,10 +11,13 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from hf_condense.errors import ArtefactError
 
@@ -56,9 +60,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     temporary: Path | None = None
+    lock: FileLock | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        recover(path)
+        holder, lock = _new_holder(path)
         temporary = holder / path.name
         yield temporary
         if temporary.is_file():
@@ -67,31 +73,76 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         if on_replace:
             on_replace("before", path)
         if path.is_dir():
-            shutil.rmtree(path)
+            os.replace(path, set_aside(path))  # no moment without a whole folder: `recover` takes it back
         os.replace(temporary, path)
+        shutil.rmtree(set_aside(path), ignore_errors=True)
         if on_replace:
             on_replace("after", path)
-    except OSError as error:
-        raise ArtefactError(
-            "output_dir",
-            str(path),
-            f"a place that can be written to ({error.strerror or error})",
-            "free space or choose another --output_dir, then run the same command again: what is done is kept",
-        ) from error
+    except Exception as error:
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        step = "free space or choose another --output_dir, then run the same command again: what is done is kept"
+        allowed = f"a place that can be written to ({reason.strerror or reason})"
+        raise ArtefactError("output_dir", str(path), allowed, step) from reason
     finally:
+        if lock is not None:
+            lock.release()
         if temporary is not None:
             shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
+def _new_holder(path: Path) -> tuple[Path, FileLock]:
+    """A temporary folder beside `path`, and its lock, which the system releases when this process is killed."""
+    while True:
+        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        lock = FileLock(holder / ".lock")
+        try:
+            lock.acquire()
+            return holder, lock
+        except FileNotFoundError:  # another process took it for a leftover before it was locked
+            continue
+
+
 def remove_leftovers(folder: Path, name: str = "*", deep: bool = True) -> None:
-    """Deletes what a killed process left behind in `folder` (temporary holders of `atomic_path`), for `name` or all.
+    """Deletes what killed processes left behind (temporary holders of `atomic_path`), but nothing that is being written.
 
     Args:
-        deep: in the folders below it too. Off for folders in which other processes may have folders of their own.
+        name: of the file or folder that was not finished; all of them by default.
+        deep: in the folders below it too.
     """
-    pattern = f".{name}.*.part"
-    for holder in list(Path(folder).rglob(pattern) if deep else Path(folder).glob(pattern)):
-        shutil.rmtree(holder, ignore_errors=True)
+    for place, folders, _ in os.walk(folder):
+        holders = [other for other in folders if fnmatch(other, f".{name}.*.part")]
+        for holder in holders:
+            with suppress(Timeout, OSError), FileLock(Path(place, holder, ".lock"), blocking=False):
+                shutil.rmtree(Path(place, holder), ignore_errors=True)
+        folders[:] = [other for other in folders if other not in holders] if deep else []
+
+
+def disk_error(error: Exception) -> OSError | None:
+    """What the system says of a file that could not be written, whichever library wrote it; None for other errors."""
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return OSError(errno.EINVAL, "a name with a NUL byte is no name of a file")
+    told = re.search(r"\(os error (\d+)\)", str(error))  # as libraries in Rust say it: safetensors, tokenizers
+    return OSError(int(told[1]), os.strerror(int(told[1]))) if told else None
+
+
+def set_aside(folder: Path) -> Path:
+    """Where the folder that is being replaced stands until the new one is in its place."""
+    return folder.with_name(f".{folder.name}.before")
+
+
+def recover(folder: Path) -> None:
+    """Finishes a replacement that was killed: the old folder comes back where the new one did not arrive."""
+    old = set_aside(folder)
+    if not old.is_dir():
+        return
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(old, folder)
 
 
 def contained(folder: Path, path: Path) -> bool:

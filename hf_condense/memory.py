@@ -1,4 +1,4 @@
-"""Memory: the peak of a segment of work, and how freed memory is kept."""
+"""Memory: the peak of a piece of work, and how freed memory is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def reset_peak(device: torch.device) -> None:
-    """Starts a new measurement. On Linux the process's high-water mark is reset; elsewhere it only ever grows."""
+    """Starts a new measurement. On Linux the process's high-water mark is reset; elsewhere it only grows."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -35,7 +35,7 @@ def peak_bytes(device: torch.device) -> int:
 def keep_freed_memory() -> None:
     """Lets the C library reuse freed memory instead of handing it back to the system.
 
-    On Linux, fetching the pages of every large activation anew takes up to a third of a forward pass on the CPU. The
+    On Linux, mapping the pages of every large activation again takes up to a third of a forward pass on the CPU. The
     settings below are glibc's mmap threshold, trim threshold and top pad; elsewhere nothing happens.
     """
     try:

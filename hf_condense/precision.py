@@ -1,4 +1,4 @@
-"""Which arithmetic frozen networks run in, resolved once and written into the configuration."""
+"""The floating-point precision of frozen networks, resolved once and written into the configuration."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """ "auto" to "fp32" or "bf16": bf16 where an accelerator computes in it; fp32 on a CPU, where bits are to be equal.
+    """ "auto" to "fp32" or "bf16": bf16 on an accelerator that supports it, fp32 on a CPU, where runs are bit-equal.
 
-    bf16 pays on CPUs with bf16 instructions too (benchmarks/observer_step.py); there it is taken when asked for.
+    On CPUs with bf16 instructions bf16 is faster too (benchmarks/observer_step.py), but has to be requested.
     """
     if precision != "auto":
         return precision

@@ -1,4 +1,4 @@
-"""Progress with time left for everything a person waits for: a bar on a terminal, else a line now and then."""
+"""Progress with the time left: a bar on a terminal, otherwise a log line every minute."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LONG = 5.0  # seconds after which a part of a longer work shows a bar of its own
 
 
 class Progress:
-    """One bar: what is done, what is left, the newest values. Without a terminal (nohup, Slurm) it is a line a minute.
+    """A progress bar with the newest values. Without a terminal (nohup, Slurm) it is a log line every minute.
 
     Args:
-        title: what is being done.
+        title: name of the work.
         total: units of work.
-        show: off on all processes but one.
+        show: True on one process, False on all others.
         log_every: how often, in units, a caller should fetch values from the device to show them.
         part: of what another bar counts as one unit: its own bar comes only where it takes long, and goes at the end.
     """

@@ -1,4 +1,4 @@
-"""Repositories of the Hub as local folders, and what to do when one cannot be had."""
+"""Repositories of the Hub as local folders, and the error where one cannot be fetched."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def fetch_snapshot(
     """The folder of a Hub repository in the Hub's cache, fetched if it is not there.
 
     Args:
-        error, field, allowed: what the error says if it cannot be had: its class, the setting that named the repository,
-            and what that setting may name.
-        revision: a branch, tag or commit; the main branch where not said.
+        error, field, allowed: the error raised if it cannot be fetched: its class, the setting that names the
+            repository, and what that setting may name.
+        revision: a branch, tag or commit; defaults to the main branch.
         patterns: only files whose names match one of these.
     """
     from huggingface_hub import snapshot_download
@@ -32,8 +32,10 @@ def fetch_snapshot(
 
     try:
         return Path(snapshot_download(id, repo_type=kind, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as failure:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as failure:
         reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
+        if getattr(failure, "doc", "").lstrip().startswith("<"):  # no JSON
+            reason = "a web page came instead of the Hub's answer, as a network's login sends it"
         step = "check the name and revision, and the network; for a private repository run `hf auth login`"
         if isinstance(failure, GatedRepoError):
             page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{id}"

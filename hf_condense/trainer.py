@@ -16,6 +16,7 @@ from hf_condense.plan import Synthetic
 from hf_condense.run import estimate, report, settle
 from hf_condense.run.condense import Condense, observed
 from hf_condense.run.evaluate import Evaluate
+from hf_condense.run.launch import agreed
 from hf_condense.run.pipeline import Pipeline
 from hf_condense.run.publish import publish, ready_to_push
 from hf_condense.run.record import StageRecord
@@ -90,7 +91,8 @@ class CondensationTrainer:
 
     def publish(self) -> Path:
         """Writes `dataset/`, the folder that is the Hub repository. Called on all processes."""
-        return publish(self.pipeline)
+        with self.pipeline.owning():
+            return publish(self.pipeline)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Pushed:
         """Publishes `dataset/` of the finished run in one commit; see `hub.push.push` for options and errors."""
@@ -103,13 +105,15 @@ class CondensationTrainer:
         """
         run = self.config.run
         if run.push_to_hub:
-            ready_to_push(self.settled)
-        estimate.announce(self.pipeline)
-        folder = self.publish()
-        if self.accelerator.is_main_process:
-            report.finish(self.pipeline, folder)
-            if run.push_to_hub:
-                print(self.push_to_hub(run.push_to_hub, push_models=run.push_models).text())
-        self.accelerator.wait_for_everyone()
+            with agreed(self.accelerator):
+                ready_to_push(self.settled)
+        with self.pipeline.owning():
+            estimate.announce(self.pipeline)
+            folder = self.publish()
+            if self.accelerator.is_main_process:
+                report.finish(self.pipeline, folder)
+                if run.push_to_hub:
+                    print(self.push_to_hub(run.push_to_hub, push_models=run.push_models).text())
+            self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return folder

@@ -213,7 +213,7 @@ def test_help_all_lists_every_setting_in_full(capsys):
     for name in setting_fields(sections_of("edc", None)):
         assert f"\n  --{name} " in said
     assert "full (fp16" in said and "none, full, int8, pruned, packed, virtual" in " ".join(said.split())
-    assert "(a few views an image, the largest logits), virtual (none:" in " ".join(said.split())
+    assert "(a few views an image, the largest logits), virtual (no logits:" in " ".join(said.split())
 
 
 def test_help_with_a_dataset_shows_values_and_their_source(capsys):
@@ -226,6 +226,13 @@ def test_help_with_a_dataset_shows_values_and_their_source(capsys):
     assert row("iterations").startswith("--iterations N 75 [published] optimiser steps")
     assert row("seed").startswith("--seed N 7 [flag]") and row("ipc").startswith("--ipc N 10 synthetic")
     assert len(lines) <= 40
+
+
+def test_help_of_a_run_folder_shows_its_settings(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("method: edc\ndataset: digits\niterations: 9\n")
+    for words in (["condense", str(tmp_path), "--help"], ["condense", "--help", str(tmp_path)]):
+        said = " ".join(" ".join(shown(capsys, *words)).split())
+        assert "condense --method edc" in said and "--iterations N 9 [file]" in said
 
 
 def test_help_says_what_it_cannot_resolve(tmp_path, capsys):

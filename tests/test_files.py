@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from hf_condense import files
+from hf_condense.config import RunSettings
+from hf_condense.data.cache import cache_folder
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.run.record import StageRecord
 
@@ -42,6 +45,73 @@ def test_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch):
     ):
         files.save_tensors(tmp_path / "t", {"a": torch.zeros(3)})
     assert files.load_tensors(tmp_path / "t")[0]["a"].tolist() == [1, 1, 1]
+
+
+def test_a_disk_that_is_full_inside_safetensors_is_said_in_one_line(tmp_path):
+    """Its error is none of the system's; a limit on the size of files stands for the disk."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(ArtefactError, match="output_dir.*File too large.*free space") as caught:
+            files.save_tensors(tmp_path / "t", {"a": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, monkeypatch, moment):
+    """Killed without a chance to clean up: one whole folder is there, or comes back at the next look."""
+    folder, replace, left = tmp_path / "dataset", files.os.replace, [{"before": 0, "between": 1, "after": 2}[moment]]
+
+    def write(text):
+        with files.atomic_path(folder) as temporary:
+            temporary.mkdir()
+            (temporary / "x").write_text(text)
+
+    def killed(source, target):
+        if left[0] == 0:
+            os._exit(9)
+        left[0] -= 1
+        replace(source, target)
+        if left[0] == 0 and moment == "after":
+            os._exit(9)
+
+    write("old")
+    child = os.fork()
+    if child == 0:
+        files.os.replace = killed
+        write("new")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    files.recover(folder)
+    assert (folder / "x").read_text() == ("new" if moment == "after" else "old")
+    write("newer")
+    files.remove_leftovers(tmp_path)
+    assert (folder / "x").read_text() == "newer" and list(tmp_path.iterdir()) == [folder]
+
+
+def test_names_with_a_nul_byte_are_refused_in_words(tmp_path):
+    with pytest.raises(ArtefactError, match="NUL byte"):
+        files.write_json(tmp_path / "a\0b", {})
+    for setting in ({"output_dir": "a\0b"}, {"trackers": ("a\0",)}):
+        with pytest.raises(ConfigError, match="without NUL bytes"):
+            RunSettings(**setting)
+
+
+def test_an_empty_cache_variable_fills_no_other_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_CONDENSE_CACHE", "")
+    with pytest.raises(ArtefactError, match="HF_CONDENSE_CACHE.*unset it"):
+        cache_folder()
+    monkeypatch.delenv("HF_CONDENSE_CACHE")
+    for empty in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", empty)
+        assert cache_folder() == Path("~/.cache/hf_condense").expanduser()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "hf_condense"
 
 
 def test_a_place_that_cannot_be_written_to(tmp_path):

@@ -1,19 +1,21 @@
-"""The examples of README run as they stand, the ones on the Hub against the local one."""
+"""The examples of README and of the recipes' page run as they stand, the ones on the Hub against the local one."""
 
 import math
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 
 from hf_condense.trainer import CondensationTrainer
 from tests.examples import given, python_examples
 
-PAGE = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPES = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
 HUB_ID = "org/cifar10-ipc10-edc"
 TINY = {
     "method": "random", "dataset": "digits", "ipc": 2, "max_per_class": 12, "max_test": 40, "base_model": "convnet_d1",
-    "squeeze_epochs": 2, "patience_top1": 0, "protocol": "small", "student_epochs": 2, "student_seeds": 1,
+    "squeeze_epochs": 2, "min_top1_over_chance": 0, "protocol": "small", "student_epochs": 2, "student_seeds": 1,
     "students": "convnet_d1", "baselines": "full", "threads": 1, "precision": "fp32",
 }  # fmt: skip
 
@@ -38,7 +40,7 @@ def test_examples_of_using_a_set(run_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(run_folder)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     blocks = python_examples(PAGE[PAGE.index("## Use a condensed") : PAGE.index("## Make one")])
-    assert len(blocks) == 4
+    assert len(blocks) == 3
     found = run_all(blocks, tmp_path)
     assert found["student"].num_classes == 10 and math.isfinite(found["loss"])
     first = found["trainer"].state.log_history[0]["loss"]
@@ -49,12 +51,15 @@ def test_examples_of_the_hub(run_folder, hub, tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "organizations", hub.organizations | {"org": {"ada"}})
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     CondensationTrainer(**TINY, output_dir=str(run_folder / "runs" / "demo")).push_to_hub(HUB_ID, push_models=True)
-    (block,) = python_examples(PAGE[PAGE.index("## On the Hub") :])
+    (block,) = python_examples(RECIPES[RECIPES.index("## On the Hub") :])
     found = run_all([block], tmp_path)
     assert len(found["train"]) == 20
-    assert ".eval_results/org-cifar10-ipc10-edc.yaml" in HfApi().list_repo_files("org/convnet-from-ten-images")
+    assert "model.safetensors" in HfApi().list_repo_files("org/convnet-from-ten-images")
+    card = ModelCard.load("org/convnet-from-ten-images")
+    assert card.data.datasets == [HUB_ID] and "61.00 %" in card.text and "online" in card.text
 
 
 def test_other_examples_are_python():
-    for block in python_examples(PAGE):
-        compile(block, "README.md", "exec")
+    for page in (PAGE, RECIPES):
+        for block in python_examples(page):
+            compile(block, "README.md", "exec")

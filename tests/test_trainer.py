@@ -171,10 +171,11 @@ def test_the_random_row_is_left_out_before_the_work_where_a_class_has_too_few_im
 
 
 def test_seconds_of_all_lives_are_recorded(tmp_path):
+    began = time.monotonic()
     stopped_after_a_checkpoint(dm(tmp_path), pause=0.7)
     trainer = dm(tmp_path)
     trainer.condense()
-    assert 0.7 < trainer.pipeline.facts()["condense"]["seconds"] < 60
+    assert 0.7 < trainer.pipeline.facts()["condense"]["seconds"] < time.monotonic() - began
 
 
 def test_cards_of_the_pool_name_a_dataset_of_the_hub_and_no_folder(tmp_path):

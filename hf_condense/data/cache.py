@@ -8,12 +8,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hf_condense.errors import ArtefactError
+from hf_condense.files import remove_leftovers
 
 
 def cache_folder() -> Path:
-    """`HF_CONDENSE_CACHE`, else `hf_condense` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "hf_condense"
-    return Path(os.environ.get("HF_CONDENSE_CACHE", default)).expanduser()
+    """`HF_CONDENSE_CACHE`, else `hf_condense` in the user's cache folder.
+
+    Raises:
+        ArtefactError: that variable is there and empty, as where the one that it was made from is not set.
+    """
+    named = os.environ.get("HF_CONDENSE_CACHE")
+    if named is not None:
+        if not named.strip():
+            raise ArtefactError("HF_CONDENSE_CACHE", named, "the name of a folder", "set it to one, or unset it")
+        return Path(named).expanduser()
+    # an empty or relative XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification)
+    shared = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(shared) if os.path.isabs(shared) else Path("~/.cache").expanduser()) / "hf_condense"
 
 
 @contextmanager
@@ -37,3 +48,10 @@ def one_at_a_time(path: Path) -> Iterator[None]:
             "HF_CONDENSE_CACHE", str(path.parent), f"a folder that can be written to, with room ({reason.strerror or reason})",
             "free space there, or set that variable to another folder, and run the same command again",
         ) from error  # fmt: skip
+
+
+def remove_unfinished() -> None:
+    """Deletes what killed processes left unfinished in the cache folder, and nothing that is being written."""
+    root = cache_folder()
+    for kind in root.iterdir() if root.is_dir() else ():
+        remove_leftovers(kind, deep=kind.name != "unpacked")  # below that are the pictures of archives

@@ -50,6 +50,20 @@ def holds_lists_of_images(feature: Any) -> bool:
     return inner is not None and (isinstance(inner, Image) or is_cell(inner))
 
 
+def with_single_images(table: Dataset) -> Dataset:
+    """The table with lists that hold one image in every row as plain images; other lists stay as they are."""
+    import pyarrow.compute as pc
+    from datasets import Features, Image, List
+
+    for column in [name for name, feature in table.features.items() if holds_lists_of_images(feature)]:
+        values = table.select_columns([column]).with_format("arrow")[:].column(0)
+        if len(values) and pc.unique(pc.list_value_length(values)).to_pylist() == [1]:
+            features = Features({**table.features, column: Image()})
+            table = table.cast_column(column, List(Image(decode=False)))
+            table = table.map(lambda row, name=column: {name: row[name][0]}, features=features)
+    return table
+
+
 def is_list(feature: Any) -> bool:
     """Whether a column of this type holds lists."""
     return _inner(feature) is not None

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 STRAY_SHARE = 0.1  # of images that lie above the class folders: up to this share they are left out, more are refused
 
 
-def class_folders(root: Path, listing: Listing) -> list[tuple[PurePosixPath, str]]:
+def class_folders(root: Path, listing: Listing) -> list[tuple[str, str]]:
     """(path, class name) of the images: a class is a folder at the depth at which most images lie.
 
     Images that are left out, or lie deeper, are counted in a warning.
@@ -45,7 +45,7 @@ def class_folders(root: Path, listing: Listing) -> list[tuple[PurePosixPath, str
     _need_own_images(root, folders, placed, level)
     _need_different_names(root, folders)
     _warn_of_empty(root, listing, folders, level)
-    return [(p, p.parts[level - 1]) for p in placed]
+    return [(str(p), p.parts[level - 1]) for p in placed]
 
 
 def _need_own_images(root: Path, folders: Sequence[tuple], placed: Sequence[PurePosixPath], level: int) -> None:
@@ -106,6 +106,6 @@ def _warn_of_empty(root: Path, listing: Listing, folders: Sequence[tuple], level
     empty = [f for f in beside if f.parts not in set(folders)]
     if empty:
         logger.warning(
-            "%s: %d folders give %d classes, because %d hold no images that can be read: %s",
-            root, len(beside), len(folders), len(empty), some(empty),
+            "%s: %d folders, but %d with images, so that these are no classes: %s",
+            root, len(beside), len(folders), some(empty),
         )  # fmt: skip

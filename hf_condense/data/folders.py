@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_condense.data.class_folders import class_folders
@@ -24,7 +23,7 @@ SPLIT_NAMES = {
 }  # fmt: skip
 USUAL = tuple(dict.fromkeys(SPLIT_NAMES.values()))
 
-Labelled = list[tuple[PurePosixPath, str]]
+Labelled = list[tuple[str, str]]  # path below the folder, class name
 
 
 def image_folder(root: Path, listing: Listing) -> dict[str, Dataset]:
@@ -100,7 +99,7 @@ def _labelled_splits(root: Path, listing: Listing, folders: dict[str, list[str]]
     for split, parts in folders.items():
         try:
             labelled[split] = [
-                (PurePosixPath(part) / path, name)
+                (f"{part}/{path}", name)
                 for part in parts
                 for path, name in class_folders(root / part, listing.below(part))
             ]
@@ -116,7 +115,7 @@ def _need_two_classes(root: Path, labelled: dict[str, Labelled]) -> None:
     names = {name for split in USUAL for _, name in labelled.get(split, [])}
     if len(names) == 1:
         files = [path for split in USUAL for path, _ in labelled.get(split, [])]
-        folder, name = root / files[0].parent, names.pop()
+        folder, name = (root / files[0]).parent, names.pop()
         raise DataError(
             "dataset", str(root), f"two class folders or more; all {len(files)} images are of the one class {name!r}",
             f"put a folder for each other class beside {folder}; if {name} is no class, sort its images into one folder "
@@ -124,11 +123,11 @@ def _need_two_classes(root: Path, labelled: dict[str, Labelled]) -> None:
         )  # fmt: skip
 
 
-def _dataset(root: Path, pairs: Sequence[tuple[PurePosixPath, str]], names: list[str]) -> Dataset:
+def _dataset(root: Path, pairs: Labelled, names: list[str]) -> Dataset:
     from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image
 
     features = Features({"image": Image(), "label": ClassLabel(names=names)})
     number = {name: i for i, name in enumerate(names)}
-    cells = [{"bytes": None, "path": str(root / file)} for file, _ in pairs]
+    cells = [{"bytes": None, "path": f"{root}/{file}"} for file, _ in pairs]
     columns = {"image": cells, "label": [number[name] for _, name in pairs]}
     return Dataset.from_dict(columns, features=features, info=DatasetInfo(features=features, dataset_name=root.name))

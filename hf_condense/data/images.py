@@ -246,7 +246,9 @@ class ImageSource:
             for row, cell in zip(rows, self._cells(rows)):
                 try:
                     to_pixels(cell, self.channels, 8)
-                except Exception as error:
+                except MemoryError:  # says nothing of the image, which would be left out
+                    raise
+                except Exception as error:  # decoders raise whatever they like on damaged bytes
                     bad.append((int(row), str(error)))
             return bad
 
@@ -276,6 +278,8 @@ class ImageSource:
     def _try(self, row: int, cell: Any, decode) -> Any:
         try:
             return decode(cell)
+        except MemoryError:
+            raise
         except Exception as error:  # decoders raise whatever they like on damaged bytes
             raise self._corrupt(row, cell, error) from error
 

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 SHOWN = 3  # names in a message
-NO_DATA = ("readme.md", "thumbs.db", "desktop.ini", "license", "license.txt")  # files that nobody expects to be read
+NO_DATA = (
+    "readme.md",
+    "thumbs.db",
+    "desktop.ini",
+    "license",
+    "license.txt",
+)  # about the dataset, or of a file browser
 
 
 @dataclass(frozen=True)

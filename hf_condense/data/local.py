@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from glob import escape, has_magic
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def open_local(path: Path, settings: DataSettings) -> dict[str, Any]:
     if ending == ".tar":
         from datasets import load_dataset
 
-        return dict(load_dataset("webdataset", data_files=str(path), streaming=settings.streaming))
+        return dict(load_dataset("webdataset", data_files=escape(str(path)), streaming=settings.streaming))
     if ending not in READERS:
         kinds = ", ".join([*READERS, ".tar"])
         step = "give the folder that holds it"
@@ -62,6 +63,9 @@ def _open_data_files(path: Path, listing: Listing, settings: DataSettings) -> di
     """What `datasets` makes of a folder of Parquet, CSV, tar ... files, or as its card says."""
     from datasets import load_dataset, load_dataset_builder
 
+    if has_magic(str(path)):
+        step = "rename it: `datasets` takes these for patterns"
+        raise DataError("dataset", str(path), "a path to data files without * ? [ ]", step)
     config = [settings.dataset_config] if settings.dataset_config else []
     splits = dict(load_dataset(str(path), *config, streaming=settings.streaming))
     if not _configured(path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +20,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as `datasets` calls tables beside images
+PATHS = "paths of hf-condense"  # a name that no column has, while one is replaced
 LOOKED_AT = 100  # rows by which a column of paths is recognised
 
 
 def read_table(file: Path) -> Dataset:
-    """All rows of a table. Raises what `datasets` does."""
+    """All rows of a table.
+
+    Raises:
+        DataError: it is damaged, empty or of another kind.
+    """
     from datasets import load_dataset
 
-    tabs = {"sep": "\t"} if file.suffix.lower() == ".tsv" else {}
-    return load_dataset(READERS[file.suffix.lower()], data_files=str(file), split="train", **tabs)
+    ending = file.suffix.lower()
+    tabs = {"sep": "\t"} if ending == ".tsv" else {}
+    try:
+        # escaped, because `datasets` takes [ and * in a name for a pattern
+        return load_dataset(READERS[ending], data_files=escape(str(file)), split="train", **tabs)
+    except Exception as error:  # each reader raises its own
+        if ending in (".parquet", ".arrow"):  # explained where all data files are
+            raise
+        reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+        step = "mend it, or move it out of the folder"
+        raise DataError("dataset", str(file), f"a table that can be read ({reason})", step) from error
 
 
 def with_images(table: Dataset, places: Sequence[Path]) -> Dataset:
     """The table with every column of text that names files below one of these folders as a column of images.
 
-    Absolute paths, and those that lead out of the folder, are left as they are: a table that came from elsewhere must
-    not choose them. A person names such a column with --image_column.
+    Columns of absolute paths, or of those that lead out of the folder, are left as they are: a table that came from
+    elsewhere must not choose them. A person names such a column with --image_column.
+
+    Raises:
+        DataError: a few rows of a column lead out of the folder.
     """
     from datasets import Image
 
@@ -43,12 +61,22 @@ def with_images(table: Dataset, places: Sequence[Path]) -> Dataset:
         head = _values(table.select(range(min(LOOKED_AT, len(table)))), column)
         root = next((place for place in places if _names_files(head, place)), None)
         if root is not None:
-            cells = [
-                {"bytes": None, "path": str(root / value) if _inside(value) else None}
-                for value in _values(table, column)
-            ]
-            table = table.remove_columns(column).add_column(column, cells).cast_column(column, Image())
+            paths = _values(table, column)
+            _need_inside(column, paths)
+            cells = [{"bytes": None, "path": str(root / path) if path else None} for path in paths]
+            table = table.rename_column(column, PATHS).add_column(column, cells).cast_column(column, Image())
+            table = table.remove_columns(PATHS)
     return table.select_columns(order)
+
+
+def _need_inside(column: str, paths: list[str | None]) -> None:
+    outside = [(row, path) for row, path in enumerate(paths) if path and not _inside(path)]
+    if outside:
+        row, path = outside[0]
+        raise DataError(
+            column, path, f"files below the folder of the table; {len(outside)} of {len(paths)} rows, the first of them row "
+            f"{row}, name others", "take those rows out, or copy the files there",
+        )  # fmt: skip
 
 
 def _values(table: Dataset, column: str) -> list[Any]:
@@ -103,6 +131,8 @@ def _describing(root: Path, listing: Listing, label_column: str | None) -> dict[
             continue
         table = with_images(read_table(root / file), [(root / file).parent])
         if not image_columns(table):
+            if file.name in METADATA:
+                logger.warning("%s: %s is not used: it names no image that is there", root, file)
             continue
         columns = [name for name in table.column_names if name not in image_columns(table)]
         if label_column in columns or any(name in LABEL_NAMES for name in columns):
@@ -140,7 +170,12 @@ def _by_folder(table: Dataset, root: Path) -> dict[str, Dataset]:
 
 
 def _warn_of_unnamed(root: Path, listing: Listing, splits: dict[str, Dataset]) -> None:
-    named = {path for table in splits.values() for path in _paths(table)}
+    paths = [path for table in splits.values() for path in _paths(table) if path]
+    named = set(paths)
+    if len(named) < len(paths):
+        logger.warning(
+            "%s: %d of %d rows name an image that another row names too", root, len(paths) - len(named), len(paths)
+        )
     unnamed = [file for file in listing.images if str(root / file) not in named]
     if unnamed:
         logger.warning(

@@ -1,4 +1,4 @@
-"""What a student minimises: pure functions of its logits, and the choice a protocol makes between them."""
+"""Losses of students: pure functions of logits, and the choice between them by protocol."""
 
 from __future__ import annotations
 

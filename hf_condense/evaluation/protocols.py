@@ -1,4 +1,4 @@
-"""Protocols: named, immutable student recipes. The published ones stand in `published.py`, ours here.
+"""Protocols: named, immutable student recipes. The published ones are in `published.py`, ours here.
 
 A score means something only beside others of the same protocol: batch size or schedule alone move accuracy by more
 than most methods do.

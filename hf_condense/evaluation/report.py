@@ -1,4 +1,4 @@
-"""The score table: mean and spread over seeds, paired differences to the baseline, costs; as JSON, Markdown and text."""
+"""The score table: mean and spread over seeds, differences to the baseline, costs; as JSON, Markdown and text."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from hf_condense.evaluation import scores
 from hf_condense.files import write_json, write_text
 
 _COSTS = ("seconds", "peak_memory")  # free to differ between equal runs
+_TESTS = {  # of `scores.Gap` -> caption
+    "prediction": "Differences of one set are to what a fresh draw of {} would reach: the spread of the draws counts whole",
+    "welch": "Differences of rows with several sets are to the mean of the draws of {} (Welch)",
+    "paired": "Differences to the one set of {} are paired by seed",
+}
 _COLUMNS = (
     "row",
     "student",
@@ -58,14 +63,25 @@ class ScoreTable:
         """(row, student, regime) of each line of the table, in the order of scoring."""
         return list(dict.fromkeys((c["row"], c["student"], c["regime"]) for c in self.cells))
 
-    def difference(self, row: str, student: str, regime: str) -> scores.Summary | None:
-        """Paired difference to the baseline over common seeds; None for the baseline, or where it was not scored."""
+    def difference(self, row: str, student: str, regime: str) -> scores.Gap | None:
+        """The difference to the baseline over common seeds; None for the baseline, or where it was not scored.
+
+        Where the baseline has another draw for each seed, one set is compared with what *a* draw would reach (prediction
+        form) and several sets with Welch's test: the spread of the draws counts. Two sets are compared in pairs.
+        """
         mine = self.top1(row, student, regime)
         base = self.top1(self.baseline, student, regime) if self.baseline else {}
         common = [seed for seed in mine if seed in base]
         if row == self.baseline or not common:
             return None
-        return scores.paired_difference([mine[s] for s in common], [base[s] for s in common])
+        values, draws = [mine[s] for s in common], [base[s] for s in common]
+        sets = [self._sets(name, student, regime) for name in (row, self.baseline)]
+        return scores.gap(values, draws, *sets)
+
+    def _sets(self, row: str, student: str, regime: str) -> int:
+        """How many sets a row has."""
+        wanted = (row, student, regime)
+        return len({c["set"] for c in self.cells if (c["row"], c["student"], c["regime"]) == wanted})
 
     def summary(self) -> list[dict[str, Any]]:
         """One dict a line: means, spreads, intervals, costs."""
@@ -110,7 +126,7 @@ class ScoreTable:
         }
 
     def without_cost(self) -> dict:
-        """What equal runs have equal: everything but time and memory."""
+        """What is equal between equal runs: everything but time and memory."""
         cells = [{k: v for k, v in c.items() if k not in _COSTS} for c in self.cells]
         lines = [{k: v for k, v in line.items() if k not in _COSTS} for line in self.summary()]
         return {
@@ -151,15 +167,17 @@ class ScoreTable:
             ]
             for line in self.summary()
         ]  # fmt: skip
-        keep = [i for i in range(len(head)) if i != 5 or any(r[5] for r in body)]  # most protocols never look
+        keep = [i for i in range(len(head)) if i != 5 or any(r[5] for r in body)]  # most protocols have no such column
         return [[r[i] for i in keep] for r in (head, *body)]
 
     def _remarks(self) -> list[str]:
         seeds = len({c["seed"] for c in self.cells})
         remarks = [
             f"Protocol: {self.protocol['name']}. Mean and standard deviation over {seeds} student seed"
-            f"{'s' if seeds > 1 else ''}, accuracy after the last epoch; differences are paired, with 95 % intervals."
+            f"{'s' if seeds > 1 else ''}, accuracy after the last epoch."
         ]
+        tests = {line["difference"]["test"] for line in self.summary() if line["difference"]}
+        remarks += [f"{_TESTS[test].format(self.baseline)}, with 95 % intervals." for test in _TESTS if test in tests]
         if self.teacher_top1 is not None:
             remarks.append(f"Teacher: {100 * self.teacher_top1:.1f} % on the same test images.")
         return remarks + [f"{row}: {note}" for row, note in self.notes.items()]

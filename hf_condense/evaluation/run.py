@@ -44,8 +44,8 @@ class ImageSet:
         store: labels of its views, for the regime "stored"; made in the scores folder where there is none.
         regimes: those it is scored in; None: all that are asked for.
         like: train as long as on a set of this many images; None: as long as its own size says.
-        bytes: of the images as published; of the raw pixels where not said.
-        digest: stands for what students see in fingerprints; computed where not said (give it for large sets).
+        bytes: of the images as published; defaults to those of the raw pixels.
+        digest: stands for the images in fingerprints; defaults to a computed one (give it for large sets).
         note: shown under the table.
         stages: int64 [N], the stage in which each image was made; students are then trained in stages.
         rates: learning rates learned with the set, one a stage.
@@ -131,7 +131,7 @@ def score(
             `states/`.
         teacher: makes the labels of the regimes "stored" and "online"; its accuracy is reported.
         baseline: the row that differences are taken to, where it exists.
-        label_settings: of stores that have to be made: full ones of the training's epochs where not said.
+        label_settings: of stores that have to be made; defaults to full ones of the training's epochs.
         test_digest: stands for the test images in fingerprints, as `ImageSet.digest`.
         accelerator: an `accelerate.Accelerator`; its processes share the cells, and all of them get the table.
         whitening: of the dataset, for protocols with `zca`.
@@ -172,13 +172,13 @@ def score(
 
 
 def _full(found: ImageSet, like: int) -> ImageSet:
-    """The real training set as the reference row: soft labels and longer training would make it another question."""
+    """The real training set as the reference row, with hard labels and the other rows' number of steps."""
     note = found.note or "the real training set, with hard labels and as many student steps as the other rows"
     return replace(found, regimes=("hard",), like=found.like or like, note=note)
 
 
 def _as_labelled(found: ImageSet, regimes: Sequence[str]) -> ImageSet:
-    """The row without the regime "stored" where its images have no labels and nobody is there to make them."""
+    """The row without the regime "stored" where its images have no labels and there is no teacher."""
     if found.soft is not None:
         return found
     return replace(found, regimes=tuple(r for r in found.regimes or regimes if r != "stored"))
@@ -251,7 +251,7 @@ class _Grid:
             )  # fmt: skip
 
     def path(self, cell: Cell) -> Path:
-        """Readable, and different for whatever changes the score."""
+        """The file of a cell: a readable name, with a fingerprint of all that changes the score."""
         found = self.sets[cell.row][cell.set]
         labels = self.facts if cell.regime == "online" else None
         if cell.regime == "stored":

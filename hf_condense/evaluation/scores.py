@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,7 +26,7 @@ def fractions(name: str, values: ArrayLike) -> np.ndarray:
 
 
 def hlr(real: ArrayLike, syn_hard: ArrayLike) -> np.ndarray:
-    """Hard-label recovery: full data minus synthetic set, both with hard labels. The gap left; smaller is better."""
+    """Hard-label recovery: full data minus synthetic set, both with hard labels; smaller is better."""
     return fractions("real", real) - fractions("syn_hard", syn_hard)
 
 
@@ -98,6 +99,42 @@ def paired_difference(values: ArrayLike, baseline: ArrayLike, level: float = 0.9
             "runs", (values.size, baseline.size), "the same runs for both", "score both with the same seeds"
         )
     return summarise(values - baseline, level)
+
+
+@dataclass(frozen=True)
+class Gap(Summary):
+    """A difference of means with its interval; `std` is None where runs are not paired.
+
+    Args:
+        test: "paired", "prediction" or "welch" (see `gap`).
+    """
+
+    test: Literal["paired", "prediction", "welch"]
+
+
+def gap(values: ArrayLike, baseline: ArrayLike, sets: int, draws: int) -> Gap:
+    """`values` minus `baseline` [n], by the comparison that fits what both are.
+
+    A fresh draw for each seed spreads by its images, and one set does not: taken in pairs, a lucky draw would be called
+    better. So one set is held against what *a* draw would reach (the prediction form: SE² = s_x²/n + s_r²(1 + 1/R),
+    R - 1 degrees of freedom), and several sets against the draws' mean by Welch's test.
+
+    Args:
+        sets: how many sets the values are of; draws: how many the baseline is of.
+
+    Raises:
+        ConfigError: the two do not have one entry for the same runs.
+    """
+    if draws <= 1:
+        return Gap(**vars(paired_difference(values, baseline)), test="paired")
+    plain = summarise(np.asarray(values, dtype=np.float64) - np.asarray(baseline, dtype=np.float64))
+    test = "prediction" if sets <= 1 else "welch"
+    if plain.n == 1:
+        return Gap(1, plain.mean, None, None, None, test)
+    from hf_condense.evaluation.comparison import Moments, compare  # needs scipy
+
+    found = compare(Moments.of(values), Moments.of(baseline), "set" if test == "prediction" else "method")
+    return Gap(plain.n, float(found.delta), None, float(found.low), float(found.high), test)
 
 
 def bootstrap_interval(

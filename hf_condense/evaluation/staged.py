@@ -1,4 +1,4 @@
-"""How a set that was made in stages is gone through: the images of each stage of a student's training.
+"""Training on a set that was made in stages: the images of each stage of a student's training.
 
 PDD (arXiv:2310.06982): a student trains on the first stage's images, goes on with those of two, and so on.
 """

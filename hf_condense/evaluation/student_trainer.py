@@ -1,4 +1,4 @@
-"""StudentTrainer as a service: trains a given network on a set as a protocol trains its students."""
+"""Trains a given network on a set by a protocol, as students are trained."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class StudentTrainer:
 
     @property
     def fingerprint(self) -> str:
-        """Stands for everything here that changes a trained network."""
+        """Of everything here that changes a trained network."""
         facts = [self.ipc, self.num_classes, list(self.mean), list(self.std), self.flip, self.precision]
         facts += [self.whitening.facts] if self.whitening is not None else []
         return fingerprint([asdict(self.protocol), *facts])
@@ -69,18 +69,18 @@ class StudentTrainer:
         rates: Sequence[float] | None = None,
         state_folder: Path | None = None,
     ) -> ImageModel:
-        """Trains `network` on a set, from the weights it has, and gives it back in eval mode.
+        """Trains `network` on a set, from the weights it has, and returns it in eval mode.
 
-        Where the protocol averages weights, those are the ones it then has.
+        Where the protocol averages weights, the network has the averaged ones.
 
         Args:
             images: uint8, or float unit pixels, [n, C, S, S], as students see them; `labels` int64 [n].
             key: names order, views and dropout.
-            epochs: passes over the set; the protocol's own `epochs` or `steps` where not said.
-            lr: the protocol's where not said.
+            epochs: passes over the set; defaults to the protocol's `epochs` or `steps`.
+            lr: defaults to the protocol's.
             soft: probabilities [n, K], a row an image, to train with instead of class numbers.
             regime: "hard", "online" with the labels of `teacher`, or "stored" with those of `store`.
-            stages: int64 [n] the stage in which each image was made, to train in stages; all at once where not said.
+            stages: int64 [n] the stage in which each image was made, to train in stages; by default all at once.
             rates: learned with the set, one a stage; used where the protocol takes them.
             state_folder: where an unfinished training is kept, to go on from; the caller deletes it.
 

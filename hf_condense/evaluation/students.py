@@ -100,7 +100,7 @@ def train_student(
         key: names initial weights and views. Students of one key on two sets differ by the set alone.
         like: train with the batch, epochs and steps that the protocol has for a set of this many images; a larger
             set then gives every epoch another part of itself.
-        image_size: side that the student sees; that of `images` where not said.
+        image_size: side of the student's input; defaults to that of `images`.
         mean, std: of the dataset in unit pixels, one for each channel or one for all.
         flip: whether the protocol's horizontal flips make sense for these classes.
         title: by which the progress of its epochs is shown; by default it is not.

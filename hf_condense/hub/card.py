@@ -123,7 +123,7 @@ def caps(content: dict[str, Any]) -> dict[str, str]:
     used = next((f"{line['images']:,} images" for line in scores.get("table", []) if line["row"] == "full"), "a part")
     return {
         "train": f"{used} (at most {train} a class) of " if train is not None else "",
-        "test": f" ({test:,} of them at most)" if test is not None else "",
+        "test": f" ({test:,} of them at most)" if isinstance(test, int) else "",
     }
 
 

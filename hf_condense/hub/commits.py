@@ -13,11 +13,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 
-from hf_condense.hub.refusals import status_of
+from hf_condense.hub.refusals import TransportError, lost_answer, status_of
 
 ATTEMPTS = 3  # at a commit, when somebody else pushes at the same time
 Files = Mapping[str, Path | bytes]
-Kind = Literal["dataset", "model"]
+Kind = Literal["dataset", "model", "space"]
 log = logging.getLogger(__name__)
 
 
@@ -35,7 +35,7 @@ class Commit:
     """What a push does to a repository, or did.
 
     Args:
-        kind: dataset or model.
+        kind: dataset, model or space.
         changes: every file of the push, and those that it deletes.
         revision: commit that holds the files now; of a dry run, the one that it would start from (or None).
         url: of the pull request or commit; None where nothing was sent.
@@ -112,6 +112,8 @@ def commit(
                 "%s was changed by somebody else during the push: looking again (attempt %d of %d)", repo_id,
                 attempt + 1, ATTEMPTS,
             )  # fmt: skip
+        except (TransportError, ConnectionError) as error:
+            raise lost_answer(repo_id, error) from error
         else:
             return Commit(repo_id, kind, planned.changes, done.oid, done.pr_url or done.commit_url)
     raise AssertionError

@@ -83,7 +83,7 @@ def column_bytes(folder: Path) -> dict[str, int]:
 def needed_bytes(content: dict[str, Any], sizes: dict[str, int]) -> dict[str, int]:
     """Label regime -> bytes a student needs at training time: images, labels, and the teachers' weights where it needs them."""
     shared, views = sizes["image"] + sizes["label"], {"stored": sizes.get(SOFT_LABELS, sizes.get("soft_label", 0))}
-    weights = FLOAT_BYTES * sum(m["parameters"] for m in content.get("models", []) if "teacher" in m["roles"])
+    weights = FLOAT_BYTES * sum(m.get("parameters", 0) for m in content.get("models", []) if "teacher" in m["roles"])
     teacher = dict.fromkeys(needs_teacher(content), weights)
     return {r: shared + views.get(r, 0) + teacher.get(r, 0) for r in content["labels"]["regimes"]}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_condense.errors import ArtefactError
+from hf_condense.files import recover
 from hf_condense.hub.record import CONDENSATION
 from hf_condense.snapshots import fetch_snapshot
 
@@ -16,6 +17,9 @@ def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
         ArtefactError: neither a folder of this kind nor a repository that can be read.
     """
     folder = Path(folder_or_id)
+    for place in (folder, folder / "dataset"):
+        if place.parent.is_dir():
+            recover(place)
     if folder.is_dir():
         if (folder / CONDENSATION).exists():
             return folder

@@ -10,6 +10,7 @@ from hf_condense.data.siamese import SiamesePolicy
 from hf_condense.errors import ArtefactError
 from hf_condense.evaluation.protocol import Protocol
 from hf_condense.files import check_inside, sha256_file
+from hf_condense.labels.checks import check_views
 from hf_condense.records import base, sets
 from hf_condense.records.base import made
 
@@ -48,14 +49,6 @@ def check_training(content: dict[str, Any], place: Path) -> None:
     for policy in (facts.get("policy"), (content["labels"].get("store") or {}).get("policy")):
         if policy is not None:
             check_views(made(ViewPolicy, policy, f"policy, {where}", NEXT), side, where)
-
-
-def check_views(policy: ViewPolicy, side: int, place: str) -> None:
-    """Raises ArtefactError for views that are far larger than the images they are of, `side` pixels: a batch would not fit."""
-    most = 4 * side
-    for name in ("size", "pad", "roll", "roll_back", "shuffle"):
-        if getattr(policy, name) > most:
-            raise ArtefactError(f"policy.{name}, {place}", getattr(policy, name), f"up to {most} pixels", NEXT)
 
 
 def listed_file(folder: Path, name: str) -> Path:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from hf_condense.errors import HubError
+from hf_condense.text import shortened
 
 # the client moves between HTTP libraries; whichever it is, its error is the base of the client's own
-_HTTPError = HfHubHTTPError.__bases__[0]
+TransportError = HfHubHTTPError.__bases__[0]
 _AGAIN = "run the same command again: no repository holds half of a push, and files that arrived are not sent twice"
 _BY_STATUS = {
     400: ("a request that the Hub takes ({said})", "mend what it names, and push again"),
@@ -27,6 +29,12 @@ class NoAnswer(HubError):
     """No Hub could be reached."""
 
 
+def lost_answer(repo_id: str, error: BaseException) -> NoAnswer:
+    """What a commit ends in that was sent and not answered: nobody knows whether it was made."""
+    step = f"it may have landed all the same; check the network, then {_AGAIN}, and a commit that landed is not made twice"
+    return NoAnswer("repository", repo_id, f"an answer to the commit ({_line(error)})", step)
+
+
 def status_of(error: BaseException) -> int | None:
     """The HTTP status of an answer, where the error is one."""
     response = getattr(error, "response", None)
@@ -40,7 +48,7 @@ def clear_hub_errors(repo_id: str) -> Iterator[None]:
         yield
     except LocalTokenNotFoundError as error:
         raise HubError("token", None, "that of a Hub account", "run `hf auth login` or set HF_TOKEN") from error
-    except (HfHubHTTPError, _HTTPError, ConnectionError, HFValidationError, RuntimeError, ValueError) as error:
+    except (HfHubHTTPError, TransportError, ConnectionError, HFValidationError, RuntimeError, ValueError) as error:
         raise _explained(repo_id, error) from error
 
 
@@ -55,6 +63,13 @@ def _explained(repo_id: str, error: Exception) -> HubError:
     reason: BaseException | None = error
     while reason is not None and status_of(reason) is None:  # an upload's failure stands behind that of its thread
         reason = reason.__cause__
+    page = next((p for p in map(_page, (error, error.__cause__, reason)) if p is not None), None)
+    if page is not None:
+        step = f"open a web page in a browser and log in to the network, or check HF_ENDPOINT, then {_AGAIN}"
+        allowed = (
+            f"the Hub's answer instead of a web page{f' ({page})' if page else ''}, as a network's login sends it"
+        )
+        return NoAnswer("repository", repo_id, allowed, step)
     if reason is None:
         said = _line(error.__cause__ or error)
         return NoAnswer(
@@ -64,6 +79,19 @@ def _explained(repo_id: str, error: Exception) -> HubError:
     fallback = (f"a Hub that works; it answered {status} ({said})", _AGAIN)
     allowed, next_step = _BY_STATUS.get(status, fallback)
     return HubError("repository", repo_id, allowed.format(said=said), next_step)
+
+
+def _page(error: BaseException | None) -> str | None:
+    """The title of a page of HTML that came where data were asked for; None for everything else."""
+    response = getattr(error, "response", None)
+    text = getattr(error, "doc", "")  # of what was no JSON
+    # a Hub in trouble sends pages too, with a status that says so
+    if response is not None and response.status_code in (*range(400), 511):
+        text = response.text if "html" in response.headers.get("content-type", "") else ""
+    if not text.lstrip().startswith("<"):
+        return None
+    title = re.search(r"<title[^>]*>(.{1,200}?)</title>", text, re.IGNORECASE | re.DOTALL)
+    return shortened(" ".join(title[1].split()), 80) if title else ""
 
 
 def _line(error: BaseException) -> str:

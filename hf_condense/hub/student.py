@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub import EvalResultEntry, HfApi, eval_result_entries_to_yaml
+from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
 from hf_condense.config import check
@@ -22,7 +24,24 @@ from hf_condense.models.checkpoints import write_checkpoint
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.wrapping import as_image_model
 
-TASK = "image-classification"
+LIMIT = 64_000  # bytes of an eval.yaml
+_TASK = re.compile(r"[\w.-]{1,100}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class BoardEntry:
+    """The place of a student on a leaderboard.
+
+    Args:
+        id: the board's dataset repository; `revision` its commit.
+        task: `<source>-ipc<k>-<regime>`, as its eval.yaml has it.
+        result: id of the result, None where the student is of none.
+    """
+
+    id: str
+    task: str
+    revision: str | None = None
+    result: str | None = None
 
 
 def push_student(
@@ -41,12 +60,14 @@ def push_student(
     private: bool | None = None,
     public: bool = False,
     dry_run: bool = False,
+    board: BoardEntry | None = None,
 ) -> Commit:
-    """Publishes a trained student in one commit: safetensors, configuration, card and evaluation result.
+    """Publishes a trained student in one commit: safetensors, configuration, card and evaluation results.
 
-    The card names the distilled dataset under `datasets:`; `.eval_results/` holds the accuracy on the source's test
-    images, which the Hub shows with the source dataset (with the distilled one where the source is not on the Hub). As
-    for the dataset itself, a source that is not for everybody makes it private and gated.
+    The card names the distilled dataset under `datasets:`. `.eval_results/` holds an entry for the leaderboard `board`,
+    and one for the source dataset (the accuracy on its test images) where that dataset has an `eval.yaml`: without one
+    the Hub shows it nowhere. As for the dataset itself, a source that is not for everybody makes the student private and
+    gated.
 
     Args:
         model: trained on `data`: of `data.train` or `load_model`, or a network of timm or transformers.
@@ -57,6 +78,7 @@ def push_student(
         epochs, protocol: of its training; the recorded ones by default.
         mean, std: by which the inputs of a network of timm or transformers were normalised; by default it saw unit pixels,
             as `torch_dataset` gives them.
+        board: the leaderboard and task that this student is of.
 
     Raises:
         ConfigError: an accuracy outside 0 to 1, or a model for other classes.
@@ -95,22 +117,56 @@ def push_student(
         write_checkpoint(model, Path(folder), facts.image_size)
         files: dict[str, Path | bytes] = {p.name: p for p in sorted(Path(folder).iterdir())}
         files["README.md"] = render(facts, "student_model", taught=taught).encode()
-        place, results = _results(content, dataset, top1, taught)
-        files[place] = yaml.safe_dump(results, sort_keys=False).encode()
+        files |= _results(content, dataset, top1, taught, board, target.api)
         return target.send(repo_id, "model", files, f"{model.name} trained on {dataset}")
 
 
-def _results(content: dict[str, Any], dataset: str, top1: float, taught: dict[str, Any]) -> tuple[str, list[dict]]:
-    """(path, content) of the evaluation result, in the Hub's form."""
-    source = content["source"]
+def _results(
+    content: dict[str, Any],
+    dataset: str,
+    top1: float,
+    taught: dict[str, Any],
+    board: BoardEntry | None,
+    api: HfApi | None,
+) -> dict[str, bytes]:
+    """Path -> file of the evaluation results, in the Hub's form, each in a file of its own."""
+    source, at = content["source"], f" at {taught['revision']}" if taught["revision"] else ""
+    notes = (
+        f"top-1 in % on split {source['test_split']}; trained from scratch on {dataset}{at}, {taught['regime']} labels, "
+        f"protocol {taught['protocol']}"
+    )
+    entries = []
+    if board is not None:
+        of = f"; result {board.result}" if board.result else ""
+        entries.append((board.id, board.task, board.revision, f"{notes}{of}"))
     benchmark = hub_dataset(source["id"])
-    at = f" at {taught['revision']}" if taught["revision"] else ""
-    entry = EvalResultEntry(
-        dataset_id=benchmark or dataset, task_id=TASK, value=round(100 * top1, 2),
-        dataset_revision=source.get("revision") if benchmark else taught["revision"],
-        source_url=f"https://huggingface.co/datasets/{dataset}", source_name="hf-condense",
-        notes=f"top-1 in % on split {source['test_split']}; trained from scratch on {dataset}{at}, {taught['regime']} "
-        f"labels, protocol {taught['protocol']}",
-    )  # fmt: skip
-    name = re.sub(r"[^\w.-]+", "-", benchmark or dataset)
-    return f".eval_results/{name}.yaml", eval_result_entries_to_yaml([entry])
+    task = _task(api, benchmark, source.get("revision")) if benchmark and api is not None else None
+    if task is not None:
+        entries.append((benchmark, task, source.get("revision"), notes))
+    files = {}
+    for id, name, revision, text in entries:
+        entry = EvalResultEntry(
+            dataset_id=id, task_id=name, value=round(100 * top1, 2), dataset_revision=revision,
+            source_url=f"https://huggingface.co/datasets/{dataset}", source_name="hf-condense", notes=text,
+        )  # fmt: skip
+        place = re.sub(r"[^\w.-]+", "-", id)
+        files[f".eval_results/{place}.yaml"] = yaml.safe_dump(
+            eval_result_entries_to_yaml([entry]), sort_keys=False
+        ).encode()
+    return files
+
+
+def _task(api: HfApi, dataset: str, revision: str | None) -> str | None:
+    """Id of the first task in a dataset's eval.yaml; None where it has none that can be read."""
+    try:
+        found = api.get_paths_info(dataset, "eval.yaml", repo_type="dataset", revision=revision)
+        if not found or found[0].size > LIMIT:
+            return None
+        path = api.hf_hub_download(dataset, "eval.yaml", repo_type="dataset", revision=revision)
+        text = Path(path).read_text(encoding="utf-8")
+        if "&" in text and "*" in text:  # aliases can make a small file a huge one
+            return None
+        task = yaml.safe_load(text)["tasks"][0]["id"]
+    except (HfHubHTTPError, yaml.YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError):
+        return None
+    return task if isinstance(task, str) and _TASK.fullmatch(task) else None

@@ -102,7 +102,8 @@ class Target:
         with clear_hub_errors(repo_id):
             if self.dry_run:
                 return compare(self.api, repo_id, kind, files, revision, options.get("owned", ()))
-            self.api.create_repo(repo_id, repo_type=kind, private=self.private, exist_ok=True)
+            static = {"space_sdk": "static"} if kind == "space" else {}  # pages alone: nothing of ours runs there
+            self.api.create_repo(repo_id, repo_type=kind, private=self.private, exist_ok=True, **static)
             self._close(repo_id, kind)
             if revision is not None:
                 self._make_branch(repo_id, kind, revision)

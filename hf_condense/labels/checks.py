@@ -34,6 +34,14 @@ def column_widths(settings: Mapping[str, Any], policy: ViewPolicy, keyed: bool, 
     }  # fmt: skip
 
 
+def check_views(policy: ViewPolicy, side: int, place: str) -> None:
+    """Raises ArtefactError for views that are far larger than the images they are of, `side` pixels: a batch would not fit."""
+    most = 4 * side
+    for name in ("size", "pad", "roll", "roll_back", "shuffle"):
+        if getattr(policy, name) > most:
+            raise ArtefactError(f"policy.{name}, {place}", getattr(policy, name), f"up to {most} pixels", NEXT)
+
+
 def check_file(file: pq.ParquetFile, path: Path, groups: int, rows: int | None, widths: Mapping[str, int]) -> None:
     """Raises ArtefactError unless a file has so many groups of so many rows, and unfolds to what its size can hold.
 

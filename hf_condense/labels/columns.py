@@ -1,4 +1,4 @@
-"""How a label store's epochs stand in Parquet: one row a view, one row group an epoch, and what that costs in bytes."""
+"""Epochs of a label store in Parquet: one row a view, one row group an epoch, and their size in bytes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _view_columns(views: Views) -> dict[str, Tensor]:
 
 
 def views_digest(drawn: Iterable[tuple[Tensor, Views]]) -> int:
-    """31 bits that tell the rows and views of an epoch's batches from others."""
+    """A 31-bit digest of the rows and views of an epoch's batches."""
     digest = hashlib.sha256()
     for rows, views in drawn:
         for name, value in {"rows": rows, **views.to_tensors()}.items():
@@ -107,13 +107,13 @@ def views_digest(drawn: Iterable[tuple[Tensor, Views]]) -> int:
 def to_table(tensors: dict[str, Tensor]) -> pa.Table:
     """Columns of numbers [n], or lists where a tensor has more axes."""
     arrays = {name: to_arrow(value) for name, value in tensors.items()}
-    # nothing is ever missing: without that, Parquet keeps levels for every value
+    # no value is missing; declaring that saves Parquet's levels for every value
     schema = pa.schema([pa.field(name, array.type, nullable=False) for name, array in arrays.items()])
     return pa.table(arrays, schema=schema)
 
 
 def table_batches(columns: dict[str, Tensor], sizes: int | list[int]) -> Iterator[tuple[Tensor, Views, Tensor]]:
-    """(rows int64 [b], views, logits [b, K]) of each batch of an epoch: what `epoch_table` was given.
+    """(rows int64 [b], views, logits [b, K]) of each batch of an epoch, as `epoch_table` took them.
 
     Args:
         sizes: of the batches; one number where only the last may be short.

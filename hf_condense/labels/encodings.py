@@ -20,7 +20,7 @@ class Floats:
     dtype: str = "float16"
     columns: ClassVar[tuple[str, ...]] = ("logits",)
     repeated: ClassVar[tuple[str, ...]] = ()
-    compressed: ClassVar[bool] = False  # logits do not shrink, and reading stays fast
+    compressed: ClassVar[bool] = False  # logits hardly compress, and reading stays fast
 
     def encode(self, logits: Tensor) -> dict[str, Tensor]:
         """Columns of the views of a batch, from logits [b, K]."""
@@ -63,7 +63,7 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Largest:
-    """The `count` largest logits in a few bits, in falling order, and one value that stands for each of the others.
+    """The `count` largest logits in a few bits, in falling order, and one value in place of each of the others.
 
     That value, m, keeps the weight which the others have together at `temperature` T: (K - count) exp(m / T) is the sum
     of their exp(z / T), so the probability of no class that is kept changes. Without a temperature it is their mean,
@@ -110,7 +110,7 @@ def encoding_of(settings: Mapping[str, Any]) -> Encoding:
     """The encoding of a store with these settings (`formats.store_format`, with `dtype` and `classes`)."""
     if settings["store"] == "packed":
         bits = settings.get("value_bits", 8)
-        if settings["top_k"] >= settings["classes"]:  # in the order of the classes nobody has to say which ones
+        if settings["top_k"] >= settings["classes"]:  # all classes in their order need no class numbers
             return Bytes(bits, shared=True)
         return Largest(settings["top_k"], settings["tail_temperature"], bits)
     return Bytes() if settings["store"] == "int8" else Floats(settings["dtype"])

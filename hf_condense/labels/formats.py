@@ -1,4 +1,4 @@
-"""What a label store keeps of a training: epochs, labels, and whether the parameters of views stand beside them."""
+"""What a label store holds: which epochs, which labels, and whether the parameters of views are stored."""
 
 from __future__ import annotations
 

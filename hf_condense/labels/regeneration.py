@@ -1,4 +1,4 @@
-"""Virtual labels are made again by the teacher; a few that were kept tell whether it still says the same."""
+"""Virtual labels are computed again by the teacher, and compared with a few that were stored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from hf_condense.data.augmentation import Views
 from hf_condense.labels.columns import to_table
 
-PROBES = 256  # labels that are kept
+PROBES = 256  # labels that are stored
 # largest mean divergence that counts as rounding: bf16 instead of fp32 makes 2e-6 to 2e-5, and one network instead of it
 # and a second one as good (two that know 99 % of the digits) 4e-3
 CLOSE = 1e-3
@@ -24,7 +24,7 @@ Labelled = tuple[Tensor, Views, Tensor]  # rows, views and logits of a batch
 
 @dataclass(frozen=True)
 class Regeneration:
-    """How labels that are made again differ from those that were kept.
+    """How regenerated labels differ from the stored ones.
 
     Args:
         verdict: "equal" to the bit, "close" (what another machine or precision does), or "different".

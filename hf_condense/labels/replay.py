@@ -1,4 +1,4 @@
-"""Reading a label store: the very batches that the teacher saw, with its labels, whatever form these are kept in."""
+"""Reading a label store: the batches that the teacher labelled, with its labels, in every store format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.files import check_inside, fingerprint, regular_size, sha256_file
-from hf_condense.labels.checks import NEXT, check_columns, check_file, check_partners, column_widths
+from hf_condense.labels.checks import NEXT, check_columns, check_file, check_partners, check_views, column_widths
 from hf_condense.labels.columns import read_epoch, table_batches, views_digest
 from hf_condense.labels.encodings import encoding_of
 from hf_condense.labels.regeneration import Regeneration, compare_probes, probes
@@ -41,12 +41,12 @@ def as_logits(probabilities: Tensor) -> Tensor:
 
 
 def file_name(number: int) -> str:
-    """Of the file with that number."""
+    """Name of the file with that number."""
     return f"views-{number:05d}.parquet"
 
 
 class LabelStore:
-    """A finished store. Replays the very batches that the teacher saw, from any epoch, in the stored batch or a divisor.
+    """A finished store. Replays the teacher's batches from any epoch, in the stored batch size or a divisor.
 
     `LabelStore.open` makes one.
     """
@@ -56,6 +56,7 @@ class LabelStore:
         self.epochs, self.batch_size = self.settings["epochs"], self.settings["batch_size"]
         self.num_classes, self.rows = self.settings["classes"], self.settings["rows"]
         self.policy = made(ViewPolicy, self.settings["policy"], f"policy of {self.folder}", NEXT)
+        check_views(self.policy, self.settings["side"], str(self.folder))
         self.key = Key(*self.settings["key"])
         self.virtual = self.settings["store"] == "virtual"
         self.fingerprint = fingerprint(self.settings)
@@ -129,7 +130,7 @@ class LabelStore:
             images: the uint8 images [N, C, S, S] of the store (or the float ones that they decode to), on any device;
                 `labels` int64 [N] beside them.
             batch_size: the stored one, or a divisor of it. Parts of a mixed batch carry no partners.
-            device: where batches are made; that of the images where not said.
+            device: where batches are made; defaults to that of the images.
             teacher: makes virtual labels, after it was compared with them once (`regeneration`); else not used.
 
         Raises:
@@ -178,7 +179,7 @@ class LabelStore:
     def regeneration(
         self, teacher: Ensemble, images: Tensor, labels: Tensor, device: torch.device | None = None
     ) -> Regeneration:
-        """Whether `teacher` makes virtual labels again as they were; `images` and `labels` as for `replay`."""
+        """Whether `teacher` reproduces the virtual labels; `images` and `labels` as for `replay`."""
         teacher.to(device or images.device)
 
         def labelled(epoch: int) -> Iterator[tuple[Tensor, Views, Tensor]]:
@@ -195,7 +196,7 @@ class LabelStore:
         return teacher.logits(batch.images, batch_sizes(len(batch.labels), self._part))
 
     def _trust(self, teacher: Ensemble | None, images: Tensor, labels: Tensor, device: torch.device | None) -> None:
-        """Compares a teacher with the labels that were kept, the first time that it comes."""
+        """Compares a teacher with the stored labels, the first time that it is used."""
         wanted = self.settings["teacher"]
         known = ", ".join(f"{m['name']} (weights {m['sha256'][:12]})" for m in wanted["members"])
         if teacher is None:
@@ -219,7 +220,7 @@ class LabelStore:
         )
 
     def _columns(self, epoch: int) -> dict[str, Tensor]:
-        """What the files have of an epoch."""
+        """The stored columns of an epoch."""
         number, place = divmod(epoch, self.settings["epochs_per_file"])
         try:
             if self._opened is None or self._opened[0] != number:

@@ -52,7 +52,7 @@ def write_store(
     progress: Progress | None = None,
     formation_factor: int = 1,
 ) -> LabelStore:
-    """Labels views of `epochs` epochs, and goes on where an interrupted call with the same arguments stopped.
+    """Labels views of `epochs` epochs, and resumes an interrupted call with the same arguments.
 
     Args:
         folder: becomes `manifest.json` and `views-<n>.parquet`, each file whole or absent.

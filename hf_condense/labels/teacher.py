@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Ensemble(nn.Module):
-    """Networks whose answers are averaged. A network itself, so that `evaluate_top1` and `predict` take it.
+    """Networks whose outputs are averaged. Itself a module, so that `evaluate_top1` and `predict` accept it.
 
     Args:
         models: one or more networks for the same classes; they are frozen.
@@ -59,11 +59,11 @@ class Ensemble(nn.Module):
 
     @classmethod
     def for_protocol(cls, models: list[ImageModel], protocol, precision: str = "fp32") -> Ensemble:
-        """The teacher as the source of `protocol` uses it."""
+        """The teacher with the averaging and batch norms of `protocol`."""
         return cls(models, protocol.average, precision, protocol.teacher_bn)
 
     def train(self, mode: bool = True) -> Ensemble:
-        """A teacher stays in evaluation mode; `bn` says which statistics it uses."""
+        """A teacher stays in evaluation mode; `bn` selects its batch-norm statistics."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class Ensemble(nn.Module):
         raise ModelError("teachers", names, "labels that are finite in half precision; some of these are not", remedy)
 
     def describe(self) -> dict:
-        """What a label store has to remember of its teacher."""
+        """The facts of the teacher that a label store records."""
         members = [{"name": m.name, "sha256": m.sha256(), "source": m.source} for m in self.models]
         return {"members": members, "average": self.average, "bn": self.bn, "precision": self.precision}
 

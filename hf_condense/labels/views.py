@@ -15,7 +15,7 @@ from hf_condense.models.training import Batch
 
 
 def leaves_one(images: int, batch_size: int) -> bool:
-    """Whether whole batches leave a single image, on which batch norms cannot train, and can spare it a companion."""
+    """Whether the last batch would be one image, on which batch norms cannot train, and another can join it."""
     return images % batch_size == 1 and images > batch_size > 2
 
 
@@ -76,7 +76,7 @@ def view_batches(
         labels: int64 [N], on the device of the images.
         policy: how views are drawn.
         key: names order and views; teachers and students that share it see the same.
-        device: where views are made; that of the images where not said.
+        device: where views are made; defaults to that of the images.
         limit: most batches an epoch.
 
     Yields:

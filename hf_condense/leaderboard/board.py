@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -197,7 +198,7 @@ class Board:
         check(list(self.bank.ladder) == sorted(set(self.bank.ladder)), "bank.ladder", self.bank.ladder, "rising IPC")
         check(0 < self.alpha < 0.5, "alpha", self.alpha, "between 0 and 0.5")
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """16 hex digits of everything that scores and verdicts depend on; every result holds it."""
         values = asdict(self)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_condense.data.randomness import Key
+from hf_condense.evaluation.comparison import Moments, compare
 from hf_condense.leaderboard.board import OWN, Board, Task
 from hf_condense.leaderboard.result import Column, Result
-from hf_condense.leaderboard.statistics import ABOVE, BELOW, SAME, Moments, compare, holm, rank_sets
+from hf_condense.leaderboard.statistics import ABOVE, BELOW, SAME, holm, rank_sets
 from hf_condense.leaderboard.worth import Ladder
 
 RANDOM = "random"  # method of the bank's random draws, at the IPC of the tasks and of the ladder
@@ -127,21 +128,22 @@ def make_rows(board: Board, results: Sequence[Result], retired: Collection[str])
 def judge(results: Iterable[Result], bank: Bank, alpha: float) -> dict[tuple[str, str, str], Judged]:
     """Every column against random draws: (id, regime, student) -> what is found. Holm over the columns of one result.
 
-    Columns under the board's labels are held against its bank, those under own labels against their control.
+    Columns under the board's labels are held against its bank. Those under own labels are a family by themselves, held
+    against their control where they have one.
     """
-    alike: dict[tuple, list[tuple[Result, list[Column], list[np.ndarray]]]] = defaultdict(list)
+    alike: dict[tuple, list[tuple[Result, Sequence[Column], Sequence[np.ndarray]]]] = defaultdict(list)
     for result in results:
         content = result.content
         if content.kind == "baseline" and content.method.name == RANDOM:
             continue
-        columns, references = [], []
+        families: tuple[list, list] = ([], [])
         for column in content.columns:
             reference = _reference(content, column, bank)
             if reference is not None and len(reference) >= 2 and len(column.correct) >= 2:
-                columns.append(column)
-                references.append(reference)
-        sizes = tuple((len(c.correct), len(r)) for c, r in zip(columns, references))
-        if columns:
+                families[column.regime == OWN].append((column, reference))
+        for family in filter(None, families):
+            columns, references = zip(*family)
+            sizes = tuple((len(c.correct), len(r)) for c, r in family)
             alike[content.scope, sizes].append((result, columns, references))
     found = {}
     for (scope, sizes), group in alike.items():  # arrays over results with equal numbers of runs

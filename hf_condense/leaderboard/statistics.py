@@ -6,111 +6,17 @@ Accuracies are fractions. Functions broadcast: a `Moments` may hold one row, or 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtri, stdtrit
 
-from hf_condense.config import check
+from hf_condense.evaluation.comparison import Moments, t_and_p, welch, welch_parts
 
 ABOVE, SAME, BELOW = "above random", "no different from random", "below random"
-POWER = 0.8  # of the smallest difference that would have been seen
 AGREES, DISAGREES, UNDECIDED = "agrees", "disagrees", "undecided"
 DISAGREEMENT = 0.01  # adjusted p below which a verification disagrees
 _BLOCK = 512  # rows whose pairs are compared at once
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Number of runs, their mean and their sample variance; scalars or arrays of one shape."""
-
-    n: np.ndarray
-    mean: np.ndarray
-    var: np.ndarray
-
-    @classmethod
-    def of(cls, runs: ArrayLike) -> Moments:
-        """Of runs [..., n]; a single run has no variance and is refused."""
-        runs = np.asarray(runs, dtype=np.float64)
-        check(runs.shape[-1] >= 2, "runs", runs.shape[-1], "2 or more runs")
-        return cls(np.full(runs.shape[:-1], runs.shape[-1]), runs.mean(-1), runs.var(-1, ddof=1))
-
-    @classmethod
-    def stack(cls, rows: list[Moments]) -> Moments:
-        """Rows of different numbers of runs as arrays [m]."""
-        return cls(
-            *(np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in ("n", "mean", "var"))
-        )
-
-    def __getitem__(self, index) -> Moments:
-        return Moments(self.n[index], self.mean[index], self.var[index])
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A difference of means with its test.
-
-    Args:
-        delta: x minus the reference; se: its standard error; nu: degrees of freedom.
-        t, p: statistic and two-sided p.
-        low, high: 95 % interval.
-        detectable: smallest difference that a test at 5 % would have seen with 80 % probability.
-    """
-
-    delta: np.ndarray
-    se: np.ndarray
-    nu: np.ndarray
-    t: np.ndarray
-    p: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    detectable: np.ndarray
-
-    def interval(self, level: float) -> tuple[np.ndarray, np.ndarray]:
-        """The interval of the difference at a level such as 0.9."""
-        half = stdtrit(self.nu, (1 + level) / 2) * self.se
-        return self.delta - half, self.delta + half
-
-
-def welch(x: Moments, r: Moments) -> Difference:
-    """The mean of x against the mean of r, variances unequal: scope `method`, ranks and verifications."""
-    return _tested(*_welch(x, r))
-
-
-def _welch(x: Moments, r: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Difference, standard error and degrees of freedom."""
-    vx, vr = x.var / x.n, r.var / r.n
-    squared = vx + vr
-    with np.errstate(divide="ignore", invalid="ignore"):
-        nu = squared**2 / (vx**2 / (x.n - 1) + vr**2 / (r.n - 1))
-    return x.mean - r.mean, np.sqrt(squared), np.where(squared > 0, nu, x.n + r.n - 2)
-
-
-def prediction(x: Moments, r: Moments) -> Difference:
-    """One set, scored n times, against what *a* random draw would reach: scope `set`.
-
-    The spread between draws counts whole, because x is one draw of its kind; r holds one run for each of R draws.
-    """
-    squared = x.var / x.n + r.var * (1 + 1 / r.n)
-    return _tested(x.mean - r.mean, np.sqrt(squared), np.broadcast_to(r.n - 1.0, np.shape(squared)))
-
-
-def compare(x: Moments, r: Moments, scope: Literal["method", "set"]) -> Difference:
-    """The test that fits the claim: `welch` for several sets of a method, `prediction` for one set."""
-    return welch(x, r) if scope == "method" else prediction(x, r)
-
-
-def _t_and_p(delta: np.ndarray, se: np.ndarray, nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(se > 0, delta / se, np.where(delta == 0, 0.0, np.sign(delta) * np.inf))
-    return t, 2 * stdtr(nu, -np.abs(t))
-
-
-def _tested(delta: np.ndarray, se: np.ndarray, nu: np.ndarray) -> Difference:
-    t, p = _t_and_p(delta, se, nu)
-    half = stdtrit(nu, 0.975)
-    return Difference(delta, se, nu, t, p, delta - half * se, delta + half * se, (half + stdtrit(nu, POWER)) * se)
 
 
 def holm(p: ArrayLike) -> np.ndarray:
@@ -140,18 +46,23 @@ def rank_sets(rows: Moments, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarra
     """
     m = len(rows.mean)
     pairs, ps, winners, losers = m * (m - 1) // 2, [], [], []
-    for start in range(0, m, _BLOCK):
-        block = slice(start, min(start + _BLOCK, m))
-        here = Moments(*(v[block, None] for v in (rows.n, rows.mean, rows.var)))
-        squared = here.var / here.n + rows.var / rows.n
-        # most pairs are far from significance, and a normal bound is cheaper than Student's p
-        promising = (here.mean - rows.mean) ** 2 > 3.8 * squared if alpha <= 0.05 else np.ones(squared.shape, bool)
-        i, j = np.nonzero(promising)
-        i = i + start
+    blocks = [slice(start, min(start + _BLOCK, m)) for start in range(0, m, _BLOCK)]
+    # a pair is rejected only below alpha / (pairs - rejections); p of Student's distribution, which takes most of the
+    # time, is not needed where even the normal one, and then the largest degrees of freedom possible, are above that
+    least = ndtri(1 - alpha / 2)
+    most = sum(int((_squared_t(rows, block) > least**2).sum()) for block in blocks) // 2
+    level = alpha / max(1, pairs - most)
+    sizes = np.unique(rows.n)
+    freedom = np.unique(sizes[:, None] + sizes - 2)
+    critical = stdtrit(freedom, 1 - level / 2) * (1 - 1e-9)
+    for block in blocks:
+        bound = critical[np.searchsorted(freedom, rows.n[block, None] + rows.n - 2)]
+        i, j = np.nonzero(_squared_t(rows, block) > bound**2)
+        i = i + block.start
         keep = i < j
         i, j = i[keep], j[keep]
-        delta, se, nu = _welch(rows[i], rows[j])
-        ps.append(_t_and_p(delta, se, nu)[1])  # intervals of thousands of pairs would take most of the time
+        delta, se, nu = welch_parts(rows[i], rows[j])
+        ps.append(t_and_p(delta, se, nu)[1])
         winners.append(np.where(delta > 0, i, j))
         losers.append(np.where(delta > 0, j, i))
     p, winner, loser = np.concatenate(ps), np.concatenate(winners), np.concatenate(losers)
@@ -161,6 +72,14 @@ def rank_sets(rows: Moments, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarra
     better = np.bincount(loser[rejected], minlength=m)
     worse = np.bincount(winner[rejected], minlength=m)
     return 1 + better, m - worse
+
+
+def _squared_t(rows: Moments, block: slice) -> np.ndarray:
+    """Of each row of a block against all rows, [b, m]; pairs without any spread have an infinite one, or 0."""
+    squared = (rows.var / rows.n)[block, None] + rows.var / rows.n
+    delta = rows.mean[block, None] - rows.mean
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(delta**2 / squared, nan=0.0, posinf=np.inf)
 
 
 @dataclass(frozen=True)

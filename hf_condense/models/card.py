@@ -18,7 +18,7 @@ LONGEST_NAME = 80  # characters of a class name in a card
 
 @dataclass(frozen=True)
 class ModelCardFacts:
-    """What a card says about one network.
+    """The facts on the card of one network.
 
     Args:
         name: what the person called it; also the timm architecture unless `architecture` differs.
@@ -76,7 +76,7 @@ def licensed(license: str | None) -> dict[str, str]:
 
 
 def public_name(name: str) -> str:
-    """A model's name without the place of a folder on this machine."""
+    """A model's name without the path of a local folder."""
     path = name.removeprefix("local-dir:").removeprefix("transformers:")
     return Path(path).name if path.startswith(("/", "./", "../", "~")) else name
 

@@ -1,4 +1,4 @@
-"""A trained network as a folder that timm or transformers loads, and that comes back here exactly as it was."""
+"""A trained network as a folder that timm or transformers loads, and that this library loads unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_condense.models.image_model import ImageModel
 from hf_condense.records.base import checked, read_record, write_record
 from hf_condense.records.networks import ModelFacts, TransformersConfig
 
-FACTS = "image_model.json"  # what neither library has a place for
+FACTS = "image_model.json"  # facts for which neither library has a file
 
 
 def write_checkpoint(model: ImageModel, folder: Path, image_size: int) -> None:
@@ -160,7 +160,7 @@ def read_transformers(folder: Path, facts: dict[str, Any]) -> nn.Module:
 
 
 def shape_manifest(backbone: nn.Module) -> dict[str, Any]:
-    """What a pruned network is beside its architecture: "shapes" of all tensors, "groups" of layers that have some."""
+    """What defines a pruned network: "shapes" of all tensors, "groups" of layers that have some."""
     groups = {
         name: getattr(module, "groups", None) or module.num_groups
         for name, module in backbone.named_modules()

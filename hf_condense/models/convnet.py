@@ -140,7 +140,7 @@ def convnet_w128(pretrained: bool = False, **kwargs) -> ConvNet:
 
 @register_model
 def convnet_bn_w32(pretrained: bool = False, **kwargs) -> ConvNet:
-    """Depth 3, width 32, batch norm: the smallest one that remembers statistics of the data."""
+    """Depth 3, width 32, batch norm: the smallest one with running statistics of the data."""
     return _convnet("convnet_bn_w32", pretrained, **dict({"width": 32, "depth": 3, "norm": "batch"}, **kwargs))
 
 

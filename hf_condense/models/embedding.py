@@ -1,4 +1,4 @@
-"""What a network makes of an image just before its last layer: the features in which selections measure distance."""
+"""The features of an image before a network's last layer, in which selections measure distances."""
 
 from __future__ import annotations
 

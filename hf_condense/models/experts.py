@@ -52,12 +52,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 VERSION = 1  # raised when the same recipe no longer gives the same trajectories
-DEVICE_BYTES = 4 << 30  # encoded images up to this size are kept on the device; of more, batches are encoded anew
+DEVICE_BYTES = 4 << 30  # encoded images up to this size stay on the device; larger sets are encoded batch by batch
 
 
 @dataclass(frozen=True)
 class ExpertRecipe:
-    """How experts are trained and kept.
+    """How experts are trained and stored.
 
     Args:
         epochs: of the training; there is one snapshot more than that.
@@ -87,7 +87,7 @@ class ExpertRecipe:
 
     @property
     def fit(self) -> FitRecipe:
-        """The same for `models.training.fit`."""
+        """This recipe for `models.training.fit`."""
         sgd = {"momentum": self.momentum, "weight_decay": self.weight_decay, "decay_all": True}
         return FitRecipe(self.epochs, self.lr, **sgd)
 
@@ -139,7 +139,7 @@ class ExpertBuffer:
         return cls(folder, manifest, experts)
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
-        """float32 [P] on the CPU: the weights of an expert after so many epochs."""
+        """float32 [P] on the CPU: the weights of an expert after `epoch` epochs."""
         check(0 <= expert < self.experts, "expert", expert, f"0 to {self.experts - 1}")
         check(0 <= epoch <= self.epochs, "epoch", epoch, f"0 to {self.epochs}")
         if expert not in self._slices:
@@ -230,7 +230,7 @@ class _Training:
         self._encoded: Callable[[Tensor], Tensor] | None = None
 
     def make(self, number: int, progress: Progress) -> None:
-        """Writes the file of expert `number`, unless it is there."""
+        """Writes the file of expert `number`, unless it exists."""
         path, unfinished = self.folder / _name(number), self.folder / f"unfinished-{number:05d}"
         with one_at_a_time(path):
             if path.exists():
@@ -302,14 +302,14 @@ def _name(number: int) -> str:
 
 
 def _seen(network: ImageModel) -> dict[str, Any]:
-    """What images are turned into before the weights: trajectories are of nothing else."""
+    """The encoding of images before the first layer, which trajectories depend on."""
     if network.whitening is not None:
         return network.whitening.facts
     return {"kind": "normalised", "mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist()}
 
 
 def _check_trajectory(snapshots: list[Tensor], number: int, recipe: ExpertRecipe) -> None:
-    """Raises ConfigError where snapshots are of no use: what is matched is divided by how far they are apart."""
+    """Raises ConfigError where snapshots do not differ: the matched distance is divided by their distance."""
     for epoch, (before, after) in enumerate(pairwise(snapshots)):
         if not after.isfinite().all():
             raise _diverged(number, epoch + 1, recipe)

@@ -1,4 +1,4 @@
-"""An unfinished training on disk: saved whole after an epoch, taken up again exactly there."""
+"""The state of an unfinished training on disk: saved after an epoch, resumed from exactly there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_condense.files import load_tensors, save_tensors
 
 
 class FitState:
-    """Everything that a fit needs to go on: weights, optimiser, averaged weights, history.
+    """Everything that a fit needs to resume: weights, optimiser, averaged weights, history.
 
     Args:
         average: the network with averaged weights, or None; its buffers are the online network's.

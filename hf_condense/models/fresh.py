@@ -1,4 +1,4 @@
-"""Untrained networks, one for each key, for methods that draw a new one every so often."""
+"""Untrained networks, one for each key, for methods that draw new ones repeatedly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class FreshNetworks:
     """Gives a network with new initial weights for each key: equal keys, equal weights.
 
-    Building a network costs more than drawing its weights, so one network is kept and drawn anew wherever that gives
+    Building a network costs more than drawing its weights, so one network is kept and reinitialised where that gives
     what building it would have given. What it gave before is then gone.
 
     Args:
@@ -69,7 +69,7 @@ class FreshNetworks:
 
     @property
     def fingerprint(self) -> str:
-        """Stands for everything but the key that decides the weights, and for what images become before them."""
+        """Of everything but the key that the initial weights depend on, and of the encoding of images."""
         return fingerprint([self.name, self.facts, self.whitening and self.whitening.facts])
 
     def _build(self, key: Key) -> ImageModel:

@@ -1,4 +1,4 @@
-"""Networks that only look: frozen, without weight gradients, in the arithmetic that pays on the device."""
+"""Frozen networks: evaluation mode, no weight gradients, the memory layout that is fastest on the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def freeze(model: nn.Module, precision: str = "fp32") -> nn.Module:
     """The model in evaluation mode without weight gradients.
 
     In fp32 that is the model itself; in bf16 it is a copy, channels-last, whose convolutions and linear layers have
-    their weights in bf16 (autocast would convert frozen weights anew in every forward pass). Norms stay in fp32.
+    their weights in bf16 (autocast would convert frozen weights again in every forward pass). Norms stay in fp32.
     """
     if precision == "bf16":
         model = copy.deepcopy(model).to(memory_format=torch.channels_last)

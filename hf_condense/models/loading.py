@@ -79,7 +79,7 @@ def load_model(
 
 
 def load_untrained(field: str, name: str, **facts: Any) -> ImageModel:
-    """As `load_model`, for whoever needs random weights: a name that stands for trained ones is refused.
+    """As `load_model`, with random weights; a name that stands for trained ones is refused.
 
     Args:
         field: the setting that `name` was given as.

@@ -1,4 +1,4 @@
-"""A pool of networks, and the folder in which it is kept."""
+"""A pool of networks, and the folder in which it is stored."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class PoolMember:
 
     @property
     def cut(self) -> str:
-        """What made it weak, in a word or two."""
+        """How it was made weak, in a few words."""
         if self.epoch is not None:
             return f"epoch {self.epoch}"
         return f"{100 * self.ratio:g} % pruned" if self.ratio is not None else ""
@@ -98,7 +98,7 @@ class PoolMember:
         write_text(folder / "README.md", render(self.card()))
 
     def card(self) -> ModelCardFacts:
-        """What its card says."""
+        """The facts of its card."""
         model = self.model
         return ModelCardFacts(
             name=self.name, library=model.build["library"], architecture=model.build["architecture"],
@@ -169,11 +169,11 @@ class ModelPool(Sequence):
         return [m.name for m in self.members if m.is_weak]
 
     def observers(self, names: Sequence[str] | None = None) -> ModelPool:
-        """Those that synthesis looks through: by name, else the weak models, else all. Raises as `select`."""
+        """The networks used in synthesis: by name, else the weak models, else all. Raises as `select`."""
         return self.select(names or self.weak or self.names)
 
     def teachers(self, names: Sequence[str] | None = None, source: str = "both") -> ModelPool:
-        """Those that make soft labels: by name, else what `source` says where there are weak models, else all.
+        """The networks that make soft labels: by name, else by `source` where there are weak models, else all.
 
         Args:
             source: "base", "pool" (the weak models) or "both".

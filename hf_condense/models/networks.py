@@ -83,7 +83,7 @@ def _is_path(name: str) -> bool:
 
 @contextmanager
 def _fetching(name: str, id: str) -> Iterator[None]:
-    """Turns whatever a library raises while it fetches weights into one message that says what to do."""
+    """Turns the exceptions of libraries that fetch weights into one error that names the next step."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
@@ -97,7 +97,7 @@ def _fetching(name: str, id: str) -> Iterator[None]:
         elif isinstance(error, RepositoryNotFoundError):
             step = "check the spelling of the id; for a private repository run `hf auth login`"
         elif Path(id).exists():
-            step = "write the folder anew with timm's save_for_hf or transformers' save_pretrained"
+            step = "write the folder again with timm's save_for_hf or transformers' save_pretrained"
         elif id.startswith("https:"):
             step = f"connect to the network, or put that file into {torch.hub.get_dir()}/checkpoints"
         else:

@@ -1,4 +1,4 @@
-"""The squeeze: a pool of networks that have seen the real data, trained once and kept by the hash of what made them."""
+"""The squeeze: a pool of networks trained on the real data, cached by the hash of their settings."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def squeeze(
 
 
 def refuse_chance(member: PoolMember, patience: float, num_classes: int) -> None:
-    """Networks that do not know the classes make labels of noise, and the damage shows only at the very end."""
+    """Refuses networks near chance: their labels would be noise, which would show only in the scores."""
     chance = 1 / num_classes
     # only classes that were learned elsewhere can stand in another order
     order = "the usual cause is another label order: compare the model's class names with the dataset's; else "
@@ -199,7 +199,7 @@ def member_place(
     key: Key,
     cache_folder: Path,
 ) -> Path:
-    """Where a member is kept, by the hash of all that it depends on; other members of the pool are not among it."""
+    """The folder of a member, by the hash of all that it depends on; other members of the pool are not part of it."""
     own = {k: v for k, v in asdict(settings).items() if k.startswith("squeeze_")}
     own["pretrained"] = settings.pretrained or weight_tag(name) != ""
     versions = [POOL_VERSION, VIEW_VERSION]
@@ -218,7 +218,7 @@ def member_place(
 
 
 def checkpoint_files(name: str) -> dict[str, str]:
-    """File name -> sha256 where `name` is a folder: the same path can hold other weights tomorrow. Else nothing."""
+    """File name -> sha256 where `name` is a folder: the same path can hold other weights later. Otherwise empty."""
     folder = Path(name.removeprefix("local-dir:").removeprefix("transformers:")).expanduser()
     return {p.name: sha256_file(p) for p in sorted(folder.iterdir()) if p.is_file()} if folder.is_dir() else {}
 

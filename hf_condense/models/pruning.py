@@ -16,7 +16,7 @@ from hf_condense.models import heads
 from hf_condense.models.checkpoints import shape_manifest
 from hf_condense.models.image_model import ImageModel
 
-ROUND_TO = 8  # channel counts that accelerators like
+ROUND_TO = 8  # a multiple for which accelerators are fastest
 
 
 class ChannelNorm(nn.InstanceNorm2d):
@@ -52,7 +52,7 @@ def prune(model: ImageModel, ratio: float, key: Key, noise: float = 0.3, image_s
         ratio: share of the channels of each layer, between 0 and 1.
         key: names the noise.
         noise: spread of the noise on the channels' importance.
-        image_size: side in pixels of the images it is for; `model.input_size` where not said.
+        image_size: side in pixels of its input images; defaults to `model.input_size`.
 
     Raises:
         ConfigError: a ratio that leaves nothing or takes nothing.
@@ -72,7 +72,7 @@ def prune(model: ImageModel, ratio: float, key: Key, noise: float = 0.3, image_s
             shape = tuple(pruned.backbone(example).shape)
     except ModelError:
         raise
-    except Exception as error:  # torch-pruning raises whatever its walk over the graph runs into
+    except Exception as error:  # torch-pruning raises exceptions of many types
         raise _unprunable(model, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
     if shape != (1, model.num_classes):
         raise _unprunable(model, f"afterwards it gives {shape}")

@@ -1,4 +1,4 @@
-"""BatchNorm statistics measured anew: early copies and pruned networks remember data that they no longer see so."""
+"""BatchNorm statistics measured again: those of early copies and pruned networks no longer fit their activations."""
 
 from __future__ import annotations
 

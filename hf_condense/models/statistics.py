@@ -60,7 +60,7 @@ class RealStatistics:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Layers that they are of, as `Taps` names them."""
+        """The layers, as `Taps` names them."""
         return ("conv", "norm") if any(s.is_conv for s in self.layout.segments) else ("norm",)
 
     def class_targets(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,7 +174,7 @@ def collect_statistics(
 
 @torch.no_grad()
 def running_statistics(model: nn.Module, images: Tensor, num_classes: int) -> RealStatistics | None:
-    """What a network's BatchNorms remember of the data they were trained on; no class statistics.
+    """The running statistics of a network's BatchNorms; no class statistics.
 
     Args:
         images: any unit pixels [n, C, H, W] that the network takes; they only show in which order its layers run.
@@ -190,7 +190,7 @@ def running_statistics(model: nn.Module, images: Tensor, num_classes: int) -> Re
         mean, var = taps.running_statistics()
     none = torch.zeros(num_classes, len(mean), dtype=torch.float64)
     found = (mean, var)
-    if mean.isnan().any():  # a norm without memory beside others that have one
+    if mean.isnan().any():  # a norm without running statistics beside others that have them
         return None
     metadata = {"mode": "running", "version": STATISTICS_VERSION}
     return RealStatistics(none[:, 0].clone(), none, none.clone(), taps.layout, found, metadata)

@@ -99,7 +99,7 @@ class Taps:
         self._reset()
 
     def group(self, sizes: Sequence[int] | None) -> None:
-        """From now on the rows of a batch count as consecutive groups of these sizes, each with moments of its own."""
+        """Splits the rows of a batch into consecutive groups of these sizes, each with its own moments."""
         self._groups = None if sizes is None else tuple(sizes)
 
     def collect(self) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from hf_condense.progress import Progress
 
 @dataclass
 class Batch:
-    """What a network sees in one step, already augmented and on the device.
+    """The input of one step, augmented and on the device.
 
     Args:
         images: float unit pixels [b, C, H, W].
@@ -99,7 +99,7 @@ class FitRecipe:
         return base * multiplier(self.schedule, epoch, length, **warm, **self.schedule_params)
 
     def forgets(self, epoch: int) -> bool:
-        """Whether the optimiser begins anew in `epoch`."""
+        """Whether the optimiser is reset at the start of `epoch`."""
         if epoch == 0:
             return False
         if self.rates is not None and epoch % (self.epochs // len(self.rates)) == 0:

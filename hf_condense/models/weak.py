@@ -57,7 +57,7 @@ def weak_pool(
 
     "prior": copies from the training of the base; where the base has published weights, its architecture is trained
     from scratch for the copies. "post": the base with channels pruned, then tuned for a little while. All weak models
-    get the statistics of their BatchNorms measured anew under `policy`; the base stays as it is.
+    get the statistics of their BatchNorms measured again under `policy`; the base is left unchanged.
 
     Every member is kept in the cache by the hash of what made it, as in `squeeze`, whose arguments are the same; with
     several processes each is made whole on one of them.
@@ -143,7 +143,7 @@ class _Candidate:
 
 @dataclass
 class _Maker:
-    """All that members are made from, said once."""
+    """All that members are made from."""
 
     squeeze: SqueezeSettings
     weak: WeakPoolSettings
@@ -203,7 +203,7 @@ class _Maker:
         return member_place(name, settings, self.train, self.test, self.training, self.key, self.cache)
 
     def _epochs(self, last: int) -> tuple[int, ...]:
-        """Epochs of the copies. Where nobody said them there are twice as many as members, for some will be left out."""
+        """Epochs of the copies. By default twice as many as members, because some will be left out."""
         said, epochs = self.weak.prior_epochs, self.squeeze.squeeze_epochs
         check(
             last >= 1, "squeeze_epochs", epochs, "2 or more with --pool_kind prior, or --prior_epochs said", "raise it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from hf_condense.records.base import (
     ClassNames,
@@ -35,22 +35,22 @@ class Method(Record):
     name: Annotated[str, StringConstraints(max_length=100)]
     title: Text
     paper: Text
-    citation: LongText = ""
-    summary: LongText = ""
-    real_pixels: bool = False
+    citation: LongText
+    summary: LongText
+    real_pixels: bool
 
 
 class Origin(Record):
     """The source dataset."""
 
     id: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-    revision: Text | None = None
-    train_split: Text = ""
-    test_split: Text = ""
-    license: Text | list[Text] | None = None
-    fingerprint: Text = ""
-    held_out: bool = False
-    skipped: Count = 0
+    revision: Text | None
+    train_split: Text
+    test_split: Text
+    license: Text | None
+    fingerprint: Text
+    held_out: bool
+    skipped: Count
 
 
 class Images(Record):
@@ -99,6 +99,12 @@ class SoftLabel(Record):
     by: Text | None = None
     teacher_bn: Literal["running", "batch"] | None = None
 
+    @model_validator(mode="after")
+    def _maker(self) -> SoftLabel:
+        if self.ensemble is None and self.by is None:
+            raise ValueError("ensemble, or by whom they were assigned")
+        return self
+
 
 class Formation(Record):
     """Each image holds factor x factor training images as tiles."""
@@ -130,15 +136,43 @@ class Stages(Record):
     momentum: Text
 
 
+class Recipe(Record):
+    """Ranges of what a Protocol says; its types are those of that class (`hub.record.check_training`)."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Plain]
+
+    epochs: Epochs | None = None
+    steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    stage_epochs: Epochs | None = None
+    batch: Annotated[int, Field(ge=1, lt=2**31)]
+    accumulation: Annotated[int, Field(ge=1, le=2**20)] = 1
+    lr: Rate
+    momentum: Share = 0.0
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
+    warmup_epochs: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    warmup_factor: Share = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
+    temperature: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    gamma: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+
+    @model_validator(mode="after")
+    def _length(self) -> Recipe:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("epochs or steps, one of the two")
+        return self
+
+
 class Training(Record):
     """What a student needs to train as it was scored. `recipe` is a Protocol, `policy` a ViewPolicy, `siamese` its kin."""
 
-    protocol: Text = "unknown"
+    protocol: Text
     policy: Object | None = None
     batch_size: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     epochs: Epochs | None = None
     decode: Text | Decode = "unit pixels: byte / 255"
-    recipe: Object | None = None
+    recipe: Recipe | None = None
     pixels: Pixels | None = None
     learned_rates: Annotated[list[Rate], Field(max_length=10_000)] | None = None
     whitening: Object | None = None
@@ -162,6 +196,12 @@ class Spread(Record):
     high: float | None = None
 
 
+class Gap(Spread):
+    """A difference, by the comparison that it was taken with; earlier versions took pairs only."""
+
+    test: Literal["paired", "prediction", "welch"] | None = None
+
+
 class Row(Record):
     """One line of the score table."""
 
@@ -169,7 +209,7 @@ class Row(Record):
     student: Text
     regime: Text
     top1: Spread
-    difference: Spread | None = None
+    difference: Gap | None = None
     best_over_test_set: Share | None = None
     steps: Count | None = None
     images: Count
@@ -206,7 +246,7 @@ class Content(Record):
     source: Origin
     class_names: ClassNames
     config: dict[Text, Object]
-    models: list[Network] = []
+    models: list[Network]
     labels: Labels
     training: Training
     scores: Scores | None = None
@@ -242,8 +282,8 @@ class StageCost(Record):
     """What a stage has taken."""
 
     name: Text
-    seconds: Annotated[float, Field(ge=0)] | None = None
-    peak_bytes: Count | None = None
+    seconds: Annotated[float, Field(ge=0)]
+    peak_bytes: Count
 
 
 class RunRecord(Record):
@@ -257,13 +297,20 @@ class RunRecord(Record):
     platform: Text = ""
     versions: dict[Text, Text] = {}
     git: Object | None = None
-    device: Text = ""
+    device: Text
     processes: Count | None = None
     threads: Count | None = None
-    stages: list[StageCost] = []
+    stages: list[StageCost]
     scores_table: LongText = ""
     scores: Plain = None
     published_models: dict[Text, SentModel] = {}
+    image_faults: Annotated[list[Text], Field(max_length=100)] = []
+
+    @model_validator(mode="after")
+    def _has_data(self) -> RunRecord:
+        if not any(name.startswith("data/") and name.endswith(".parquet") for name in self.files):
+            raise ValueError("files: the Parquet files of data/ among them")
+        return self
 
 
 class Condensation(Record):

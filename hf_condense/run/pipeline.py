@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
-
+from hf_condense.data.cache import cache_folder, remove_unfinished
 from hf_condense.errors import ConfigError
 from hf_condense.files import fingerprint, remove_leftovers
 from hf_condense.memory import peak_bytes, reset_peak
 from hf_condense.run.base import Run
 from hf_condense.run.condense import Condense
 from hf_condense.run.evaluate import Evaluate
+from hf_condense.run.launch import agreed, check_shared, from_main
+from hf_condense.run.owner import owned
 from hf_condense.run.record import StageRecord
 from hf_condense.run.relabel import Relabel
 from hf_condense.run.squeeze import Squeeze, source_fingerprint
@@ -38,6 +40,7 @@ class Pipeline(Mapping[type[Stage], Any]):
         for kind in self.stages:
             self.records[kind] = self._record(kind)
         self._outputs: dict[type[Stage], Any] = {}
+        self._owning = False
 
     def _record(self, kind: type[Stage]) -> StageRecord:
         stage, upstream = self.stages[kind], self.upstream(kind)
@@ -69,18 +72,45 @@ class Pipeline(Mapping[type[Stage], Any]):
         return len(self.stages)
 
     def check_folder(self) -> None:
-        """Raises ConfigError for a folder that cannot be made, or that holds a stage of this run with other settings."""
-        folder = self.run.folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            allowed = f"a folder that can be made and written to ({error.strerror})"
-            raise ConfigError("output_dir", str(folder), allowed, "choose another --output_dir") from error
+        """Raises ConfigError, on all processes, for a folder that cannot be made, that one of the processes does not see, or
+        that holds a stage of this run with other settings."""
+        folder, processes = self.run.folder, self.run.accelerator
+        with agreed(processes):
+            if processes.is_main_process:
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    allowed = f"a folder that can be made and written to ({error.strerror})"
+                    raise ConfigError("output_dir", str(folder), allowed, "choose another --output_dir") from error
+        check_shared(processes, {"output_dir": folder, "HF_CONDENSE_CACHE": cache_folder()})
         if self.run.config.run.overwrite:
             return
         # synthesis first, because it names the method, on which the others depend
-        for kind in sorted(self.records, key=lambda kind: kind is not Condense):
-            self.records[kind].refuse_change()
+        with agreed(processes):
+            for kind in sorted(self.records, key=lambda kind: kind is not Condense):
+                self.records[kind].refuse_change()
+
+    @contextmanager
+    def owning(self) -> Iterator[None]:
+        """Keeps other runs out of the run folder while this one works in it, and begins without leftovers; see `owned`."""
+        if self._owning:
+            yield
+            return
+        with owned(self.run.folder, self.run.accelerator):
+            self._owning = True
+            if self.run.accelerator.is_main_process:
+                self._clear()
+            try:
+                yield
+            finally:
+                self._owning = False
+
+    def _clear(self) -> None:
+        """Deletes what killed runs left unfinished; another run may have its folder in this one."""
+        remove_leftovers(self.run.folder, deep=False)
+        for record in self.records.values():
+            remove_leftovers(record.folder)
+        remove_unfinished()
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """Stage -> seconds and peak_bytes, of those that were begun."""
@@ -88,25 +118,23 @@ class Pipeline(Mapping[type[Stage], Any]):
 
     def _output(self, kind: type[Stage]) -> Any:
         stage, record, output = self.stages[kind], self.records[kind], None
-        if self._agree(record.done):
+        if from_main(self.run.accelerator, record.done):
             log.info("%s: already done", stage.name)
         else:
-            for other in self.upstream(kind):
-                self[other]  # made, if need be, on all processes and before the time of this stage begins
-            output = self._make(stage, record)
+            with self.owning():
+                for other in self.upstream(kind):
+                    self[other]  # made, if need be, on all processes and before the time of this stage begins
+                output = self._make(stage, record)
         return stage.load(self.run, self, record.folder) if output is None else output
 
     def _make(self, stage: Stage, record: StageRecord) -> Any:
         """Makes what a stage lacks; measures and records it."""
         processes = self.run.accelerator
-        if processes.is_main_process:
-            record.begin(self.run.config.run.overwrite)
-            remove_leftovers(self.run.folder, deep=False)  # another run may have its folder in this one
-            remove_leftovers(record.folder)
-            self.run.config.save(
-                self.run.folder / "config.yaml"
-            )  # only now: a refused start leaves the old one as it was
-        processes.wait_for_everyone()
+        with agreed(processes):
+            if processes.is_main_process:
+                record.begin(self.run.config.run.overwrite)
+                # only now: a refused start leaves the old one as it was
+                self.run.config.save(self.run.folder / "config.yaml")
         reset_peak(self.run.device)
         finished = False
         try:
@@ -117,11 +145,3 @@ class Pipeline(Mapping[type[Stage], Any]):
             if processes.is_main_process:
                 record.note(finished, peak_bytes(self.run.device))
         return output
-
-    def _agree(self, value: bool) -> bool:
-        """What the main process says, on all processes."""
-        if self.run.accelerator.num_processes == 1:
-            return value
-        said = [value]
-        broadcast_object_list(said)
-        return said[0]

@@ -6,12 +6,11 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator
 
 from hf_condense.config import DataSettings
 from hf_condense.data.names import KNOWN, canonical_name
@@ -26,23 +25,35 @@ from hf_condense.methods.base import Method
 from hf_condense.plan import Plan, SetSpec
 from hf_condense.precision import resolve_precision
 from hf_condense.run.base import Run
+from hf_condense.run.launch import agreed, check_equal, from_main, join
 from hf_condense.run.preflight import check_known, check_networks, check_trackers, scorable
 from hf_condense.run.resolve import Config, read_yaml, resolve
 
 log = logging.getLogger(__name__)
-PATIENCE = timedelta(days=30)  # for processes that wait while another one trains; by default they give up in minutes
 
 
 def settle(method: str | Method | None, dataset: Any, flags: Mapping[str, Any]) -> Run:
-    """The run that these words mean; nothing is written.
+    """The run that these words mean, the same on all processes; nothing is written.
 
     Args:
         method, dataset: as of `CondensationTrainer`.
         flags: settings by name; `config` names a YAML file.
 
     Raises:
-        ConfigError, DataError, ModelError: something cannot be as asked.
+        ConfigError, DataError, ModelError: something cannot be as asked, on one of the processes at least.
     """
+    processes = join()  # before any work, and before anything asks for a device
+    threads = from_main(processes, torch.get_num_threads())  # machines may have other numbers of cores
+    with agreed(processes):
+        run = _settled(method, dataset, flags, threads)
+    values = {name: value for section in run.config.sections().values() for name, value in section.items()}
+    images = {"training images": run.train.fingerprint, "test images": run.test.fingerprint}
+    check_equal(processes, {**values, **images})
+    return run
+
+
+def _settled(method: str | Method | None, dataset: Any, flags: Mapping[str, Any], threads: int) -> Run:
+    """What `settle` gives, on one process, which waits for no other; `threads` where a person or an earlier start says none."""
     # None is a value of most settings, but of these it means that they are not given
     flags = {name: value for name, value in flags.items() if value is not None or name not in ("base_model", "config")}
     given = None
@@ -71,12 +82,8 @@ def settle(method: str | Method | None, dataset: Any, flags: Mapping[str, Any]) 
     config = resolve(flags, facts)
     folder = run_folder(config)
     check_trackers(config.run.trackers)
-    # before anything asks for a device: only an Accelerator reads what the launcher says of processes
-    accelerator = Accelerator(
-        log_with=list(config.run.trackers) or None, project_dir=str(folder / "logs"),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
-    )  # fmt: skip
-    config = pin(config, folder, accelerator.device)
+    accelerator = Accelerator(log_with=list(config.run.trackers) or None, project_dir=str(folder / "logs"))
+    config = pin(config, folder, accelerator.device, threads)
     torch.set_num_threads(config.run.threads)
     keep_freed_memory()
     made: Method = method_class(config.run.method)(config.method)
@@ -101,10 +108,10 @@ def run_folder(config: Config) -> Path:
     return Path(run.output_dir or f"runs/{run.method}-{dataset}-ipc{run.ipc}{'-quick' * run.quick}")
 
 
-def pin(config: Config, folder: Path, device: torch.device) -> Config:
+def pin(config: Config, folder: Path, device: torch.device, threads: int) -> Config:
     """Settles what depends on the machine once and for all: a second start of the run takes the first one's."""
     before = read_yaml(str(folder / "config.yaml")) if (folder / "config.yaml").exists() else {}
-    threads = config.run.threads or before.get("threads") or torch.get_num_threads()
+    threads = config.run.threads or before.get("threads") or threads
     precision = config.run.precision if config.run.precision != "auto" else before.get("precision", "auto")
     precision = resolve_precision(precision, device)
     return config.change("run", output_dir=str(folder), threads=threads, precision=precision)

@@ -95,6 +95,12 @@ def test_arrays_of_pixels():
     assert holds_all(opened(arrays("image", Array3D((12, 12, 3), "int32"), list(PIXELS.astype(np.int32)))))
 
 
+def test_lists_of_one_image():
+    from datasets import Image, List
+
+    assert holds_all(opened(arrays("images", List(Image()), [[cell] for cell in CELLS])))
+
+
 def test_arrays_of_sixteen_bits_are_scaled_as_such_images_are():
     from datasets import Array2D
 
@@ -180,9 +186,11 @@ def test_a_table_beside_the_images_says_their_classes(tmp_path, pictures, name, 
     assert holds_all(opened(tmp_path / "set"))
     assert holds_all(opened(path))  # paths are relative to the table, not to where one stands
     assert "not used" not in caplog.text
-    table(path, pictures[:-1])
+    assert "another row" not in caplog.text
+    table(path, pictures[:-1] + pictures[:2])
     opened(tmp_path / "set")
     assert "1 of 12 images are not used, because no row of a table names them: img/11.png" in caplog.text
+    assert "2 of 13 rows name an image that another row names too" in caplog.text
 
 
 def test_tables_of_splits(tmp_path, pictures):
@@ -232,6 +240,52 @@ def test_a_table_chooses_no_file_outside_its_folder(tmp_path, pictures):
         path = table(tmp_path / "tables" / "train.csv", [(f"{base}/{file}", word) for file, word in pictures])
         assert "--image_column" in refused(path)
         assert holds_all(opened(path, image_column="file_name"))
+
+
+def test_a_row_that_leads_out_of_the_folder_is_named(tmp_path, pictures):
+    path = table(tmp_path / "set" / "metadata.csv", [*pictures, ("../../passwd.png", "cat")])
+    assert "1 of 13 rows, the first of them row 12, name others" in refused(path.parent)
+
+
+def test_a_table_that_cannot_be_read_is_named(tmp_path, pictures):
+    for name, text in (
+        ("labels.csv", 'name,score\n"a,b",1\n"unclosed'),
+        ("metadata.jsonl", "{bad\n"),
+        ("empty.csv", ""),
+    ):
+        (tmp_path / "set" / name).write_text(text)
+        told = refused(tmp_path / "set")
+        assert str(tmp_path / "set" / name) in told and "a table that can be read" in told and "move it out" in told
+        (tmp_path / "set" / name).unlink()
+
+
+def test_metadata_that_names_other_files_is_said(tmp_path, caplog):
+    for i, word in enumerate(WORDS):
+        (tmp_path / word).mkdir(exist_ok=True)
+        picture(i).save(tmp_path / word / f"{i}.png")
+    table(tmp_path / "metadata.csv", [("elsewhere.png", "cat")])
+    assert holds_all(opened(tmp_path))
+    assert "metadata.csv is not used: it names no image that is there" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a [2020] *", "b{1}"])
+def test_names_that_look_like_patterns(tmp_path, pictures, name):
+    place = (tmp_path / "set").rename(tmp_path / name)
+    path = table(place / "metadata.csv", pictures)
+    assert holds_all(opened(place)) and holds_all(opened(path))
+    (place / "more").mkdir()
+    written(place / "more" / "train.parquet", CELLS)
+    assert holds_all(opened(place / "more" / "train.parquet"))
+    if "*" in name:  # `datasets` finds nothing there
+        assert "rename it" in refused(place / "more")
+    else:
+        assert holds_all(opened(place / "more"))
+
+
+def test_a_table_of_paths_alone(tmp_path, pictures):
+    (tmp_path / "set" / "metadata.csv").write_text("file_name\n" + "".join(f"{path}\n" for path, _ in pictures))
+    assert "label" in refused(tmp_path / "set" / "metadata.csv")
+    assert "all 12 images are of the one class 'img'" in refused(tmp_path / "set")
 
 
 def test_data_files_without_a_split_in_their_name_are_counted(tmp_path, caplog):

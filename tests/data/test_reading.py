@@ -215,15 +215,17 @@ def test_an_unknown_revision_is_the_wrong_field(hub):
     assert refused("org/revised", revision="v9").field == "revision"
 
 
-def test_without_network_the_answer_is_quick_and_nothing_is_changed(hub):
+def test_without_network_the_answer_is_quick_and_nothing_is_changed(hub, monkeypatch):
+    """Nothing waits for longer than it takes a person to wonder, and nothing is tried for ever."""
     import time
 
     import huggingface_hub.constants as constants
 
     hub("http://127.0.0.1:9")  # nobody listens there
-    start = time.perf_counter()
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
     error = refused("cifar10")
-    assert time.perf_counter() - start < 5
+    assert sum(waits) < 5 and len(waits) < 10
     assert "network" in error.next_step
     assert "uoft-cs/cifar10" in error.allowed
     assert not constants.HF_HUB_OFFLINE

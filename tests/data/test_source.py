@@ -247,6 +247,23 @@ def test_a_damaged_image_is_named_or_left_out():
     assert opened(damaged(labels, [0]), skip_corrupt=True).info.skipped == 1
 
 
+def test_an_image_for_which_memory_runs_out_is_not_taken_for_a_damaged_one(monkeypatch):
+    """It would be left out without a word, and the next run would have another dataset."""
+    import PIL.Image
+
+    def full(*_, **__):
+        raise MemoryError("no room")
+
+    data = image_dataset([0, 1, 2] * 4)
+    train = opened(data).train
+    with monkeypatch.context() as patch:
+        patch.setattr(PIL.Image, "open", full)
+        for look in (train.undecodable, train.decoded, lambda: opened(data, skip_corrupt=True)):
+            with pytest.raises(MemoryError):
+                look()
+    assert opened(data, skip_corrupt=True).info.skipped == 0
+
+
 def test_a_damaged_picture_of_a_folder_is_named_by_its_file(tmp_path):
     for name, value in (("cat", 10), ("dog", 200)):
         for i in range(4):

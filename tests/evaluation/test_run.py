@@ -139,8 +139,11 @@ def test_rows_are_paired_by_seed(run):
 def test_a_row_can_be_several_draws(run):
     x, y = run.data
     draws = {"random": [ImageSet(x[i : i + 15], y[i : i + 15]) for i in (0, 15)]}
-    table = run(regimes=("hard",), rows=draws, seeds=4)
-    assert [c["set"] for c in table.cells] == [0, 1, 0, 1]
+    table = run(regimes=("hard",), rows=draws | {"ours": ImageSet(x[30:45], y[30:45])}, seeds=4)
+    assert [c["set"] for c in table.cells if c["row"] == "random"] == [0, 1, 0, 1]
+    assert table.difference("ours", STUDENT, "hard").test == "prediction"
+    for text in (table.text(), table.markdown()):
+        assert "what a fresh draw of random would reach" in text and "paired" not in text
 
 
 def test_robustness_scores_of_a_table():

@@ -86,3 +86,30 @@ def test_bootstrap_respects_sets():
     flat_low, flat_high = scores.bootstrap_interval(runs.ravel(), Key(0))
     assert low <= 0.5 <= high and high - low > 2 * (flat_high - flat_low)
     assert (low, high) == scores.bootstrap_interval(runs, Key(0))
+
+
+def test_one_set_against_fresh_draws_is_the_prediction_form():
+    ours, draws = [0.52, 0.55, 0.53, 0.58], [0.50, 0.49, 0.53, 0.51]
+    found = scores.gap(ours, draws, 1, 4)
+    # s_x² 0.0007, s_r² 0.000291667, t(0.975, 3) = 3.182446
+    half = 3.182446305 * math.sqrt(np.var(ours, ddof=1) / 4 + np.var(draws, ddof=1) * (1 + 1 / 4))
+    assert (found.test, found.n) == ("prediction", 4)
+    assert found.mean == pytest.approx(0.0375) and found.high - found.mean == pytest.approx(half, abs=1e-8)
+    assert scores.gap(ours, draws, 4, 4).test == "welch"
+    assert scores.gap(ours, draws, 1, 1).test == "paired"
+    assert scores.gap([0.5], [0.4], 1, 1).low is None and scores.gap([0.5], [0.4], 1, 2).low is None
+
+
+@pytest.mark.parametrize("form, most", [("gap", 0.035), ("paired", 1.0)])
+def test_lucky_draws_are_not_called_better(form, most):
+    """One draw, scored by five seeds, against a fresh draw a seed: images matter more than seeds."""
+    random = np.random.default_rng(5)
+    images, seeds = random.normal(0, 0.03, (2000, 6)), random.normal(0, 0.01, (2000, 2, 5))
+    ours, draws = 0.5 + images[:, :1] + seeds[:, 0], 0.5 + images[:, 1:] + seeds[:, 1]
+    if form == "gap":
+        lows = [scores.gap(x, r, 1, 5).low for x, r in zip(ours, draws)]
+    else:
+        lows = [scores.paired_difference(x, r).low for x, r in zip(ours, draws)]
+    above = np.mean(np.array(lows) > 0)
+    assert above <= most
+    assert form == "gap" or above > 0.12  # what pairs would say

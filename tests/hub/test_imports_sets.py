@@ -1,6 +1,9 @@
 """Image folders, tables and tensors of others come back equal, and what does not fit is refused by name."""
 
 import hashlib
+import os
+import shutil
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +17,11 @@ from PIL import Image as PILImage
 from hf_condense.cli import main
 from hf_condense.data.names import KNOWN
 from hf_condense.errors import ArtefactError, ConfigError, DataError
+from hf_condense.hub.artefact import encode_png
 from hf_condense.hub.distilled import DistilledDataset
-from hf_condense.hub.importing import import_set
+from hf_condense.hub.importing import import_set, sets
 from hf_condense.hub.importing.names import class_numbers
+from hf_condense.hub.importing.sets import read_folder, read_parquet_set
 from hf_condense.hub.inspection import inspect_folder, report
 from tests.hub.foreign import digits, write_folder
 
@@ -307,3 +312,39 @@ def test_files_that_an_import_does_not_read_are_counted(tmp_path, images, labels
     (place / "00003" / "a.npy").write_bytes(b"x")
     import_set("folder", place, tmp_path / "out", "digits")
     assert "1 of 21 files in class folders are no images" in caplog.text
+
+
+def test_links_and_pipes_in_a_folder_of_images_are_refused(tmp_path):
+    images, labels = digits(1)
+    root = write_folder(tmp_path / "set", images, labels, "new{:03d}".format)
+    victim = root / "new003" / "class003_id003.png"
+    shutil.move(victim, tmp_path / "secret.png")
+    victim.symlink_to(tmp_path / "secret.png")
+    with pytest.raises(ArtefactError, match="symbolic link"):
+        read_folder(root, [str(c) for c in range(10)])
+    victim.unlink()
+    os.mkfifo(victim)
+    with pytest.raises(ArtefactError, match="no regular file"):
+        read_folder(root, [str(c) for c in range(10)])
+
+
+def test_small_files_that_unfold_to_gigabytes_are_refused_before_they_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(sets, "memory_for_pixels", lambda: 100 << 20)
+    large = encode_png(np.zeros((1, 12_000, 12_000), np.uint8))
+    for c in range(2):
+        (tmp_path / "set" / f"new{c:03d}").mkdir(parents=True)
+        (tmp_path / "set" / f"new{c:03d}" / "a.png").write_bytes(large)
+    cell = {"bytes": encode_png(np.random.default_rng(0).integers(0, 256, (3, 100, 100), np.uint8)), "path": None}
+    table = pa.table({"image": [cell] * 20_000, "label": [0] * 20_000})  # 600 MB in a file of 100 kB
+    pq.write_table(table, tmp_path / "set.parquet", compression="zstd")
+    assert (tmp_path / "set.parquet").stat().st_size < 1e6
+    del table
+    for read, place, words in (
+        (read_folder, "set", "bytes of pixels"),
+        (read_parquet_set, "set.parquet", "bytes of cells"),
+    ):
+        tracemalloc.start()
+        with pytest.raises(ArtefactError, match=words):
+            read(tmp_path / place, ["a", "b"])
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+        tracemalloc.stop()

@@ -237,9 +237,19 @@ def test_files_that_arrived_are_not_sent_twice(run, hub):
 
 def test_a_commit_whose_answer_was_lost_is_found_by_the_next_push(run, hub):
     repo_id, folder = hub.fresh("lost"), run()
-    with hub.fault("commit", lose_answer=True), pytest.raises(HubError):
+    with hub.fault("commit", lose_answer=True), pytest.raises(HubError, match="may have landed"):
         push(folder, repo_id)
     assert not push(folder, repo_id).dataset.sent and len(commits(repo_id)) == 2
+
+
+@pytest.mark.parametrize("route", ["whoami", "create", "info", "commit"])
+def test_a_page_of_the_network_is_named_as_such(run, hub, route):
+    """A captive portal answers everything with its own page."""
+    repo_id, folder = hub.fresh("portal"), run()
+    name = repo_id.split("/")[1] if route == "whoami" else repo_id
+    with hub.fault(route, page=True, times=99), pytest.raises(HubError, match=r"web page \(Airport WiFi\).*log in"):
+        push(folder, name)
+    push(folder, repo_id)
 
 
 def test_another_push_in_between_is_built_upon(run, hub, caplog):

@@ -14,7 +14,7 @@ from hf_condense.data.randomness import Key, keyed
 from hf_condense.errors import ConfigError, ModelError
 from hf_condense.hub.artefact import write_artefact
 from hf_condense.hub.distilled import DistilledDataset
-from hf_condense.hub.student import push_student
+from hf_condense.hub.student import BoardEntry, push_student
 from hf_condense.models.loading import load_model
 
 
@@ -23,7 +23,10 @@ def trained(artefact, content_of, hub, tmp_path):
     """(data, student trained on it a little, id of its source on the Hub)."""
     source = hub.fresh("source")
     hub.api().create_repo(source, repo_type="dataset")
-    write_artefact(tmp_path / "set", artefact(content=content_of(source={"id": source}, regimes=["hard"], models=[])))
+    tasks = b"evaluation_framework: hf-condense\ntasks:\n- id: top-1\n"
+    done = hub.api().upload_file(path_or_fileobj=tasks, path_in_repo="eval.yaml", repo_id=source, repo_type="dataset")
+    origin = {"id": source, "revision": done.oid}
+    write_artefact(tmp_path / "set", artefact(content=content_of(source=origin, regimes=["hard"], models=[])))
     data = DistilledDataset.load(tmp_path / "set")
     student = load_model(
         "convnet_d1",
@@ -59,7 +62,7 @@ def test_card_result_and_weights(trained, hub):
         {
             "dataset": {
                 "id": source,
-                "task_id": "image-classification",
+                "task_id": "top-1",
                 "revision": data.content["source"]["revision"],
             },
             "value": 61.25,
@@ -75,6 +78,32 @@ def test_card_result_and_weights(trained, hub):
     )  # fmt: skip
     with torch.no_grad():
         assert torch.equal(there.eval()(data.images / 255), student(data.images / 255))
+
+
+def eval_results(hub, repo_id: str) -> dict[str, list]:
+    """Path -> content of a model's evaluation results."""
+    paths = [p for p in hub.api().list_repo_files(repo_id) if p.startswith(".eval_results/")]
+    return {p: yaml.safe_load(Path(hub.api().hf_hub_download(repo_id, p)).read_text()) for p in paths}
+
+
+def test_an_entry_for_the_board(trained, hub):
+    (data, student, source), repo_id = trained, hub.fresh("student")
+    board = BoardEntry("lab/board", "digits-ipc10-hard", "cd" * 20, "a" * 20)
+    push_student(student, repo_id, data, "lab/tiny", top1=0.5, regime="hard", epochs=1, board=board)
+    found = eval_results(hub, repo_id)
+    assert found.keys() == {".eval_results/lab-board.yaml", f".eval_results/{source.replace('/', '-')}.yaml"}
+    (entry,) = found[".eval_results/lab-board.yaml"]
+    assert entry["dataset"] == {"id": "lab/board", "task_id": "digits-ipc10-hard", "revision": "cd" * 20}
+    assert entry["value"] == 50.0 and "result " + "a" * 20 in entry["notes"]
+
+
+def test_no_entry_for_a_source_without_an_evaluation(trained, hub):
+    (data, student, _), repo_id = trained, hub.fresh("student")
+    other = hub.fresh("source")
+    hub.api().create_repo(other, repo_type="dataset")
+    data.content["source"] |= {"id": other, "revision": None}
+    push_student(student, repo_id, data, "lab/tiny", top1=0.5, regime="hard", epochs=1)
+    assert eval_results(hub, repo_id) == {}
 
 
 def test_a_source_that_is_not_for_everybody_keeps_the_student_closed(trained, hub):

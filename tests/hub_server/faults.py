@@ -17,6 +17,7 @@ class Fault:
         status: answered instead of doing anything (401, 403, 409, 412, 500, ...).
         drop_after: the connection breaks after so many bytes of the request's body, and nothing is done.
         lose_answer: everything is done, and the connection breaks before the answer.
+        page: a page of HTML is answered instead of doing anything, as a network does that wants a login.
         meanwhile: called before the request is handled, as another user would come between.
         times: how many requests meet it. Clients ask again after 500 and broken connections (six requests in all for
             most routes; a commit is sent once), so one is healed and six are not.
@@ -27,6 +28,7 @@ class Fault:
     status: int | None = None
     drop_after: int | None = None
     lose_answer: bool = False
+    page: bool = False
     meanwhile: Callable[[], object] | None = None
     times: int = 1
     hits: int = 0

@@ -19,7 +19,7 @@ from tests.hub_server import ENDPOINT, SOCKET, discussion_routes  # noqa: F401 (
 from tests.hub_server.faults import Fault, Faults
 from tests.hub_server.large_files import LargeFiles
 from tests.hub_server.repositories import Refusal, Repository
-from tests.hub_server.routes import Request, as_json, match
+from tests.hub_server.routes import Answer, Request, as_json, match
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -130,6 +130,10 @@ class Hub:
             server.server_close()
 
 
+class Page(Exception):
+    """A page of HTML is to be answered."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # one packet for head and body of a small answer
@@ -154,8 +158,13 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refusal(fault.status, "a fault that the test armed")
             if not found:
                 raise Refusal(404, f"no route {path}", "RepoNotFound")
+            if fault and fault.page:
+                raise Page
             headers = {key.lower(): value for key, value in self.headers.items()}
             answer = found[1](Request(hub, user, path, parse_qs(query), headers, body, found[2]))
+        except Page:
+            login = b"<!doctype html><html><title>Airport WiFi</title><body>Log in</body></html>"
+            answer = Answer(login, headers={"Content-Type": "text/html"})
         except Refusal as refused:
             answer = as_json({"error": refused.message, **refused.body}, refused.status, **refused.headers)
         if fault and fault.lose_answer:

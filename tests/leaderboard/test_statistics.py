@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from hf_condense.data.randomness import Key
-from hf_condense.leaderboard import statistics
+from hf_condense.evaluation import comparison
+from hf_condense.evaluation.comparison import Moments, compare, prediction, welch
 from hf_condense.leaderboard.statistics import (
     ABOVE,
     AGREES,
@@ -15,15 +16,11 @@ from hf_condense.leaderboard.statistics import (
     DISAGREES,
     SAME,
     UNDECIDED,
-    Moments,
     agreement,
-    compare,
     holm,
     pareto_front,
-    prediction,
     rank_sets,
     verdicts,
-    welch,
 )  # fmt: skip
 from hf_condense.leaderboard.worth import Ladder, inverse, isotonic, mean_worth
 
@@ -196,7 +193,7 @@ def test_random_draws_are_rarely_called_above_random(scope: str, n: int):
 
 @pytest.mark.parametrize("n", [5, 10])
 def test_the_simulation_tells_the_wrong_test(monkeypatch, n: int):
-    monkeypatch.setattr(statistics, "prediction", statistics.welch)
+    monkeypatch.setattr(comparison, "prediction", comparison.welch)
     with pytest.raises(AssertionError):
         test_random_draws_are_rarely_called_above_random("set", n)
     assert above("set", n)[0] > 0.15

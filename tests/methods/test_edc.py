@@ -14,7 +14,7 @@ from hf_condense.data.pixels import to_unit
 from hf_condense.data.randomness import Key
 from hf_condense.engine import Engine
 from hf_condense.objectives.base import Term
-from tests.tensor_memory import peak_bytes_of_tensors
+from tests.profiled import peak_bytes_of_tensors
 
 SEEDS = 3
 

@@ -75,7 +75,7 @@ def test_settings_that_cannot_work_are_refused(wrong, told):
 
 
 def test_students_trained_on_the_images_gain_ten_points_and_lose_with_the_sign_flipped(tmp_path):
-    """The whole check, of four seeds and 120 iterations, is `benchmarks/trajectory_gradients.py digits`."""
+    """The whole check, of four seeds and 120 iterations, is `benchmarks.study mtt-digits`."""
     splits = open_source(DataSettings("digits"), Key(0, "data"))
     given = replace(context(ipc=1, name=NETWORK), train=splits.train, fresh=networks(splits.train, NETWORK))
     test = splits.test.images(), torch.from_numpy(splits.test.labels)

@@ -212,7 +212,7 @@ def test_torchvision_weights_that_cannot_be_fetched(monkeypatch, tmp_path):
 
 def test_damaged_folder(tmp_path):
     (tmp_path / "config.json").write_text('{"architecture": "test_resnet"')
-    with pytest.raises(ModelError, match="write the folder anew"):
+    with pytest.raises(ModelError, match="write the folder again"):
         load(str(tmp_path))
 
 

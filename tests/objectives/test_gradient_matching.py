@@ -18,7 +18,7 @@ from hf_condense.objectives.gradient_matching import GradientMatching, Loops
 from hf_condense.objectives.gradients import gradient_distance, parameter_gradients
 from hf_condense.selection.paired import PairedViews
 from tests.matching import CPU, Given, digits, networks
-from tests.tensor_memory import peak_bytes_of_tensors
+from tests.profiled import peak_bytes_of_tensors
 
 KEY = Key(0, "test")
 POLICY = SiamesePolicy(FAMILIES)

@@ -16,7 +16,7 @@ from hf_condense.models.convnet import ConvNet
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.inner_loop import Batch, InnerLoop, end_distance
-from tests.tensor_memory import peak_bytes_of_tensors
+from tests.profiled import peak_bytes_of_tensors
 
 KEY = Key(0, "test")
 POLICY = SiamesePolicy(FAMILIES, family_per="call")

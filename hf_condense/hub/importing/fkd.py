@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hf_condense.data.augmentation import ViewPolicy, Views
 from hf_condense.errors import ArtefactError
+from hf_condense.files import check_inside
 from hf_condense.hub.importing.restricted import read_untrusted
 from hf_condense.labels.store import LabelStore, write_given
 
@@ -74,7 +75,7 @@ class FkdFolder:
         return FkdEpoch([(views, logits) for views, logits, _ in found], order)
 
     def _batch(self, file: Path) -> tuple[Views, Tensor, Tensor | None]:
-        fields = read_untrusted(file)
+        fields = read_untrusted(check_inside(self.path, file))
         try:
             return self._views(file, fields)
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # words where numbers should stand

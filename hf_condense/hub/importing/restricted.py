@@ -13,6 +13,7 @@ import torch
 from numpy._core import multiarray
 
 from hf_condense.errors import ArtefactError
+from hf_condense.files import regular_size
 
 NUMBERS = (
     np.ndarray, np.dtype, multiarray.scalar, multiarray._reconstruct,
@@ -31,6 +32,8 @@ def read_untrusted(path: Path | str) -> Any:
         ArtefactError: the file names any other class or function (nothing of it is called), is damaged or missing, or
             holds arrays that are larger than the file.
     """
+    if os.path.exists(path) and regular_size(path) is None:  # a pipe never ends
+        raise ArtefactError(str(path), "no regular file", "a file of torch.save", NEXT)
     try:
         with torch.serialization.safe_globals(list(NUMBERS)):
             found = torch.load(path, map_location="cpu", weights_only=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import ClassLabel, Dataset
+from PIL import Image
 from torch import Tensor
 
-from hf_condense.data.decoding import open_image, plain_mode, worker_count
+from hf_condense.data.decoding import cell_bytes, open_image, plain_mode, worker_count
 from hf_condense.errors import ArtefactError
+from hf_condense.files import SPARE, check_inside, check_room, contained
 from hf_condense.hub.artefact import DATA
 from hf_condense.hub.importing.names import check_numbers, class_numbers
 from hf_condense.hub.importing.restricted import read_untrusted
@@ -26,6 +30,8 @@ from hf_condense.hub.record import CONDENSATION
 
 log = logging.getLogger(__name__)
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's ImageFolder
+AGAIN = "ask who made it for the set as it is; this file unfolds without end"
+BATCH_ROWS, REPEATED = 64, 20  # encoded images hardly shrink any more, so that cells are hardly larger than their file
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("class_id", "label", "labels")
 
 
@@ -54,13 +60,17 @@ def read_folder(path: Path, class_names: Sequence[str]) -> FoundSet:
         ArtefactError: no such folders, a class that the source dataset does not have, or images that do not fit.
     """
     folders = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+    for folder in folders:
+        if not contained(path, folder):
+            step = "copy the images themselves into the folder"
+            raise ArtefactError(str(folder), "a symbolic link that leads elsewhere", f"folders inside {path}", step)
     found = {p: sorted((f for f in p.rglob("*") if f.suffix.lower() in PICTURES), key=_imagefolder) for p in folders}
     found = {p: pictures for p, pictures in found.items() if pictures}
     if not found:
         raise ArtefactError(str(path), "no images", "a folder of images for each class", "check path and kind")
     numbers = class_numbers([p.name for p in found], class_names, path)
     labels = [number for number, pictures in zip(numbers, found.values()) for _ in pictures]
-    files = [picture for pictures in found.values() for picture in pictures]
+    files = [check_inside(path, picture) for pictures in found.values() for picture in pictures]
     others = sum(file.is_file() for folder in folders for file in folder.rglob("*")) - len(files)
     if others:
         log.warning(
@@ -82,8 +92,9 @@ def read_parquet_set(path: Path, class_names: Sequence[str]) -> FoundSet:
     """
     inside = path / DATA if (path / CONDENSATION).is_file() else path
     files = [path] if path.is_file() else sorted(inside.rglob("*.parquet"))
+    files = [check_inside(path if path.is_dir() else path.parent, file) for file in files]
     try:
-        tables = [pq.read_table(file) for file in files]
+        tables = [_table(file) for file in files]
         table = pa.concat_tables(tables)
     except (pa.ArrowException, OSError) as error:
         reason = str(error) if files else "no Parquet files"
@@ -103,6 +114,25 @@ def read_parquet_set(path: Path, class_names: Sequence[str]) -> FoundSet:
     cells = [{"bytes": cell["bytes"]} if isinstance(cell, dict) else cell for cell in table[image].to_pylist()]
     _warn_of_repeats(path, files, tables, cells)
     return FoundSet(_decoded(cells, lambda row: f"{path} row {row}"), labels, files)
+
+
+def _table(file: Path) -> pa.Table:
+    """The columns of images and labels of a file, as far as it unfolds to what a file of its size can hold.
+
+    Raises:
+        ArtefactError: it repeats few values without end.
+    """
+    opened, batches, unfolded = pq.ParquetFile(file), [], 0
+    names = [name for name in opened.schema_arrow.names if name in (*IMAGE_COLUMNS, *LABEL_COLUMNS)]
+    check_room([file], 8 * opened.metadata.num_rows, file, AGAIN)
+    both = {*names} & {*IMAGE_COLUMNS} and {*names} & {*LABEL_COLUMNS}  # else the message names what there is
+    for batch in opened.iter_batches(BATCH_ROWS, columns=names if both else None):
+        unfolded += batch.nbytes
+        if unfolded > REPEATED * file.stat().st_size + SPARE:
+            allowed = f"what a file of {file.stat().st_size} bytes can hold of encoded images"
+            raise ArtefactError(str(file), f"{unfolded} bytes of cells", allowed, AGAIN)
+        batches.append(batch)
+    return pa.Table.from_batches(batches, batches[0].schema if batches else opened.schema_arrow)
 
 
 def read_tensors(
@@ -187,6 +217,11 @@ def _tensor_pair(path: Path) -> tuple[Tensor, Tensor, list[Path]]:
     return *(torch.as_tensor(part).detach() for part in pair), files
 
 
+def memory_for_pixels() -> int:
+    """Bytes that the pixels of a set may take here: a quarter of the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 if hasattr(os, "sysconf") else 4 << 30
+
+
 def _whole_numbers(values: Sequence, path: Path) -> Tensor:
     wrong = [value for value in values if not isinstance(value, int)]
     if wrong or not len(values):
@@ -206,6 +241,22 @@ def _column(path: Path, columns: list[str], known: tuple[str, ...]) -> str:
 
 def _decoded(cells: list, name: Callable[[int], str]) -> Tensor:
     """uint8 [N, C, H, W] of encoded images, as they are: resized ones would no longer be those that were labelled."""
+
+    def size_of(row: int) -> tuple[int, int]:
+        try:
+            with Image.open(io.BytesIO(cell_bytes(cells[row]))) as image:
+                return image.size
+        except Exception as error:  # as below
+            raise ArtefactError(name(row), str(error), "an image that decodes", "copy or download it again") from None
+
+    # headers first: a small file may unfold to gigabytes, and images of one size need no more than that many times one
+    total, kept = 0, memory_for_pixels()
+    for row in range(len(cells)):
+        width, height = size_of(row)
+        total += 3 * width * height
+        if total > kept:
+            step = "check path and kind; distilled sets are small"
+            raise ArtefactError(name(row), f"{total} bytes of pixels so far", f"up to {kept} bytes in all", step)
 
     def decode(row: int) -> np.ndarray:
         try:

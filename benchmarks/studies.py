@@ -1,0 +1,228 @@
+"""The studies by name, for `study.py`: each is a function of the images a class."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from benchmarks.sets import Row, Study
+
+RANDOM = {"random": Row("random")}
+SMALL_FASHION = {"image_size": 32, "channels": "1", "max_per_class": 1000}
+ALL = ("hard", "stored", "online")
+TWO = ("convnet_w32", "test_byobnet")
+
+# EDC: iterations T and matching weight r
+EDC = {
+    **SMALL_FASHION, "base_model": "convnet_d1,convnet_w32,cifar_wrn16_2", "teachers": "convnet_d1,convnet_w32",
+    "squeeze_epochs": 3, "squeeze_schedule": "cosine", "shard_size": 100, "patch": 4, "crop_min": 0.5,
+}  # fmt: skip
+GRID = [(25, 0.1), (75, 0.01), (75, 0.1), (75, 1.0), (200, 0.1), (500, 0.01), (500, 0.1)]
+CHOSEN = {"iterations": 75, "match_weight": 0.01}  # what `edc-select` found
+# every step of the ladder changes one thing in the one above it: settings of the method, then of the students
+LADDER = {
+    "B real images, G-VBSM matching": (
+        {"alpha": 1.0, "flatness_weight": 0.0, "crop_min": 0.08},
+        {"schedule_params": {"zeta": 1.0}, "batch": 100, "ema": None, "crop": (0.08, 1.0)},
+    ),
+    "C smoothing rate": ({}, {"schedule_params": {"zeta": 2.0}}),
+    "D flatness": ({"flatness_weight": 0.25}, {}),
+    "E small batch": ({}, {"batch": 25}),
+    "F class-aware matching": ({"alpha": 0.5}, {}),
+    "G weak crops, averaged weights": ({"crop_min": 0.5}, {"crop": (0.5, 1.0), "ema": 0.99}),
+}
+
+
+def edc_select(ipc: int = 10) -> Study:
+    tried = {f"T={t} r={r}": Row("edc", {"iterations": t, "match_weight": r}) for t, r in GRID}
+    # as far as T = 75 goes in steps of usual length: is it the way that costs accuracy, or the number of steps?
+    short = {"iterations": 500, "match_weight": 0.1, "lr": 0.05 * 75 / 500}
+    rows = {**RANDOM, **tried, "T=500 r=0.1 short steps": Row("edc", short)}
+    shared = {**EDC, "max_test": 2000}
+    return Study("fashion_mnist", rows, shared, ipc, regimes=ALL[:2], held_out=True, unseen="convnet_w64")
+
+
+def edc_ladder(ipc: int = 10) -> Study:
+    rows, settings, recipe = {}, dict(CHOSEN), {}
+    for name, (method_change, recipe_change) in LADDER.items():
+        settings, recipe = {**settings, **method_change}, {**recipe, **recipe_change}
+        beside = f"random {name[0]}"
+        rows[beside] = Row("random", recipe=recipe, beside=beside)
+        rows[name] = Row("edc", settings, recipe=recipe, beside=beside)
+    return Study("fashion_mnist", rows, EDC, ipc, regimes=ALL[:2])
+
+
+def edc_final(ipc: int = 10) -> Study:
+    rows = {**RANDOM, "full": Row("full"), "initial": Row("edc", CHOSEN, "initial"), "edc": Row("edc", CHOSEN)}
+    return Study("fashion_mnist", rows, EDC, ipc, students=TWO, regimes=ALL)
+
+
+# all decoupled methods under one protocol and one labeller
+BASE = "convnet_bn_w32"
+SINGLE = {"base_model": BASE, "pool_kind": "none"}
+SEVERAL = {"base_model": f"{BASE},convnet_w32,convnet_d1", "pool_kind": "none"}
+# after an epoch this network already has most of its accuracy: the usual ceiling would leave no copy
+PRIOR = {"base_model": BASE, "pool_kind": "prior", "pool_size": 4, "prior_epochs": "1,2,3,4", "top1_ceiling": 1.1}
+POST = {"base_model": BASE, "pool_kind": "post", "pool_size": 4}
+SQUEEZE = {"squeeze_epochs": 6, "squeeze_schedule": "cosine", "squeeze_batch": 64, "squeeze_lr": 0.05}
+STEPS = {"iterations": 300}
+
+
+def equal(ipc: int = 10) -> Study:
+    rows = {
+        "RDED": Row("rded", SINGLE), "SRe2L": Row("sre2l", SINGLE | STEPS), "CDA": Row("cda", SINGLE | STEPS),
+        "SRe2L++": Row("sre2lpp", SINGLE | STEPS), "G-VBSM": Row("gvbsm", SEVERAL | STEPS),
+        "EDC": Row("edc", SEVERAL | CHOSEN), "Teddy K=1": Row("teddy", SINGLE | STEPS),
+        "Teddy prior": Row("teddy", PRIOR | STEPS), "Teddy post": Row("teddy", POST | STEPS),
+    }  # fmt: skip
+    rows = rows if ipc == 10 else {name: rows[name] for name in ("EDC", "Teddy post")}
+    rows = {**RANDOM, "noise": Row("noise"), **rows}
+    shared = {**SMALL_FASHION, **SQUEEZE, "teachers": BASE, "observers": None}
+    return Study(
+        "fashion_mnist", rows, shared, ipc, students=TWO, regimes=ALL, labeller=SINGLE, presets=True
+    )  # fmt: skip
+
+
+# the matching family; an outer iteration of IDC and DREAM has 20 steps here and 100 in the papers
+MATCHING = {
+    ("dm", 1): 400, ("dm", 10): 300, ("dc", 1): 150, ("dc", 10): 15, ("dsa", 1): 150, ("dsa", 10): 15,
+    ("idc", 1): 10, ("idc", 10): 8, ("dream", 1): 10, ("dream", 10): 8,
+}  # fmt: skip
+INNER = {"inner_steps": 20, "network_images": 256, "distance": "l1"}
+TILED = {"idc": {**INNER, "formation_factor": 2}}
+TILED["dream"] = {**TILED["idc"], "cluster_candidates": 1000}
+SCORED_BY = {"dc": "dc", "idc": "idc", "dream": "idc"}
+
+
+def matching(method: str, ipc: int = 1) -> Study:
+    settings = {"iterations": MATCHING.get((method, ipc), 100), "real_batch": 64, **TILED.get(method, {})}
+    other = {"first images": Row(method, settings, "initial")}
+    if method not in TILED:
+        other = {f"{method}, unclamped": Row(method, settings, "pixels")}
+    rows = {**RANDOM, method: Row(method, settings), **other}
+    shared = {"base_model": "convnet_w32"}
+    return Study("fashion_mnist", rows, shared, ipc, SCORED_BY.get(method, "dsa"), each=3)
+
+
+def coresets(ipc: int = 10) -> Study:
+    names = ("herding", "k_center", "k_medoids", "forgetting")
+    rows = {name: Row("coreset", {"selection": name}, sets=1) for name in names}
+    last = {"selection": "forgetting", "never_learned": "last"}
+    rows["forgetting, never learned last"] = Row("coreset", last, sets=1)
+    shared = {"max_per_class": 1000, "base_model": "convnet_w32", "squeeze_epochs": 5, "squeeze_lr": 0.05}
+    return Study("fashion_mnist", {**RANDOM, **rows}, shared, ipc, "dc")
+
+
+def dream_sampler(ipc: int = 1) -> Study:
+    """DREAM's first images and its real batches, each by itself, at equal batch size."""
+    settings = {**INNER, "iterations": 10, "real_batch": 64, "lr": 1e-2, "formation_factor": 1}
+    rows = {}
+    for init, first in (("real", "random"), ("centres", "medoids")):
+        rows[f"{first} as they are"] = Row("idc", {**settings, "init": init, "sampler": "random"}, "initial")
+        for sampler in ("random", "centres"):
+            rows[f"from {first}, {sampler} batches"] = Row("idc", {**settings, "init": init, "sampler": sampler})
+    shared = {"max_per_class": 1000, "base_model": "convnet_w32"}
+    return Study("fashion_mnist", rows, shared, ipc, "dsa", each=3)
+
+
+# PDD over three bases: E epochs of a student of a whole set, which is short, and so are batches
+TRAJECTORIES = {
+    "student_steps": 8, "span": 2, "first_epochs": 4, "lr": 3.0, "student_lr": 0.05, "lr_lr": 1e-4, "expert_lr": 0.05,
+    "expert_batch": 64, "families": "", "chains": None,
+}  # fmt: skip
+PDD = {
+    "digits": (100, 4, {"base_model": "convnet_d1", "students": "convnet_d1", "chains": 6, "image_size": 8}, {
+        "mtt": {
+            **TRAJECTORIES, "iterations": 80, "experts": 4, "base_model": "convnet_d2_w16", "students": "convnet_d2_w16",
+        },
+        "dm": {"iterations": 60, "real_batch": 32},
+        "edc": {"iterations": 75, "base_model": "convnet_d1,convnet_d2", "chains": 2, "observers": None},
+    }),
+    "fashion_mnist": (60, 3, {
+        "base_model": "convnet_w32", "students": "convnet_w32", "chains": 4, "image_size": 14, "channels": "1",
+        "max_per_class": 500, "max_test": 2000,
+    }, {
+        "mtt": {**TRAJECTORIES, "iterations": 60, "experts": 3, "first_epochs": 3, "expert_batch": 128},
+        "dm": {"iterations": 250, "real_batch": 32},
+        "edc": {"iterations": 75, "squeeze_epochs": 4, "chains": 2, "observers": None, "shard_size": 100},
+    }),
+}  # fmt: skip
+
+
+def pdd(data: str, base: str, ipc: int = 10) -> Study:
+    """`released` trains E/2 epochs in each stage; `equal` shows as many images as E epochs of the whole set do."""
+    epochs, sets, shared, bases = PDD[data]
+    shared = {**shared, **bases[base], "base_method": base, "chain_epochs": epochs // 2}
+    regimes = ("online",) if base == "edc" else ("hard",)
+    shared |= {"teachers": None} if base == "edc" else {}
+    rows = {**RANDOM, "base": Row("pdd", {"stages": 1}, "pixels")}
+    rows["base, 1.5 E"] = Row("pdd", {"stages": 1}, "pixels", {"epochs": epochs * 3 // 2})
+    for stages in (5, 2):
+        name = f"{stages} x {ipc // stages}"
+        rows[f"{name} released"] = Row("pdd", {"stages": stages}, "pixels", {"stage_epochs": epochs // 2})
+        rows[f"{name} equal"] = Row("pdd", {"stages": stages}, "pixels")
+    protocol, students = {"mtt": "mtt", "dm": "dsa", "edc": "small"}[base], (shared.pop("students"),)
+    recipe = {"epochs": epochs, "batch": 20}
+    return Study(data, rows, shared, ipc, protocol, recipe, students, regimes, sets=sets)
+
+
+DIGITS_MTT = {
+    "iterations": 120, "lr": 3.0, "lr_lr": 1e-4, "student_lr": 0.05, "student_steps": 10, "span": 2, "first_epochs": 6,
+    "experts": 6, "expert_lr": 0.05, "expert_batch": 64, "families": (),
+}  # fmt: skip
+
+
+def mtt_digits(ipc: int = 1) -> Study:
+    """MTT with the exact gradient and with TESLA's; students as experts were trained, at the learned rate."""
+    rows = {f"MTT ({kind})": Row("mtt", {**DIGITS_MTT, "gradient": kind}, "pixels") for kind in ("adjoint", "tesla")}
+    recipe = {
+        "epochs": 300,
+        "lr": 0.05,
+        "schedule": "constant",
+        "schedule_params": {},
+        "weight_decay": 0.0,
+        "siamese": (),
+    }
+    shared = {"base_model": "convnet_d2_w16", "image_size": 8}
+    return Study("digits", {**RANDOM, **rows}, shared, ipc, "mtt", recipe, ("convnet_d2_w16",), sets=4, each=3)
+
+
+def chains(ipc: int = 6) -> Study:
+    """PDD over IDC with a pool of chains, or a new chain for every network (0), as in its script."""
+    shared = {
+        "base_method": "idc", "stages": 3, "iterations": 12, "inner_steps": 5, "real_batch": 32, "network_images": 64,
+        "chain_epochs": 20,
+    }  # fmt: skip
+    rows = {"replay": Row("pdd", {"chains": 0}), "pool": Row("pdd", {"chains": 6})}
+    return Study("digits", rows, shared, ipc, students=("convnet_d1",), sets=4)
+
+
+# what soft labels weigh: one draw of random images, labelled in every way
+LABELS = {
+    "digits": {
+        "base_model": "convnet_d1,convnet_d2", "squeeze_epochs": 20, "squeeze_batch": 64, "squeeze_lr": 0.05,
+        "squeeze_schedule": "cosine", "squeeze_pad": 1, "channels": "1",
+    },
+    "fashion_mnist": {**SMALL_FASHION, "image_size": 16, **SQUEEZE, "base_model": BASE},
+}  # fmt: skip
+PACKED = [(s, k, 8) for s in (1, 3, 10, 30) for k in (1, 3, 5)] + [(10, 3, 4), (10, 10, 4), (15, 10, 3)]
+
+
+def labels(data: str, ipc: int = 10) -> Study:
+    stores = {"virtual": {"store": "virtual"}, "full store": {}, "int8": {"store": "int8"}}
+    stores |= {f"pruned {n}x": {"store": "pruned", "prune": n} for n in (10, 40)}
+    for s, k, bits in PACKED:
+        name = f"packed s={s} k={k}" + (f", {bits} bits" if bits < 8 else "")
+        stores[name] = {"store": "packed", "views_per_image": s, "top_k": k, "value_bits": bits}
+    rows = {"online": Row("random", regimes=("online",), sets=1)}
+    rows |= {name: Row("random", labels=store, regimes=("stored",), sets=1) for name, store in stores.items()}
+    student = "convnet_d1" if data == "digits" else "convnet_w32"
+    return Study(data, rows, LABELS[data], ipc, students=(student,), regimes=("stored", "online"))
+
+
+STUDIES = {
+    "edc-select": edc_select, "edc-ladder": edc_ladder, "edc-final": edc_final, "equal": equal, "coresets": coresets,
+    "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits,
+    **{method: partial(matching, method) for method in ("dm", "dc", "dsa", "idc", "dream")},
+    **{f"labels-{data.split('_')[0]}": partial(labels, data) for data in LABELS},
+    **{f"pdd-{data.split('_')[0]}-{base}": partial(pdd, data, base) for data in PDD for base in ("mtt", "dm", "edc")},
+}  # fmt: skip

@@ -1,0 +1,83 @@
+"""Commands that the documentation quotes are understood by their scripts, and the runner of studies runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from hf_condense.config import setting_fields
+from hf_condense.evaluation.protocol import Protocol
+from hf_condense.files import read_json
+from hf_condense.methods import sections_of
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), ROOT / "recipes" / "README.md", *(ROOT / "benchmarks").rglob("*.md"), ROOT / "Makefile"]
+
+
+def commands() -> list[str]:
+    """What pages and scripts tell a person to type; `study ...` is short for the whole command."""
+    text = "\n".join(page.read_text() for page in [*PAGES, *(ROOT / "benchmarks").glob("*.py")])
+    found = re.findall(r"-m (benchmarks\.[^`\n]*)", text) + [
+        f"benchmarks.{c}" for c in re.findall(r"`(study [^`]*)`", text)
+    ]
+    return sorted({c.replace("\n", " ").split(" (")[0].rstrip(".,:)") for c in found})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_quoted_command_is_understood(command):
+    module, *words = shlex.split(command)
+    alternatives = [w.split("|") for w in words]  # `memory|time` quotes two commands
+    for choice in range(max(map(len, alternatives), default=1)):
+        import_module(module).parser().parse_args([w[min(choice, len(w) - 1)] for w in alternatives])
+
+
+def test_there_are_commands_to_try():
+    assert len(commands()) > 25
+
+
+def test_links_of_the_pages_lead_somewhere():
+    for page in PAGES[:-1]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_studies_name_settings_and_recipes_that_exist():
+    """Over all studies and images a class that the pages name."""
+    from benchmarks.studies import STUDIES
+    from benchmarks.study import chosen, parser
+
+    for name in STUDIES:
+        for ipc in ([], ["--ipc", "1"], ["--ipc", "50"]) if "pdd" not in name else ([],):
+            study, _ = chosen(parser().parse_args([name, *ipc]))
+            for row in study.rows.values():
+                if row.method in ("random", "noise", "full"):
+                    continue
+                settings = {**study.shared, **row.settings}
+                known = setting_fields(sections_of(row.method, settings.get("base_method")))
+                assert not set(settings) - set(known), f"{name}: {set(settings) - set(known)}"
+                assert not {*study.recipe, *row.recipe} - set(Protocol.__dataclass_fields__)
+
+
+def test_a_study_runs_and_goes_on_from_what_is_kept(tmp_path, monkeypatch, capsys):
+    from benchmarks.study import main
+
+    words = "pdd-digits-dm --sets 2 --rows random base --set iterations=2 max_per_class=12 max_test=40 chain_epochs=1"
+    words += f" --recipe epochs=2 --folder {tmp_path / 'kept'} --results {tmp_path}"
+    monkeypatch.setattr(sys, "argv", ["study.py", *words.split()])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", import_module("benchmarks.study").__spec__)
+    monkeypatch.setenv("HF_CONDENSE_CACHE", str(tmp_path / "cache"))
+    main()
+    first = read_json(tmp_path / "study_pdd-digits-dm_ipc10.json")
+    assert {row["row"] for row in first["rows"]} == {"random", "base"} and len(first["rows"][0]["top1"]) == 2
+    assert first["rows"][1]["difference"]["to"] == "random" and first["command"].startswith(
+        "python -m benchmarks.study"
+    )
+    assert first["costs"]["base"]["images"]["moved"] > 0
+    main()
+    assert read_json(tmp_path / "study_pdd-digits-dm_ipc10.json")["rows"] == first["rows"]
+    assert "random | convnet_d1, hard" in capsys.readouterr().out
