@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 
 from hf_condense.trainer import CondensationTrainer
 from tests.examples import given, python_examples
@@ -54,7 +54,9 @@ def test_examples_of_the_hub(run_folder, hub, tmp_path, monkeypatch):
     (block,) = python_examples(RECIPES[RECIPES.index("## On the Hub") :])
     found = run_all([block], tmp_path)
     assert len(found["train"]) == 20
-    assert ".eval_results/org-cifar10-ipc10-edc.yaml" in HfApi().list_repo_files("org/convnet-from-ten-images")
+    assert "model.safetensors" in HfApi().list_repo_files("org/convnet-from-ten-images")
+    card = ModelCard.load("org/convnet-from-ten-images")
+    assert card.data.datasets == [HUB_ID] and "61.00 %" in card.text and "online" in card.text
 
 
 def test_other_examples_are_python():

@@ -127,6 +127,9 @@ def write_artefact(folder: Path | str, artefact: Artefact) -> dict[str, Any]:
             if path.is_file()
         }
         record = {**artefact.record, **({"image_faults": faults} if faults else {}), "files": files}
+        record["columns"] = list(
+            data_features(content["class_names"], "soft_label" in content, artefact.stages is not None)
+        )
         text = record_text(Condensation, {"content": content, "record": record}, root / CONDENSATION)
         (root / CONDENSATION).write_text(text, encoding="utf-8")
         (root / "README.md").write_text(render_card(card_facts(content, record)), encoding="utf-8")
@@ -223,7 +226,11 @@ def _write_data(folder: Path, artefact: Artefact) -> None:
         # the schema carries the features, so that ClassLabel and Image survive without a word in the card
         table = pa.table(columns, schema=features.arrow_schema)
         pq.write_table(
-            table, folder / f"train-{i:05d}-of-{shards:05d}.parquet", compression="zstd", row_group_size=500
+            table,
+            folder / f"train-{i:05d}-of-{shards:05d}.parquet",
+            compression="zstd",
+            row_group_size=500,
+            write_page_index=True,
         )
 
 
@@ -233,7 +240,9 @@ def _write_tensors(folder: Path, artefact: Artefact) -> None:
     features = Features({"tensor": Array3D(shape, "float32"), "label": ClassLabel(names=list(artefact.class_names))})
     columns = {"tensor": artefact.float_images.float().cpu().numpy(), "label": artefact.labels.cpu().numpy()}
     table = Dataset.from_dict(columns, features=features).data.table
-    pq.write_table(table, folder / "train-00000-of-00001.parquet", compression="zstd", row_group_size=500)
+    pq.write_table(
+        table, folder / "train-00000-of-00001.parquet", compression="zstd", row_group_size=500, write_page_index=True
+    )
 
 
 def _link(source: str, target: str) -> None:

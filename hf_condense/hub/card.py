@@ -63,6 +63,8 @@ def header(content: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
         block["source_datasets"] = [hub_id]
         if block["license"] == "other":
             block["license_link"] = f"https://huggingface.co/datasets/{hub_id}"
+    if record.get("columns"):
+        block["dataset_info"] = [dataset_info(content, record)]
     block["configs"] = configs(record["files"], content["content_hash"])
     block["distillation"] = {
         "method": method["name"],
@@ -79,13 +81,34 @@ def header(content: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     return block
 
 
+def dataset_info(content: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """The `dataset_info` of the default config, as `datasets` writes it: what columns hold, rows and bytes.
+
+    With it the Hub and `load_dataset` know the classes without a file being opened.
+    """
+    names = dict(enumerate(content["class_names"]))
+    kinds = {
+        "image": {"dtype": "image"},
+        "label": {"dtype": {"class_label": {"names": {str(number): name for number, name in names.items()}}}},
+        "soft_label": {"list": "float16", "length": len(names)},
+        "pdd_stage": {"dtype": "int32"},
+    }
+    size = _bytes_under(record["files"], "data")
+    return {
+        "config_name": "default",
+        "features": [{"name": name, **kinds[name]} for name in record["columns"]],
+        "splits": [{"name": "train", "num_bytes": size, "num_examples": content["images"]["count"]}],
+        "download_size": size,
+        "dataset_size": size,
+    }
+
+
 def title(content: dict[str, Any]) -> str:
     """What the set is called, in one line."""
     source, images = content["source"]["id"].removeprefix("local:"), content["images"]
     count = per_class(images)
-    return (
-        f"{source.rsplit('/', 1)[-1]} in {count} image{'s' * (count != '1')} per class ({content['method']['title']})"
-    )
+    name = source.rsplit("/", 1)[-1]
+    return f"{name} in {count} image{'s' * (count != '1')} per class, {content['method']['title']}"
 
 
 def per_class(images: dict[str, Any]) -> str:

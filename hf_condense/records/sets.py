@@ -290,6 +290,7 @@ class RunRecord(Record):
     """What a run happened to be."""
 
     files: Annotated[dict[FilePath, ListedFile], Field(max_length=1_000_000)]
+    columns: list[Literal["image", "label", "soft_label", "pdd_stage"]] = []  # of the default config
     created: Text = ""
     command: LongText = ""
     python: Text = ""

@@ -6,6 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import Dataset, load_dataset
+from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard
 
 from hf_condense.data.licenses import KNOWN_LICENSE
@@ -29,8 +31,7 @@ def test_yaml_is_what_the_hub_reads(artefact, tmp_path):
     assert data.size_categories == ["n<1K"]
     assert {"dataset-distillation", "dataset-condensation", "edc"} <= set(data.tags)
     assert (
-        data.pretty_name
-        == "cifar10 in 4 images per class (EDC (Elucidating the Design Space of Dataset Condensation))"
+        data.pretty_name == "cifar10 in 4 images per class, EDC (Elucidating the Design Space of Dataset Condensation)"
     )
     assert data.configs[0]["config_name"] == "default" and data.configs[0]["default"] is True
     block = data.to_dict()["distillation"]
@@ -87,6 +88,26 @@ def test_examples_of_the_card_run(artefact, tmp_path, monkeypatch):
     assert 0.9 < found["trainer"].state.log_history[0]["loss"] < 1.4, "cross-entropy of three classes"
     assert found["train"][0].keys() == {"image", "label", "soft_label"}
     assert sum(len(batch.labels) for batch in found["batches"]) == len(made.labels)
+
+
+@pytest.mark.parametrize("stages", [None, torch.arange(12) // 6])
+def test_what_the_card_says_of_columns_is_what_the_files_hold(artefact, tmp_path, stages):
+    made = artefact(stages=stages, class_names=["1", "no", "bird: a 'kind'"])
+    write_artefact(tmp_path / "set", made)
+    (said,) = DatasetInfosDict.from_dataset_card_data(card_of(tmp_path / "set").data).values()
+    file = tmp_path / "set" / "data" / "train-00000-of-00001.parquet"
+    assert said.features == Dataset(pq.read_table(file)).features and said.features["label"].names == made.class_names
+    assert said.splits["train"].num_examples == 12 and said.download_size == file.stat().st_size
+    found = load_dataset(str(tmp_path / "set"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert found.features == said.features and found["label"] == made.labels.tolist()
+
+
+def test_images_have_a_page_index(artefact, tmp_path):
+    """The Hub's viewer then reads the rows that it shows and no others."""
+    write_artefact(tmp_path / "set", artefact(float_images=torch.randn(12, 3, 8, 8)))
+    for folder in ("data", "tensors"):
+        group = pq.ParquetFile(tmp_path / "set" / folder / "train-00000-of-00001.parquet").metadata.row_group(0)
+        assert all(group.column(i).has_offset_index for i in range(group.num_columns))
 
 
 def test_a_push_renders_the_card_again_with_its_name(artefact, tmp_path):
