@@ -91,9 +91,13 @@ def _main(arguments: Sequence[str], only: str | None) -> int:
             show_messages()
             return leaderboards.run(given.pop("command"), given, run_again)
         others = {
-            "methods": methods, "inspect": inspect, "push": push, "reproduce": reproduce, "import": import_set,
+            "methods": methods,
+            "inspect": inspect,
+            "push": push,
+            "reproduce": reproduce,
+            "import": import_set,
             "export": export_set,
-        }  # fmt: skip
+        }
         return others[given.pop("command")](**given)
     except CondensationError as error:
         if main_process() or not error.everywhere:

@@ -16,9 +16,20 @@ from hf_condense.errors import CondensationError
 from hf_condense.methods import list_methods, sections_of
 
 EVERYDAY = (
-    "dataset", "ipc", "image_size", "base_model", "variant", "protocol", "students", "store", "seed", "output_dir",
-    "overwrite", "quick", "push_to_hub",
-)  # fmt: skip
+    "dataset",
+    "ipc",
+    "image_size",
+    "base_model",
+    "variant",
+    "protocol",
+    "students",
+    "store",
+    "seed",
+    "output_dir",
+    "overwrite",
+    "quick",
+    "push_to_hub",
+)
 SECTION = {"pool": "weak", "squeeze": "squeeze", "relabel": "labels", "evaluate": "evaluation"}  # shown beside those
 LINES = 40  # of the short page
 LONGEST = 18  # characters of a value, or of a list of choices

@@ -234,10 +234,12 @@ def check_pool(squeeze: SqueezeSettings, weak: WeakPoolSettings) -> None:
         return
     if weak.pool_kind != "none":
         check(
-            len(squeeze.base_model) == 1, "base_model", list(squeeze.base_model),
+            len(squeeze.base_model) == 1,
+            "base_model",
+            list(squeeze.base_model),
             f"one name with --pool_kind {weak.pool_kind}: all weak models come from one base",
             "name one --base_model, or drop --pool_kind",
-        )  # fmt: skip
+        )
         return
     for name in ("observers", "teachers"):
         unknown = set(getattr(squeeze, name) or ()) - set(squeeze.base_model)

@@ -94,10 +94,15 @@ class Engine:
 
         staged = max(stages.values()) > 1
         return Synthetic(
-            stacked(images), stacked(initial), torch.tensor([labels[row] for row in rows]),
-            np.array([origin[row] for row in rows], dtype=np.int64), stacked(pixels),
-            torch.tensor([stages[row] for row in rows]) if staged else None, learned, stacked(soft),
-        )  # fmt: skip
+            stacked(images),
+            stacked(initial),
+            torch.tensor([labels[row] for row in rows]),
+            np.array([origin[row] for row in rows], dtype=np.int64),
+            stacked(pixels),
+            torch.tensor([stages[row] for row in rows]) if staged else None,
+            learned,
+            stacked(soft),
+        )
 
     def earlier(self, plan: Plan, stage: int) -> Synthetic | None:
         """What the PDD stages before this one have made; None in the first."""
@@ -167,9 +172,15 @@ class Engine:
         pixels = pixel_space(recipe.space, train.mean, train.std, context.device, context.whitening)
         checkpoint = self.folder / "shards" / "checkpoints" / f"{shard.id}.safetensors"  # goes with them
         work = ShardOptimiser(
-            shard, recipe, objective, pixels, first, shard.key(context.key), checkpoint,
+            shard,
+            recipe,
+            objective,
+            pixels,
+            first,
+            shard.key(context.key),
+            checkpoint,
             self.accelerator if plan.joint else None,
-        )  # fmt: skip
+        )
         progress.advance(work.done)
         on_snapshot = self.on_snapshot if shard == plan.groups[-1][0] else None
         work.run(self.checkpoint_every, progress, self.on_log, on_snapshot)

@@ -26,9 +26,13 @@ class Progress:
     def __init__(self, title: str, total: int, show: bool = True, log_every: int = 20, part: bool = False) -> None:
         self.log_every = log_every
         self.bar = tqdm(
-            total=total, desc=title, disable=None if show else True, dynamic_ncols=True, leave=not part,
+            total=total,
+            desc=title,
+            disable=None if show else True,
+            dynamic_ncols=True,
+            leave=not part,
             delay=LONG if part else 0.0,
-        )  # fmt: skip
+        )
         self.title, self.total, self.done = title, total, 0
         self._lines = show and self.bar.disable
         self._began = self._said = time.monotonic()

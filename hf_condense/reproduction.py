@@ -135,9 +135,12 @@ def reproduce(
     again = DistilledDataset.load(trainer.run())
     teacher = trainer.teacher() if "stored" in needs_teacher(published.content) else None
     found = Reproduction(
-        str(place), trainer.folder, tuple(compare_origins(published.content, again.content)),
-        tuple(compare(published, again, teacher)), tuple(scores(published, again)),
-    )  # fmt: skip
+        str(place),
+        trainer.folder,
+        tuple(compare_origins(published.content, again.content)),
+        tuple(compare(published, again, teacher)),
+        tuple(scores(published, again)),
+    )
     write_json(
         trainer.folder / "reproduction.json", {"content_hash": published.content["content_hash"], **asdict(found)}
     )
@@ -166,9 +169,11 @@ def recipe(content: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:
         named = value if isinstance(value, list) else [value, *str(value).split(",")]
         if name not in places and value is not None and any(_is_place(name, str(v).strip()) for v in named):
             raise ConfigError(
-                name, value, "a name that others can resolve; this is a folder, which a record does not open here",
+                name,
+                value,
+                "a name that others can resolve; this is a folder, which a record does not open here",
                 f"say where it lies here with --{name}",
-            )  # fmt: skip
+            )
     source = content["source"]
     if hub_dataset(source["id"]) and source.get("revision"):
         settings["revision"] = source["revision"]

@@ -38,9 +38,11 @@ def _unpack(archive: Path, folder: Path) -> None:
             free = shutil.disk_usage(folder).free
             if size > free:
                 raise DataError(
-                    "dataset", str(archive), f"a zip that fits the disk; it has {size / 1e9:.1f} GB, {free / 1e9:.1f} are free",
+                    "dataset",
+                    str(archive),
+                    f"a zip that fits the disk; it has {size / 1e9:.1f} GB, {free / 1e9:.1f} are free",
                     "free space, or set HF_CONDENSE_CACHE to a folder on another disk",
-                )  # fmt: skip
+                )
             found.extractall(folder)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # RuntimeError: a password is wanted
         step = "copy it again, or unpack it and give the folder"

@@ -45,9 +45,11 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         if not isinstance(reason, OSError):
             raise
         raise ArtefactError(
-            "HF_CONDENSE_CACHE", str(path.parent), f"a folder that can be written to, with room ({reason.strerror or reason})",
+            "HF_CONDENSE_CACHE",
+            str(path.parent),
+            f"a folder that can be written to, with room ({reason.strerror or reason})",
             "free space there, or set that variable to another folder, and run the same command again",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def remove_unfinished() -> None:

@@ -144,9 +144,11 @@ def _pixel_type(table: Dataset, column: str, dtype: str, split: str) -> type:
         return np.uint8
     if "int" not in dtype:
         raise DataError(
-            column, f"{dtype} in split {split}", "pixels as whole numbers, 0 to 255 (floating point has no agreed range)",
+            column,
+            f"{dtype} in split {split}",
+            "pixels as whole numbers, 0 to 255 (floating point has no agreed range)",
             "multiply them so that white is 255 and store uint8",
-        )  # fmt: skip
+        )
     low, high = 0, 0
     arrow = table.with_format("arrow")
     for start in range(0, len(arrow), 1000):
@@ -162,9 +164,11 @@ def _pixel_type(table: Dataset, column: str, dtype: str, split: str) -> type:
             low, high = min(low, found["min"] or 0), max(high, found["max"] or 0)
     if low < 0 or high > DEEPEST:
         raise DataError(
-            column, f"{low} to {high} in split {split}", "pixels from 0 to 255, or to 65535 of 16 bits",
+            column,
+            f"{low} to {high} in split {split}",
+            "pixels from 0 to 255, or to 65535 of 16 bits",
             "scale them and store uint8",
-        )  # fmt: skip
+        )
     return np.uint8 if high <= 255 else np.uint16
 
 
@@ -186,7 +190,9 @@ def _encoded(value: Any, dtype: type, column: str, split: str) -> bytes:
     deep = pixels.ndim == 3 and dtype is np.uint16
     if deep or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in CHANNELS):
         raise DataError(
-            column, f"arrays {list(pixels.shape)} of {np.dtype(dtype).name} in split {split}",
-            "[height, width], or uint8 with 1, 3 or 4 channels first or last", "store them so",
-        )  # fmt: skip
+            column,
+            f"arrays {list(pixels.shape)} of {np.dtype(dtype).name} in split {split}",
+            "[height, width], or uint8 with 1, 3 or 4 channels first or last",
+            "store them so",
+        )
     return png(np.ascontiguousarray(pixels))

@@ -37,9 +37,11 @@ def refuse_local_file(cell: Any, place: str) -> None:
     """
     if cell and not cell["bytes"] and cell["path"] and not from_hub(cell["path"]):
         raise DataError(
-            place, cell["path"], "an image, or a file that came with the dataset: this one would be read from elsewhere",
+            place,
+            cell["path"],
+            "an image, or a file that came with the dataset: this one would be read from elsewhere",
             "do not trust this dataset, or tell its owner to publish the images themselves",
-        )  # fmt: skip
+        )
 
 
 def refuse_local_files(table: Any, split: str) -> None:

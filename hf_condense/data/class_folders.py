@@ -31,16 +31,20 @@ def class_folders(root: Path, listing: Listing) -> list[tuple[str, str]]:
     placed = [p for p in listing.images if len(p.parts) - 1 >= level]
     if len(stray) > STRAY_SHARE * len(listing.images):
         raise DataError(
-            "dataset", str(root),
+            "dataset",
+            str(root),
             f"every image in a class folder; {len(stray)} of {len(listing.images)} images lie above the {len(placed)} "
             f"others ({some(stray)})",
             "move them into the folders of their classes, or out of the dataset",
-        )  # fmt: skip
+        )
     if stray:
         logger.warning(
             "%s: %d of %d images are left out, because they lie in no class folder: %s",
-            root, len(stray), len(listing.images), some(stray),
-        )  # fmt: skip
+            root,
+            len(stray),
+            len(listing.images),
+            some(stray),
+        )
     folders = sorted({p.parts[:level] for p in placed})
     _need_own_images(root, folders, placed, level)
     _need_different_names(root, folders)
@@ -56,16 +60,20 @@ def _need_own_images(root: Path, folders: Sequence[tuple], placed: Sequence[Pure
         inner = sorted({p.parts[level] for p in deeper if p.parts[:level] == folder})
         if folder not in direct and len(inner) > 1:
             raise DataError(
-                "dataset", str(root),
+                "dataset",
+                str(root),
                 f"class folders on one level; {'/'.join(folder)} holds {len(inner)} folders ({some(inner)}) where the "
                 "others hold images",
                 f"move their images into {folder[-1]} if that is the class, or move the folders one level up if they are",
-            )  # fmt: skip
+            )
     if deeper:
         logger.warning(
             "%s: %d of %d images lie deeper than the others and are read as the class of the folder above: %s",
-            root, len(deeper), len(placed), some(f"{p} as {p.parts[level - 1]}" for p in deeper),
-        )  # fmt: skip
+            root,
+            len(deeper),
+            len(placed),
+            some(f"{p} as {p.parts[level - 1]}" for p in deeper),
+        )
 
 
 def _need_different_names(root: Path, folders: Sequence[tuple]) -> None:
@@ -75,11 +83,12 @@ def _need_different_names(root: Path, folders: Sequence[tuple]) -> None:
         places = ["/".join(folder) for folder in folders if folder[-1] == twice[0]]
         above = places[0].split("/")[0]
         raise DataError(
-            "dataset", str(root),
+            "dataset",
+            str(root),
             f"one folder per class; {len(folders)} folders hold images and have {len(names)} names ({some(places)})",
             f"if {above} is a class, move the images of its folders into it; if it is a split, call it train, validation "
             "or test",
-        )  # fmt: skip
+        )
 
 
 def _without_classes(root: Path, listing: Listing) -> DataError:
@@ -89,10 +98,12 @@ def _without_classes(root: Path, listing: Listing) -> DataError:
     )
     above = f", or give {root.parent} if {some(beside)} are the classes" if len(beside) > 1 else ""
     return DataError(
-        "label_column", str(root), f"a folder for each class; {count} images lie directly in {root.name}",
+        "label_column",
+        str(root),
+        f"a folder for each class; {count} images lie directly in {root.name}",
         "put the images of each class into a folder of its own, or add a metadata.csv with columns file_name and label"
         + above,
-    )  # fmt: skip
+    )
 
 
 def _holds_images(place: Path) -> bool:
@@ -107,5 +118,8 @@ def _warn_of_empty(root: Path, listing: Listing, folders: Sequence[tuple], level
     if empty:
         logger.warning(
             "%s: %d folders, but %d with images, so that these are no classes: %s",
-            root, len(beside), len(folders), some(empty),
-        )  # fmt: skip
+            root,
+            len(beside),
+            len(folders),
+            some(empty),
+        )

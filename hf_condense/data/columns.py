@@ -64,9 +64,11 @@ def find_image_column(features: Any, named: str | None) -> str:
             "image_column", None, f"one of {', '.join(found)}: all hold images", "say which one with --image_column"
         )
     raise DataError(
-        "image_column", None, f"a column of images; the columns are {', '.join(features) or 'none'}",
+        "image_column",
+        None,
+        f"a column of images; the columns are {', '.join(features) or 'none'}",
         _image_step(features),
-    )  # fmt: skip
+    )
 
 
 def _image_step(features: Any) -> str:
@@ -117,9 +119,11 @@ def find_label_column(features: Any, named: str | None) -> str:
             "label_column", None, f"one of {', '.join(found)}: all hold labels", "say which one with --label_column"
         )
     raise DataError(
-        "label_column", None, f"a column of class labels; the columns are {', '.join(features) or 'none'}",
+        "label_column",
+        None,
+        f"a column of class labels; the columns are {', '.join(features) or 'none'}",
         _label_step(features),
-    )  # fmt: skip
+    )
 
 
 def _label_step(features: Any) -> str:
@@ -180,8 +184,10 @@ def read_labels(
     unknown = [own[i] for i in np.unique(numbers[numbers >= 0]) if own[i] not in class_names]
     if unknown:
         raise DataError(
-            column, unknown[0], f"in split {split}, labels that the training split has too",
+            column,
+            unknown[0],
+            f"in split {split}, labels that the training split has too",
             "choose another --test_split or --label_column",
-        )  # fmt: skip
+        )
     table = np.array([list(class_names).index(n) if n in class_names else UNLABELLED for n in own] + [UNLABELLED])
     return table[numbers], tuple(class_names)

@@ -17,10 +17,17 @@ logger = logging.getLogger(__name__)
 
 # folder names that mean a split, and what the split is called
 SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
 USUAL = tuple(dict.fromkeys(SPLIT_NAMES.values()))
 
 Labelled = list[tuple[str, str]]  # path below the folder, class name
@@ -38,8 +45,11 @@ def image_folder(root: Path, listing: Listing) -> dict[str, Dataset]:
     if listing.unread:
         logger.warning(
             "%s: %d of %d files are not read, because they are no images: %s",
-            root, len(listing.unread), len(listing.images) + len(listing.unread), endings(listing.unread),
-        )  # fmt: skip
+            root,
+            len(listing.unread),
+            len(listing.images) + len(listing.unread),
+            endings(listing.unread),
+        )
     folders = split_folders(root, listing)
     labelled = _labelled_splits(root, listing, folders) if folders else {"train": class_folders(root, listing)}
     _need_two_classes(root, labelled)
@@ -82,10 +92,12 @@ def split_folders(root: Path, listing: Listing) -> dict[str, list[str]]:
         count, first = sum(p.parts[0] in named for p in listing.images), next(iter(named))
         classes = f"; if {some(listing.top)} are the classes, rename {some(named)}" if len(listing.top) > 1 else ""
         raise DataError(
-            "label_column", str(root), f"a folder for each class; {count} images lie directly in {some(named)}",
+            "label_column",
+            str(root),
+            f"a folder for each class; {count} images lie directly in {some(named)}",
             f"sort them into folders {root.name}/{first}/CLASS, each class in a folder of its own, or put a metadata.csv "
             f"with columns file_name and label beside them{classes}",
-        )  # fmt: skip
+        )
     splits: dict[str, list[str]] = {}
     for folder in listing.top:
         splits.setdefault(named.get(folder, folder), []).append(folder)
@@ -117,10 +129,12 @@ def _need_two_classes(root: Path, labelled: dict[str, Labelled]) -> None:
         files = [path for split in USUAL for path, _ in labelled.get(split, [])]
         folder, name = (root / files[0]).parent, names.pop()
         raise DataError(
-            "dataset", str(root), f"two class folders or more; all {len(files)} images are of the one class {name!r}",
+            "dataset",
+            str(root),
+            f"two class folders or more; all {len(files)} images are of the one class {name!r}",
             f"put a folder for each other class beside {folder}; if {name} is no class, sort its images into one folder "
             "per class",
-        )  # fmt: skip
+        )
 
 
 def _dataset(root: Path, pairs: Labelled, names: list[str]) -> Dataset:

@@ -124,9 +124,15 @@ class ImageSource:
         """The images of these rows, in this order, with the same classes. Decoded images are taken along."""
         rows = np.asarray(rows, np.int64)
         part = ImageSource(
-            self.table, self.rows[rows], self.labels[rows], self.class_names, self.pixel_format,
-            self.split, self.license, self.decode_gb,
-        )  # fmt: skip
+            self.table,
+            self.rows[rows],
+            self.labels[rows],
+            self.class_names,
+            self.pixel_format,
+            self.split,
+            self.license,
+            self.decode_gb,
+        )
         if self._decoded is not None and math.prod(part.shape) <= self.decode_gb * 1e9:
             part._decoded = self._decoded[torch.from_numpy(rows)]
         return part
@@ -300,10 +306,11 @@ class ImageSource:
         reason = "the bytes are no image" if unknown else f"{type(error).__name__}: {error}"
         file = cell.get("path") if isinstance(cell, dict) else None
         return DataError(
-            self.table.column_names[0], f"row {self.rows[row]} of split {self.split}" + (f", {file}" if file else ""),
+            self.table.column_names[0],
+            f"row {self.rows[row]} of split {self.split}" + (f", {file}" if file else ""),
             f"an image that decodes ({reason})",
             "mend or remove that row, or pass --skip_corrupt to leave out and count such images",
-        )  # fmt: skip
+        )
 
 
 def _encoded_lengths(arrow: Dataset, rows: np.ndarray) -> np.ndarray:

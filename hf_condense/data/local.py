@@ -86,8 +86,12 @@ def _warn_of_unused(path: Path, listing: Listing, used: set[str]) -> None:
         logger.warning(
             "%s: %d of %d %s files are not read, because others have a split (train, test ...) in their names: %s. Give "
             "one of them by itself, or put a split into all names",
-            path, len(unused), len(alike), " and ".join(sorted(kinds)), some(unused),
-        )  # fmt: skip
+            path,
+            len(unused),
+            len(alike),
+            " and ".join(sorted(kinds)),
+            some(unused),
+        )
 
 
 def _configured(path: Path) -> bool:
@@ -103,6 +107,8 @@ def nothing_in(path: Path, listing: Listing) -> DataError:
     """The refusal of a folder without images that can be read."""
     holds = f"it holds {endings(listing.unread)}" if listing.unread else "it holds no files"
     return DataError(
-        "dataset", str(path), f"a folder that holds a dataset of images; {holds}",
+        "dataset",
+        str(path),
+        f"a folder that holds a dataset of images; {holds}",
         "put images into one folder per class, or give a folder of Parquet files or a saved dataset",
-    )  # fmt: skip
+    )

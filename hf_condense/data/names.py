@@ -56,10 +56,14 @@ def _imagenet(**changes) -> KnownDataset:
     # its split "test" is unlabelled, so scores are taken on "validation"
     return KnownDataset(
         **{
-            "hub_id": "ILSVRC/imagenet-1k", "test_split": "validation",
-            "image_size": 224, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, **changes,
+            "hub_id": "ILSVRC/imagenet-1k",
+            "test_split": "validation",
+            "image_size": 224,
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+            **changes,
         }
-    )  # fmt: skip
+    )
 
 
 KNOWN: dict[str, KnownDataset] = {
@@ -68,15 +72,21 @@ KNOWN: dict[str, KnownDataset] = {
     "mnist": KnownDataset("ylecun/mnist", image_size=28, flip=False, mean=(0.1307,), std=(0.3081,)),
     "fashion_mnist": KnownDataset("zalando-datasets/fashion_mnist", image_size=28, mean=(0.2861,), std=(0.3530,)),
     "svhn": KnownDataset(
-        "ufldl-stanford/svhn", config="cropped_digits", flip=False,
-        mean=(0.4377, 0.4438, 0.4728), std=(0.1980, 0.2010, 0.1970),
+        "ufldl-stanford/svhn",
+        config="cropped_digits",
+        flip=False,
+        mean=(0.4377, 0.4438, 0.4728),
+        std=(0.1980, 0.2010, 0.1970),
     ),
     "cifar10": KnownDataset(
         "uoft-cs/cifar10", image_column="img", mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)
     ),
     "cifar100": KnownDataset(
-        "uoft-cs/cifar100", image_column="img", label_column="fine_label",
-        mean=(0.5071, 0.4866, 0.4409), std=(0.2673, 0.2564, 0.2762),
+        "uoft-cs/cifar100",
+        image_column="img",
+        label_column="fine_label",
+        mean=(0.5071, 0.4866, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
     ),
     "tiny-imagenet": KnownDataset(
         "zh-plus/tiny-imagenet", test_split="valid", image_size=64, mean=IMAGENET_MEAN, std=IMAGENET_STD
@@ -87,14 +97,22 @@ KNOWN: dict[str, KnownDataset] = {
     "imagenette": _imagenet(hub_id="frgfm/imagenette", revision="refs/convert/parquet", data_dir="full_size"),
     "imagewoof": _imagenet(classes="imagewoof"),
     **{name: _imagenet(classes=name) for name in ("imagefruit", "imagemeow", "imagesquawk", "imageyellow")},
-}  # fmt: skip
+}
 
 ALIASES = {
-    "cifar-10": "cifar10", "cifar-100": "cifar100", "fashion-mnist": "fashion_mnist", "fashionmnist": "fashion_mnist",
-    "tinyimagenet": "tiny-imagenet", "tiny_imagenet": "tiny-imagenet", "imagenet": "imagenet-1k",
-    "imagenet1k": "imagenet-1k", "imagenet_1k": "imagenet-1k", "imagenet10": "imagenet-10",
-    "imagenet-nette": "imagenette", "imagenet-woof": "imagewoof",
-}  # fmt: skip
+    "cifar-10": "cifar10",
+    "cifar-100": "cifar100",
+    "fashion-mnist": "fashion_mnist",
+    "fashionmnist": "fashion_mnist",
+    "tinyimagenet": "tiny-imagenet",
+    "tiny_imagenet": "tiny-imagenet",
+    "imagenet": "imagenet-1k",
+    "imagenet1k": "imagenet-1k",
+    "imagenet_1k": "imagenet-1k",
+    "imagenet10": "imagenet-10",
+    "imagenet-nette": "imagenette",
+    "imagenet-woof": "imagewoof",
+}
 
 # WordNet id, then the readable names of ImageNet-1k's class labels. A dataset may use either.
 CLASS_SETS: dict[str, tuple[str, ...]] = {

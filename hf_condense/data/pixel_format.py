@@ -72,8 +72,10 @@ def _warn_of_dark(train: ImageSource, looked: dict[int, Any]) -> None:
     white = 255 if all(a.dtype == np.uint8 for a in stored) else 65535
     logger.warning(
         "the images use 0 to %d of %d and are nearly black: if %d is white in them, scale them to the whole range first",
-        top, white, top,
-    )  # fmt: skip
+        top,
+        white,
+        top,
+    )
 
 
 def _measure(train: ImageSource, pixels: PixelFormat, settings: DataSettings, key: Key) -> tuple[tuple, tuple]:

@@ -180,8 +180,20 @@ def equalize(images: Tensor, level: float, sign: Tensor) -> Tensor:
 OPS: dict[str, Callable[[Tensor, float, Tensor], Tensor]] = {
     f.__name__: f
     for f in (
-        identity, shear_x, shear_y, translate_x, translate_y, rotate, brightness,
-        color, contrast, sharpness, posterize, solarize, autocontrast, equalize,
+        identity,
+        shear_x,
+        shear_y,
+        translate_x,
+        translate_y,
+        rotate,
+        brightness,
+        color,
+        contrast,
+        sharpness,
+        posterize,
+        solarize,
+        autocontrast,
+        equalize,
     )
-}  # fmt: skip
+}
 """Name -> operation. The order numbers them in stored views: append, never reorder."""

@@ -75,14 +75,18 @@ def _given(dataset: Any) -> Opened:
     if wrong or not splits:
         kind = type(splits[wrong[0]]).__name__ if wrong else "an empty dictionary"
         raise DataError(
-            "dataset", kind, "a datasets.Dataset, DatasetDict, IterableDataset, or a name",
+            "dataset",
+            kind,
+            "a datasets.Dataset, DatasetDict, IterableDataset, or a name",
             "wrap it, for example with datasets.Dataset.from_dict",
-        )  # fmt: skip
+        )
     for split, transform in {name: _transform(d) for name, d in splits.items() if _transform(d)}.items():
         logger.warning(
             "split %s: the transform %s is not applied, images are read as they are stored; apply it with dataset.map, "
-            "or leave it out: augmentation is part of the method", split, transform,
-        )  # fmt: skip
+            "or leave it out: augmentation is part of the method",
+            split,
+            transform,
+        )
     first = next(iter(splits.values()))
     return Opened(splits, first.info.dataset_name or "in-memory dataset", license=_info_license(splits))
 
@@ -203,9 +207,11 @@ def _explained(name: str, known: KnownDataset | None, path: Path | None, error: 
     page = known.page if known else f"https://huggingface.co/datasets/{hub_id}"
     if "is a gated dataset" in said:
         return DataError(
-            "dataset", name, f"a dataset whose terms you have accepted ({hub_id} is gated)",
+            "dataset",
+            name,
+            f"a dataset whose terms you have accepted ({hub_id} is gated)",
             f"open {page}, accept the terms, run `hf auth login`, and start again",
-        )  # fmt: skip
+        )
     if "BuilderConfig" in said or "Config name is missing" in said:
         offered = re.findall(r"'([^']+)'", said.split("[", 1)[-1].split("]", 1)[0])
         return DataError("dataset_config", name, f"one of {', '.join(offered)}", "say which one with --dataset_config")
@@ -226,9 +232,11 @@ def _explained(name: str, known: KnownDataset | None, path: Path | None, error: 
     if isinstance(error, ConnectionError) or "OfflineModeIsEnabled" in said or "Couldn't reach" in said:
         near = "" if known or "/" in name else f" ({nearest(name, [*KNOWN, *ALIASES])})"
         return DataError(
-            "dataset", name, f"a Hub that answers, or a dataset that is in the local cache; {hub_id} is neither{near}",
+            "dataset",
+            name,
+            f"a Hub that answers, or a dataset that is in the local cache; {hub_id} is neither{near}",
             "connect to the network (or unset HF_HUB_OFFLINE), give a local folder, or use the embedded `digits`",
-        )  # fmt: skip
+        )
     if isinstance(error, FileNotFoundError):
         step = f"{nearest(name, [*KNOWN, *ALIASES])} For a private dataset run `hf auth login` first"
         return DataError("dataset", name, "a short name, a Hub id or a folder that exists", step)

@@ -103,9 +103,16 @@ def open_source(settings: DataSettings, key: Key, dataset: Any = None) -> Splits
         _need_images(replace(train, labels=sources[0].labels))
     _need_test(sources[1], held_out, settings)
     info = SourceInfo(
-        opened.id, opened.revision, train.split, test.split, opened.license,
-        fingerprint([s.fingerprint for s in sources]), train.names, held_out, skipped,
-    )  # fmt: skip
+        opened.id,
+        opened.revision,
+        train.split,
+        test.split,
+        opened.license,
+        fingerprint([s.fingerprint for s in sources]),
+        train.names,
+        held_out,
+        skipped,
+    )
     return Splits(*sources, info)
 
 
@@ -216,9 +223,11 @@ def _need_labels(train: _Labelled) -> None:
     unlabelled = int((train.labels < 0).sum())
     if unlabelled:
         raise DataError(
-            "train_split", train.split, f"labelled images; {unlabelled} of its {len(train.labels)} rows have label -1",
+            "train_split",
+            train.split,
+            f"labelled images; {unlabelled} of its {len(train.labels)} rows have label -1",
             "choose another --train_split or --label_column, or filter those rows out",
-        )  # fmt: skip
+        )
     if len(train.names) < 2:
         raise DataError("label_column", ", ".join(train.names), "two classes or more", "choose another --label_column")
 
@@ -229,18 +238,22 @@ def _need_images(train: _Labelled) -> None:
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         raise DataError(
-            "classes", ", ".join(empty[:5]) + more, f"classes with images; split {train.split} has none of these",
+            "classes",
+            ", ".join(empty[:5]) + more,
+            f"classes with images; split {train.split} has none of these",
             "name the other classes with --classes, or add images",
-        )  # fmt: skip
+        )
 
 
 def _need_test(test: ImageSource, held_out: bool, settings: DataSettings) -> None:
     if len(test) == 0:
         field, value = ("hold_out", settings.hold_out) if held_out else ("test_split", test.split)
         raise DataError(
-            field, value, "test images, and none is left (of a single image of a class none is held out)",
+            field,
+            value,
+            "test images, and none is left (of a single image of a class none is held out)",
             "give a class two images or more, or name a split with labelled images (--test_split)",
-        )  # fmt: skip
+        )
 
 
 def _find_test(reader: _Reader, everything: _Labelled, train: _Labelled) -> _Labelled | None:
@@ -274,5 +287,8 @@ def _tell_unused(opened: Opened, train: str, test: str | None) -> None:
         logger.log(
             logging.WARNING if test is None else logging.INFO,
             "not used beside %s: %s. --test_split %s scores on it, --train_split %s condenses it",
-            train, ", ".join(sizes), unused[0], unused[0],
-        )  # fmt: skip
+            train,
+            ", ".join(sizes),
+            unused[0],
+            unused[0],
+        )

@@ -74,9 +74,12 @@ def _need_inside(column: str, paths: list[str | None]) -> None:
     if outside:
         row, path = outside[0]
         raise DataError(
-            column, path, f"files below the folder of the table; {len(outside)} of {len(paths)} rows, the first of them row "
-            f"{row}, name others", "take those rows out, or copy the files there",
-        )  # fmt: skip
+            column,
+            path,
+            f"files below the folder of the table; {len(outside)} of {len(paths)} rows, the first of them row "
+            f"{row}, name others",
+            "take those rows out, or copy the files there",
+        )
 
 
 def _values(table: Dataset, column: str) -> list[Any]:
@@ -113,9 +116,11 @@ def described_images(root: Path, listing: Listing, label_column: str | None) -> 
         for split, part in ({name: table} if name else _by_folder(table, root)).items():
             if split in splits:
                 raise DataError(
-                    "dataset", str(root), f"one table for split {split}; {some(found)} name its images",
+                    "dataset",
+                    str(root),
+                    f"one table for split {split}; {some(found)} name its images",
                     f"give one of them, for example {root / file}",
-                )  # fmt: skip
+                )
             splits[split] = part
     if splits:
         _warn_of_unnamed(root, listing, splits)
@@ -141,8 +146,11 @@ def _describing(root: Path, listing: Listing, label_column: str | None) -> dict[
             step = f"--label_column {columns[0]} takes one of them" if columns else "it has no other columns"
             logger.warning(
                 "%s: %s names images but is not used: no column is called as labels are (%s). %s",
-                root, file, some(columns) or "none", step,
-            )  # fmt: skip
+                root,
+                file,
+                some(columns) or "none",
+                step,
+            )
     return found
 
 
@@ -180,5 +188,8 @@ def _warn_of_unnamed(root: Path, listing: Listing, splits: dict[str, Dataset]) -
     if unnamed:
         logger.warning(
             "%s: %d of %d images are not used, because no row of a table names them: %s",
-            root, len(unnamed), len(listing.images), some(unnamed),
-        )  # fmt: skip
+            root,
+            len(unnamed),
+            len(listing.images),
+            some(unnamed),
+        )

@@ -50,9 +50,12 @@ class Whitening(nn.Module):
         """
         shape, size = images.shape[1:], images[0].numel()
         check(
-            size <= LARGEST, "image_size", "x".join(map(str, shape)), f"{LARGEST} values an image for ZCA whitening",
+            size <= LARGEST,
+            "image_size",
+            "x".join(map(str, shape)),
+            f"{LARGEST} values an image for ZCA whitening",
             "choose a smaller --image_size, or settings without ZCA",
-        )  # fmt: skip
+        )
         mean = sum(block.sum(0) for block in _rows(images)) / len(images)
         covariance = torch.zeros(size, size, dtype=torch.float64)
         for block in _rows(images):

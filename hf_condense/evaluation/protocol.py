@@ -160,9 +160,11 @@ class Protocol:
         for name, given, why in (("lr", resolved.lr, student), ("batch", resolved.batch, f"ipc {ipc}")):
             if given is None:
                 raise ConfigError(
-                    f"protocol {self.name}", f"{name} for {why}", "what its source lists",
+                    f"protocol {self.name}",
+                    f"{name} for {why}",
+                    "what its source lists",
                     f"give one yourself: get_protocol({self.name!r}, {name}=...)",
-                )  # fmt: skip
+                )
         if (resolved.epochs is None) == (resolved.steps is None):
             raise ConfigError(f"protocol {self.name}", "epochs and steps", "one of the two", "set the other to None")
         return resolved
@@ -239,21 +241,40 @@ class Protocol:
         rates = tuple(rates or (p.lr,))
         stages = {"rates": rates, "reset_between": p.reset_between} if len(rates) > 1 else {}
         return FitRecipe(
-            epochs=p.duration(images)[0] * len(rates), optimizer=p.optimizer, lr=rates[0], momentum=p.momentum,
-            betas=tuple(p.betas), weight_decay=p.weight_decay, decay_all=p.decay_all, schedule=p.schedule,
-            schedule_params=dict(p.schedule_params), warmup_epochs=p.warmup_epochs, warmup_factor=p.warmup_factor,
-            restart=p.restart, ema=p.ema, accumulation=p.accumulation, precision=precision, **stages,
-        )  # fmt: skip
+            epochs=p.duration(images)[0] * len(rates),
+            optimizer=p.optimizer,
+            lr=rates[0],
+            momentum=p.momentum,
+            betas=tuple(p.betas),
+            weight_decay=p.weight_decay,
+            decay_all=p.decay_all,
+            schedule=p.schedule,
+            schedule_params=dict(p.schedule_params),
+            warmup_epochs=p.warmup_epochs,
+            warmup_factor=p.warmup_factor,
+            restart=p.restart,
+            ema=p.ema,
+            accumulation=p.accumulation,
+            precision=precision,
+            **stages,
+        )
 
     def policy(self, image_size: int, flip: bool = True) -> ViewPolicy:
         """How its training views are drawn, at this output side. `flip=False` leaves flips out (digits, letters)."""
         from hf_condense.data.augmentation import ViewPolicy
 
         return ViewPolicy(
-            size=image_size, crop=self.crop, ratio=self.ratio, flip=self.flip if flip else 0.0, pad=self.pad,
-            shuffle=self.shuffle, rand_augment=self.rand_augment, mix=self.mix, mix_alpha=self.mix_alpha,
+            size=image_size,
+            crop=self.crop,
+            ratio=self.ratio,
+            flip=self.flip if flip else 0.0,
+            pad=self.pad,
+            shuffle=self.shuffle,
+            rand_augment=self.rand_augment,
+            mix=self.mix,
+            mix_alpha=self.mix_alpha,
             mix_probability=self.mix_probability,
-        )  # fmt: skip
+        )
 
     def siamese_policy(self, flip: bool = True) -> SiamesePolicy | None:
         """The families that training batches go through, or None. `flip=False` leaves mirroring out."""
@@ -268,14 +289,19 @@ class Protocol:
         """Raises ConfigError for labels that this protocol cannot train with; `staged`: on a set made in stages."""
         check(regime in ("hard", "stored", "online"), "regimes", regime, "hard, stored, online")
         check(
-            regime != "stored" or not self.siamese or self.label_per == "image", "regimes", regime,
+            regime != "stored" or not self.siamese or self.label_per == "image",
+            "regimes",
+            regime,
             f"hard or online: protocol {self.name} augments batches in a way that a label store does not record",
             "--regimes hard",
-        )  # fmt: skip
+        )
         check(
-            regime != "stored" or not staged or self.label_per == "image", "regimes", regime,
-            "hard or online: a label store does not know the stages of the set", "--regimes hard,online",
-        )  # fmt: skip
+            regime != "stored" or not staged or self.label_per == "image",
+            "regimes",
+            regime,
+            "hard or online: a label store does not know the stages of the set",
+            "--regimes hard,online",
+        )
 
 
 SMALL = Protocol(

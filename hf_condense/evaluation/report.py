@@ -90,16 +90,22 @@ class ScoreTable:
             cells = [c for c in self.cells if (c["row"], c["student"], c["regime"]) == (row, student, regime)]
             looks = [c["best_top1"] for c in cells if c["best_top1"] is not None]
             difference = self.difference(row, student, regime)
-            lines.append({
-                "row": row, "student": student, "regime": regime,
-                "top1": asdict(scores.summarise([c["top1"] for c in cells])),
-                "difference": asdict(difference) if difference else None,
-                "best_over_test_set": float(np.mean(looks)) if looks else None,
-                "steps": cells[0]["steps"], "images": cells[0]["images"],
-                "image_bytes": cells[0]["image_bytes"], "label_bytes": cells[0]["label_bytes"],
-                "seconds": float(np.mean([c["seconds"] for c in cells])),
-                "peak_memory": max(c["peak_memory"] for c in cells),
-            })  # fmt: skip
+            lines.append(
+                {
+                    "row": row,
+                    "student": student,
+                    "regime": regime,
+                    "top1": asdict(scores.summarise([c["top1"] for c in cells])),
+                    "difference": asdict(difference) if difference else None,
+                    "best_over_test_set": float(np.mean(looks)) if looks else None,
+                    "steps": cells[0]["steps"],
+                    "images": cells[0]["images"],
+                    "image_bytes": cells[0]["image_bytes"],
+                    "label_bytes": cells[0]["label_bytes"],
+                    "seconds": float(np.mean([c["seconds"] for c in cells])),
+                    "peak_memory": max(c["peak_memory"] for c in cells),
+                }
+            )
         return lines
 
     def robustness(self, row: str, student: str, regime: str, full: str = "full", weight: float = 0.5) -> dict:
@@ -130,9 +136,13 @@ class ScoreTable:
         cells = [{k: v for k, v in c.items() if k not in _COSTS} for c in self.cells]
         lines = [{k: v for k, v in line.items() if k not in _COSTS} for line in self.summary()]
         return {
-            "protocol": self.protocol, "baseline": self.baseline, "teacher_top1": self.teacher_top1,
-            "notes": self.notes, "table": lines, "students": cells,
-        }  # fmt: skip
+            "protocol": self.protocol,
+            "baseline": self.baseline,
+            "teacher_top1": self.teacher_top1,
+            "notes": self.notes,
+            "table": lines,
+            "students": cells,
+        }
 
     def record(self) -> list[dict]:
         """Time and memory of each student, free to differ."""
@@ -161,12 +171,20 @@ class ScoreTable:
         head = [c.format(self.baseline or "baseline") for c in _COLUMNS]
         body = [
             [
-                line["row"], line["student"], line["regime"], _accuracy(line["top1"]), _difference(line["difference"]),
-                _percent(line["best_over_test_set"]), str(line["steps"]), f"{line['seconds']:.1f}",
-                f"{line['peak_memory'] / 2**20:.0f}", _size(line["image_bytes"]), _size(line["label_bytes"]),
+                line["row"],
+                line["student"],
+                line["regime"],
+                _accuracy(line["top1"]),
+                _difference(line["difference"]),
+                _percent(line["best_over_test_set"]),
+                str(line["steps"]),
+                f"{line['seconds']:.1f}",
+                f"{line['peak_memory'] / 2**20:.0f}",
+                _size(line["image_bytes"]),
+                _size(line["label_bytes"]),
             ]
             for line in self.summary()
-        ]  # fmt: skip
+        ]
         keep = [i for i in range(len(head)) if i != 5 or any(r[5] for r in body)]  # most protocols have no such column
         return [[r[i] for i in keep] for r in (head, *body)]
 

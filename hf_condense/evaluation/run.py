@@ -156,9 +156,20 @@ def score(
     test_labels = torch.as_tensor(test_labels)
     test = test_digest or fingerprint([image_digest(test_images), image_digest(test_labels)])
     grid = _Grid(
-        sets, protocol, teacher, key, device, Path(scores_folder), test_images, test_labels, test, num_classes,
-        accelerator, student_settings, whitening,
-    )  # fmt: skip
+        sets,
+        protocol,
+        teacher,
+        key,
+        device,
+        Path(scores_folder),
+        test_images,
+        test_labels,
+        test,
+        num_classes,
+        accelerator,
+        student_settings,
+        whitening,
+    )
     grid.make_stores(cells, label_settings or LabelSettings())
     grid.train(cells)
     found = baseline if baseline in sets else None
@@ -245,10 +256,20 @@ class _Grid:
             epochs = asked.label_epochs or epochs
             name = fingerprint([found.digest, protocol, epochs, form, self.facts, policy, str(self.key)])
             found.store = write_store(
-                self.folder / "stores" / f"{row}-{name}", found.images, found.labels, self.teacher, policy,
-                self.key / "labels", epochs, protocol.batch_size(images), self.device, form=form, limit=limit,
-                accelerator=self.accelerator, formation_factor=found.formation_factor,
-            )  # fmt: skip
+                self.folder / "stores" / f"{row}-{name}",
+                found.images,
+                found.labels,
+                self.teacher,
+                policy,
+                self.key / "labels",
+                epochs,
+                protocol.batch_size(images),
+                self.device,
+                form=form,
+                limit=limit,
+                accelerator=self.accelerator,
+                formation_factor=found.formation_factor,
+            )
 
     def path(self, cell: Cell) -> Path:
         """The file of a cell: a readable name, with a fingerprint of all that changes the score."""
@@ -288,13 +309,28 @@ class _Grid:
         images, labels = decode_set(found.images, found.labels, found.formation_factor)
         stages = found.stages if found.stages is None else found.stages.repeat(found.formation_factor**2)
         result = train_student(
-            cell.student, images, labels, cell.regime, protocol=self.protocol,
-            test_images=self.test_images, test_labels=self.test_labels, num_classes=self.num_classes,
-            key=self.key / "student" / cell.student / cell.seed, device=self.device, teacher=self.teacher,
-            store=found.store, like=found.like, accelerator=self.accelerator, title=title,
-            state_folder=self._state(cell), stages=stages, rates=found.rates, soft=found.soft,
-            whitening=self.whitening, **self.settings,
-        )  # fmt: skip
+            cell.student,
+            images,
+            labels,
+            cell.regime,
+            protocol=self.protocol,
+            test_images=self.test_images,
+            test_labels=self.test_labels,
+            num_classes=self.num_classes,
+            key=self.key / "student" / cell.student / cell.seed,
+            device=self.device,
+            teacher=self.teacher,
+            store=found.store,
+            like=found.like,
+            accelerator=self.accelerator,
+            title=title,
+            state_folder=self._state(cell),
+            stages=stages,
+            rates=found.rates,
+            soft=found.soft,
+            whitening=self.whitening,
+            **self.settings,
+        )
         costs = {"image_bytes": found.bytes, "label_bytes": self._label_bytes(found, cell.regime)}
         facts = asdict(result)
         predictions = facts.pop("predictions")

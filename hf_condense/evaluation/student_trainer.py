@@ -97,10 +97,25 @@ class StudentTrainer:
         protocol, recipe = training_plan(replace(resolved, **changes), len(images), stages, rates, self.precision)
         mean, std = ([*v] * images.shape[1] if len(v) == 1 else v for v in (self.mean, self.std))
         result = fit_student(
-            network, images, labels, "stored" if soft is not None else regime, protocol, recipe,
-            size=images.shape[-1], key=key, device=self.device, flip=self.flip, mean=mean, std=std, teacher=teacher,
-            store=store, stages=stages, soft=soft, whitening=self.whitening, state_folder=state_folder,
-        )  # fmt: skip
+            network,
+            images,
+            labels,
+            "stored" if soft is not None else regime,
+            protocol,
+            recipe,
+            size=images.shape[-1],
+            key=key,
+            device=self.device,
+            flip=self.flip,
+            mean=mean,
+            std=std,
+            teacher=teacher,
+            store=store,
+            stages=stages,
+            soft=soft,
+            whitening=self.whitening,
+            state_folder=state_folder,
+        )
         if result.ema_model is not None:
             network.load_state_dict(result.ema_model.state_dict())
         return network

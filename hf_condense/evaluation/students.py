@@ -122,7 +122,13 @@ def train_student(
     ipc = max(1, like // num_classes)
     protocol, recipe = training_plan(protocol.resolve(name, ipc), like, stages, rates, precision)
     mean, std = ([*v] * images.shape[1] if len(v) == 1 else v for v in (mean, std))
-    model = load_untrained("students", name, ImageSpec(num_classes=num_classes, image_size=size, channels=images.shape[1], mean=mean, std=std), key=key / "init", whitening=whitening if protocol.zca else None).to(device)  # fmt: skip
+    model = load_untrained(
+        "students",
+        name,
+        ImageSpec(num_classes=num_classes, image_size=size, channels=images.shape[1], mean=mean, std=std),
+        key=key / "init",
+        whitening=whitening if protocol.zca else None,
+    ).to(device)
     shown = validation_images(test_images, size, protocol.val_resize)
     right = torch.as_tensor(test_labels).numpy()
 
@@ -143,10 +149,29 @@ def train_student(
     reset_peak(device)
     with Progress(title or name, recipe.epochs, show=title is not None, part=True) as progress:
         result = fit_student(
-            model, images, labels, regime, protocol, recipe, size=size, key=key, device=device, teacher=teacher,
-            store=store, like=like, mean=mean, std=std, flip=flip, stages=stages, soft=soft, whitening=whitening,
-            accelerator=accelerator, on_epoch=look, progress=progress, state_folder=state_folder,
-        )  # fmt: skip
+            model,
+            images,
+            labels,
+            regime,
+            protocol,
+            recipe,
+            size=size,
+            key=key,
+            device=device,
+            teacher=teacher,
+            store=store,
+            like=like,
+            mean=mean,
+            std=std,
+            flip=flip,
+            stages=stages,
+            soft=soft,
+            whitening=whitening,
+            accelerator=accelerator,
+            on_epoch=look,
+            progress=progress,
+            state_folder=state_folder,
+        )
     online = predicted = predictions(result.model)
     if result.ema_model is not None:
         predicted = predictions(result.ema_model)
@@ -212,10 +237,19 @@ def fit_student(
     if protocol.bn_double_update:
         batches = _seen_twice(batches, model)
     return fit(
-        model, batches, protocol_loss(protocol, regime), recipe, device=device, key=key / "fit", accelerator=accelerator,
-        on_epoch=on_epoch, progress=progress, state_folder=state_folder, setting="students",
+        model,
+        batches,
+        protocol_loss(protocol, regime),
+        recipe,
+        device=device,
+        key=key / "fit",
+        accelerator=accelerator,
+        on_epoch=on_epoch,
+        progress=progress,
+        state_folder=state_folder,
+        setting="students",
         remedy=f"look at the images and labels of the set, or choose another --protocol than {protocol.name}",
-    )  # fmt: skip
+    )
 
 
 def student_batches(
@@ -254,11 +288,22 @@ def student_batches(
     if stages is not None:
         parts = [
             student_batches(
-                images[rows], labels[rows], regime, protocol, policy, key, device, teacher, mean=mean, std=std,
-                flip=flip, soft=soft[rows] if per_image else None, whitening=whitening,
+                images[rows],
+                labels[rows],
+                regime,
+                protocol,
+                policy,
+                key,
+                device,
+                teacher,
+                mean=mean,
+                std=std,
+                flip=flip,
+                soft=soft[rows] if per_image else None,
+                whitening=whitening,
             )
             for rows in stage_rows(stages, protocol.mode)
-        ]  # fmt: skip
+        ]
         return lambda epoch: parts[epoch // protocol.epochs](epoch)
     like = like or len(images)
     size, limit = protocol.batch_size(like), protocol.duration(like)[1]

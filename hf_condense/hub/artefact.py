@@ -141,19 +141,26 @@ def complete_content(artefact: Artefact) -> dict[str, Any]:
     n, channels, height, width = artefact.images.shape
     counts = torch.bincount(artefact.labels.cpu(), minlength=len(artefact.class_names))
     pixels = pixels_hash(
-        artefact.images, artefact.labels, artefact.soft_labels, stages=artefact.stages,
+        artefact.images,
+        artefact.labels,
+        artefact.soft_labels,
+        stages=artefact.stages,
         float_images=artefact.float_images,
-    )  # fmt: skip
+    )
     content = {
         "format": FORMAT,
         **artefact.content,
         "class_names": list(artefact.class_names),
         "images": {
-            "count": n, "channels": channels, "height": height, "width": width, "classes": len(artefact.class_names),
+            "count": n,
+            "channels": channels,
+            "height": height,
+            "width": width,
+            "classes": len(artefact.class_names),
             "per_class": [int(counts.min()), int(counts.max())],
         },
         "pixels_hash": pixels,
-    }  # fmt: skip
+    }
     if artefact.soft_labels is not None:
         content["soft_label"] = {
             **artefact.soft_label_kind,

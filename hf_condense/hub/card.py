@@ -164,13 +164,24 @@ def render_card(facts: CardFacts) -> str:
     )
     content, record = markdown(facts.content), markdown(facts.record)
     text = template.render(
-        f=facts, title=markdown(title(facts.content)), method=content["method"], source=content["source"],
-        images=content["images"], models=content["models"], labels=content["labels"], soft=content.get("soft_label"),
-        training=content["training"], record=record, source_link=hub_dataset(facts.content["source"]["id"]),
-        per_class=per_class(content["images"]), place=markdown(facts.repo_id or PLACE), caps=markdown(caps(facts.content)),
-        paper=web_address(facts.content["method"]["paper"]), citation=facts.content["method"].get("citation", ""),
+        f=facts,
+        title=markdown(title(facts.content)),
+        method=content["method"],
+        source=content["source"],
+        images=content["images"],
+        models=content["models"],
+        labels=content["labels"],
+        soft=content.get("soft_label"),
+        training=content["training"],
+        record=record,
+        source_link=hub_dataset(facts.content["source"]["id"]),
+        per_class=per_class(content["images"]),
+        place=markdown(facts.repo_id or PLACE),
+        caps=markdown(caps(facts.content)),
+        paper=web_address(facts.content["method"]["paper"]),
+        citation=facts.content["method"].get("citation", ""),
         scores_table=facts.record.get("scores_table", ""),
-    )  # fmt: skip
+    )
     head = yaml.safe_dump(facts.header, sort_keys=False, allow_unicode=True, width=1000)
     return f"---\n{head}---\n\n{text.strip()}\n"
 

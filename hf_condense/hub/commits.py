@@ -81,9 +81,16 @@ def compare(
 
 
 def commit(
-    api: HfApi, repo_id: str, kind: Kind, files: Files, message: str, *,
-    revision: str | None = None, create_pr: bool = False, owned: tuple[str, ...] = (),
-) -> Commit:  # fmt: skip
+    api: HfApi,
+    repo_id: str,
+    kind: Kind,
+    files: Files,
+    message: str,
+    *,
+    revision: str | None = None,
+    create_pr: bool = False,
+    owned: tuple[str, ...] = (),
+) -> Commit:
     """Makes a repository that exists hold `files`, in one commit or not at all; without a difference there is none.
 
     Where somebody else pushes between look and commit, it looks again and tries once more, up to three times.
@@ -102,16 +109,23 @@ def commit(
         try:
             # the parent is named, so that what was looked at is what is built upon
             done = api.create_commit(
-                repo_id, operations, commit_message=message, repo_type=kind, revision=revision, create_pr=create_pr,
+                repo_id,
+                operations,
+                commit_message=message,
+                repo_type=kind,
+                revision=revision,
+                create_pr=create_pr,
                 parent_commit=planned.revision,
-            )  # fmt: skip
+            )
         except HfHubHTTPError as error:
             if status_of(error) != 412 or attempt == ATTEMPTS:
                 raise
             log.warning(
-                "%s was changed by somebody else during the push: looking again (attempt %d of %d)", repo_id,
-                attempt + 1, ATTEMPTS,
-            )  # fmt: skip
+                "%s was changed by somebody else during the push: looking again (attempt %d of %d)",
+                repo_id,
+                attempt + 1,
+                ATTEMPTS,
+            )
         except (TransportError, ConnectionError) as error:
             raise lost_answer(repo_id, error) from error
         else:

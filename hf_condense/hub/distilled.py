@@ -82,19 +82,24 @@ class DistilledDataset:
         recorded = data.content.get("content_hash")
         if data.content_hash != recorded:
             raise ArtefactError(
-                f"content hash of {folder_or_id}", data.content_hash, f"{recorded}, as published",
+                f"content hash of {folder_or_id}",
+                data.content_hash,
+                f"{recorded}, as published",
                 "fetch it again; if it still differs, images or labels were changed after publishing",
-            )  # fmt: skip
+            )
         if data.class_names != data.content["class_names"]:
             raise ArtefactError(
-                f"class names of {folder_or_id}", data.class_names[:5], f"{data.content['class_names'][:5]} ...",
+                f"class names of {folder_or_id}",
+                data.class_names[:5],
+                f"{data.content['class_names'][:5]} ...",
                 "fetch it again; the class order was changed after publishing",
-            )  # fmt: skip
+            )
         if data.uncovered:
             log.warning(
-                "%s is of format 1: its hash covers images, labels and soft labels, but not %s", folder_or_id,
+                "%s is of format 1: its hash covers images, labels and soft labels, but not %s",
+                folder_or_id,
                 ", ".join(data.uncovered),
-            )  # fmt: skip
+            )
         return data
 
     @classmethod
@@ -297,9 +302,11 @@ class DistilledDataset:
             raise ArtefactError("soft", True, "False: this set has no soft labels", "train with class numbers")
         if self.formation_factor > 1:
             raise ArtefactError(
-                "soft", True, "False: soft labels are of whole images, and each holds several training images",
+                "soft",
+                True,
+                "False: soft labels are of whole images, and each holds several training images",
                 "train with class numbers",
-            )  # fmt: skip
+            )
         logits = self.content["soft_label"]["kind"] == "logits"
         return self.soft_labels.float().softmax(1) if logits else self.soft_labels.float()
 

@@ -43,10 +43,18 @@ def push_experts(
         path.name: check_inside(folder, path) for path in sorted(folder.glob("expert-*.safetensors"))
     }
     files["manifest.json"] = json.dumps(read_json(folder / "manifest.json"), indent=2).encode()
-    card = environment().get_template("experts.md.jinja").render(
-        licensed=licensed(source.get("license")), dataset=hub_dataset(source["id"]) or "", source=markdown(source["id"]),
-        buffer=buffer, recipe=markdown(buffer.manifest["recipe"]), repo_id=repo_id,
-    )  # fmt: skip
+    card = (
+        environment()
+        .get_template("experts.md.jinja")
+        .render(
+            licensed=licensed(source.get("license")),
+            dataset=hub_dataset(source["id"]) or "",
+            source=markdown(source["id"]),
+            buffer=buffer,
+            recipe=markdown(buffer.manifest["recipe"]),
+            repo_id=repo_id,
+        )
+    )
     files["README.md"] = card.encode()
     target = Target.of_source(source, private, public, dry_run)
     return target.send(repo_id, "model", files, f"{buffer.experts} expert trajectories on {source['id']}", **options)

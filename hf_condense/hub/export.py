@@ -97,9 +97,12 @@ def _imagefolder(root: Path, columns: dict[str, Tensor], data: DistilledDataset)
     labels, names = columns["labels"], data.class_names
     empty = sorted(set(range(len(names))) - set(labels.tolist()))
     check(
-        not empty, "to", "imagefolder", f"another form: class {names[empty[0]] if empty else ''!r} has no image, and class folders cannot say so",
+        not empty,
+        "to",
+        "imagefolder",
+        f"another form: class {names[empty[0]] if empty else ''!r} has no image, and class folders cannot say so",
         "take --to torch, numpy or webdataset",
-    )  # fmt: skip
+    )
     folders = [root / class_folder(number, name, len(names)) for number, name in enumerate(names)]
     for folder in folders:
         folder.mkdir()

@@ -41,9 +41,11 @@ def published_teacher(data: DistilledDataset) -> Ensemble:
     missing = [m["name"] for m in teachers if m["name"] not in sent]
     if missing or not teachers:
         raise ModelError(
-            "teacher", missing, "networks that were pushed beside the set",
+            "teacher",
+            missing,
+            "networks that were pushed beside the set",
             f"{from_the_run(data.content, data.folder)}, or push the set again with --push_models",
-        )  # fmt: skip
+        )
     models = [fetch_model(sent[m["name"]]["id"], sent[m["name"]]["revision"], m["sha256"]) for m in teachers]
     return _averaged(data, models)
 

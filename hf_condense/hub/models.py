@@ -67,9 +67,11 @@ def find_member(pool: Path, model: Mapping[str, Any]) -> Path:
         if digest == model["sha256"]:
             return pool / name
     raise ModelError(
-        "push_models", model["name"], f"a network with weights {model['sha256'][:16]} in {pool}",
+        "push_models",
+        model["name"],
+        f"a network with weights {model['sha256'][:16]} in {pool}",
         "push the run folder, with its pool, that made the dataset",
-    )  # fmt: skip
+    )
 
 
 def model_files(folder: Path, repo_id: str, source_id: str) -> dict[str, Path | bytes]:

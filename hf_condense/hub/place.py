@@ -29,9 +29,13 @@ def locate(folder_or_id: str | Path, revision: str | None = None) -> Path:
             return run
         raise ArtefactError(str(folder), "no condensation.json", "a folder written by hf-condense", "check the path")
     fetched = fetch_snapshot(
-        str(folder_or_id), "dataset", revision=revision, error=ArtefactError, field="dataset",
+        str(folder_or_id),
+        "dataset",
+        revision=revision,
+        error=ArtefactError,
+        field="dataset",
         allowed="a folder or a Hub dataset repository",
-    )  # fmt: skip
+    )
     if not (fetched / CONDENSATION).exists():
         raise ArtefactError(
             "dataset", str(folder_or_id), "a repository with a condensation.json", "read it with datasets.load_dataset"

@@ -23,9 +23,19 @@ from hf_condense.models.image_model import ImageModel
 from hf_condense.models.members import PoolMember
 
 LIBRARIES = (
-    "hf-condense", "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "huggingface_hub",
-    "safetensors", "numpy", "pyarrow", "pillow",
-)  # fmt: skip
+    "hf-condense",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "huggingface_hub",
+    "safetensors",
+    "numpy",
+    "pyarrow",
+    "pillow",
+)
 # settings that say where or how often something is written, not what comes out
 WITHOUT_EFFECT = frozenset(
     {"output_dir", "overwrite", "push_to_hub", "push_models", "trackers", "checkpoint_every", "decode_gb"}

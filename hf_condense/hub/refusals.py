@@ -18,11 +18,17 @@ _BY_STATUS = {
     400: ("a request that the Hub takes ({said})", "mend what it names, and push again"),
     401: ("a token that the Hub knows", "run `hf auth login` or set HF_TOKEN, and check the repository's name"),
     403: ("a token that may write there", "use a token with write access to it, or push to a name of your own"),
-    404: ("a repository and revision that this token can see", "check both names; for private ones run `hf auth login`"),
+    404: (
+        "a repository and revision that this token can see",
+        "check both names; for private ones run `hf auth login`",
+    ),
     409: ("a repository that nothing else changes at the moment ({said})", f"wait a little, then {_AGAIN}"),
-    412: ("a revision that nobody else pushes to at the same time", f"wait until the other push is done, then {_AGAIN}"),
+    412: (
+        "a revision that nobody else pushes to at the same time",
+        f"wait until the other push is done, then {_AGAIN}",
+    ),
     429: ("fewer requests in a short time", f"wait some minutes, then {_AGAIN}"),
-}  # fmt: skip
+}
 
 
 class NoAnswer(HubError):

@@ -93,18 +93,32 @@ def push_student(
     check(0 <= top1 <= 1, "top1", top1, "a share from 0 to 1")
     check(model.num_classes == len(data.class_names), "model", model.name, f"one for {len(data.class_names)} classes")
     check(
-        model.class_names in (None, tuple(data.class_names)), "model", f"{model.name} for other class names",
-        f"one for {', '.join(data.class_names[:5])} ...", "load it with class_names=data.class_names",
-    )  # fmt: skip
+        model.class_names in (None, tuple(data.class_names)),
+        "model",
+        f"{model.name} for other class names",
+        f"one for {', '.join(data.class_names[:5])} ...",
+        "load it with class_names=data.class_names",
+    )
     source, training = content["source"], content["training"]
     protocol, epochs = protocol or training["protocol"], training.get("epochs") if epochs is None else epochs
     check(epochs is not None, "epochs", epochs, "epochs of the training, which this set does not record")
     facts = ModelCardFacts(
-        name=model.name, library=model.build["library"], architecture=model.build["architecture"], dataset=dataset,
-        class_names=tuple(data.class_names), image_size=content["images"]["height"],
-        channels=model.channels, parameters=model.parameter_count, top1=top1, epochs=epochs, source=model.source,
-        sha256=model.sha256(), license=source.get("license"), kind="student", repo_id=repo_id,
-    )  # fmt: skip
+        name=model.name,
+        library=model.build["library"],
+        architecture=model.build["architecture"],
+        dataset=dataset,
+        class_names=tuple(data.class_names),
+        image_size=content["images"]["height"],
+        channels=model.channels,
+        parameters=model.parameter_count,
+        top1=top1,
+        epochs=epochs,
+        source=model.source,
+        sha256=model.sha256(),
+        license=source.get("license"),
+        kind="student",
+        repo_id=repo_id,
+    )
     taught = {
         "set": title(content),
         "revision": dataset_revision,
@@ -146,9 +160,14 @@ def _results(
     files = {}
     for id, name, revision, text in entries:
         entry = EvalResultEntry(
-            dataset_id=id, task_id=name, value=round(100 * top1, 2), dataset_revision=revision,
-            source_url=f"https://huggingface.co/datasets/{dataset}", source_name="hf-condense", notes=text,
-        )  # fmt: skip
+            dataset_id=id,
+            task_id=name,
+            value=round(100 * top1, 2),
+            dataset_revision=revision,
+            source_url=f"https://huggingface.co/datasets/{dataset}",
+            source_name="hf-condense",
+            notes=text,
+        )
         place = re.sub(r"[^\w.-]+", "-", id)
         files[f".eval_results/{place}.yaml"] = yaml.safe_dump(
             eval_result_entries_to_yaml([entry]), sort_keys=False

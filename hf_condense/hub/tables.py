@@ -67,9 +67,14 @@ def read_tables(folder: Path, content: dict[str, Any]) -> SetTables:
     if stages is not None:
         _need_range(stages, 0, 100_000, f"{folder / DATA}: pdd_stage")
     return SetTables(
-        _decoded(table, n, c, h, w, folder / DATA), labels, _soft(table, n, k, folder) if soft else None, stages,
-        _read_tensors(folder, n, (c, h, w)), _names(schema, folder), table,
-    )  # fmt: skip
+        _decoded(table, n, c, h, w, folder / DATA),
+        labels,
+        _soft(table, n, k, folder) if soft else None,
+        stages,
+        _read_tensors(folder, n, (c, h, w)),
+        _names(schema, folder),
+        table,
+    )
 
 
 def parquet_files(folder: Path, inside: Path) -> list[Path]:

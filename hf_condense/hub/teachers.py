@@ -22,10 +22,12 @@ def needs_teacher(content: Mapping[str, Any]) -> list[str]:
 def refuse_lost_teachers(regimes: list[str], lost: list[str]) -> None:
     """Raises ConfigError where label regimes would need teachers whom nobody else can get."""
     check(
-        not (regimes and lost), "push_models", False,
+        not (regimes and lost),
+        "push_models",
+        False,
         f"True, because {' and '.join(regimes)} labels need {', '.join(lost)}, which nobody else can get",
         "add --push_models, or run without these labels (--regimes hard,stored)",
-    )  # fmt: skip
+    )
 
 
 def recorded_teachers(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -56,10 +58,12 @@ def check_teacher(
 def need_image_model(field: str, model: object, *others: type) -> None:
     """Raises ConfigError where something is neither an ImageModel nor one of the `others`."""
     check(
-        isinstance(model, (ImageModel, *others)), field, type(model).__name__,
+        isinstance(model, (ImageModel, *others)),
+        field,
+        type(model).__name__,
         "an ImageModel" + " or a name for load_model" * (str in others),
         "take one from hf_condense.models.loading.load_model, or put your network into an ImageModel",
-    )  # fmt: skip
+    )
 
 
 def from_the_run(content: Mapping[str, Any], folder: Path) -> str:

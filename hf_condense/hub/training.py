@@ -72,9 +72,12 @@ def recorded_training(
     if stages is not None:
         staged, plan = training_plan(protocol, images, stages, rates)
         found["stages"] = {
-            "order": stages.unique().tolist(), "mode": protocol.mode, "rates": plan.rates or [plan.lr],
-            "epochs": staged.epochs, "momentum": "begins anew" if protocol.reset_between else "carried over",
-        }  # fmt: skip
+            "order": stages.unique().tolist(),
+            "mode": protocol.mode,
+            "rates": plan.rates or [plan.lr],
+            "epochs": staged.epochs,
+            "momentum": "begins anew" if protocol.reset_between else "carried over",
+        }
     return found
 
 
@@ -124,9 +127,16 @@ class RecordedTraining:
         return found
 
     def batches(
-        self, images: Tensor, labels: Tensor, regime: str, epoch: int, policy: ViewPolicy, seed: int,
-        batch_size: int | None, **labelling: Any,
-    ) -> Iterator[Batch]:  # fmt: skip
+        self,
+        images: Tensor,
+        labels: Tensor,
+        regime: str,
+        epoch: int,
+        policy: ViewPolicy,
+        seed: int,
+        batch_size: int | None,
+        **labelling: Any,
+    ) -> Iterator[Batch]:
         """One epoch; arguments as for `DistilledDataset.training_batches` and `student_batches`."""
         protocol = self.protocol
         if self.stages is not None:
@@ -136,19 +146,46 @@ class RecordedTraining:
         if batch_size is not None:
             protocol = replace(protocol, batch=batch_size, accumulation=1)
         return student_batches(
-            images, labels, regime, protocol, policy, Key(seed, "train"), images.device, stages=self.stages,
-            soft=self.soft, **self.pixels, **labelling,
-        )(epoch)  # fmt: skip
+            images,
+            labels,
+            regime,
+            protocol,
+            policy,
+            Key(seed, "train"),
+            images.device,
+            stages=self.stages,
+            soft=self.soft,
+            **self.pixels,
+            **labelling,
+        )(epoch)
 
     def train(
-        self, network: ImageModel | str, images: Tensor, labels: Tensor, regime: str, seed: int,
-        whitening: Whitening | None, **more: Any,
-    ) -> ImageModel:  # fmt: skip
+        self,
+        network: ImageModel | str,
+        images: Tensor,
+        labels: Tensor,
+        regime: str,
+        seed: int,
+        whitening: Whitening | None,
+        **more: Any,
+    ) -> ImageModel:
         """Trains a network; arguments as for `DistilledDataset.train` and `StudentTrainer.train`."""
         self._require_recipe()
         key, classes = Key(seed, "train"), len(self.class_names)
         if isinstance(network, str):
-            network = load_model(network, ImageSpec(num_classes=classes, image_size=images.shape[-1], channels=images.shape[1], mean=self.pixels["mean"], std=self.pixels["std"], class_names=self.class_names), key=key / "init", whitening=whitening if self.protocol.zca else None)  # fmt: skip
+            network = load_model(
+                network,
+                ImageSpec(
+                    num_classes=classes,
+                    image_size=images.shape[-1],
+                    channels=images.shape[1],
+                    mean=self.pixels["mean"],
+                    std=self.pixels["std"],
+                    class_names=self.class_names,
+                ),
+                key=key / "init",
+                whitening=whitening if self.protocol.zca else None,
+            )
         ipc = max(1, len(images) // classes)
         students = StudentTrainer(
             self.protocol, ipc, classes, device=images.device, whitening=whitening, **self.pixels

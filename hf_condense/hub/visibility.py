@@ -85,9 +85,12 @@ class Target:
         with clear_hub_errors(source["id"]):
             reason = None if public else restriction(source, api)
         check(
-            not (reason and private is False), "private", private, f"True or nothing, because {reason}",
+            not (reason and private is False),
+            "private",
+            private,
+            f"True or nothing, because {reason}",
             "say --public to publish it openly all the same",
-        )  # fmt: skip
+        )
         return cls(api, True if reason else False if public else private, reason, dry_run)
 
     def send(self, repo_id: str, kind: Kind, files: Files, message: str, **options: Any) -> Commit:

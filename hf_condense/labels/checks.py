@@ -29,9 +29,17 @@ def column_widths(settings: Mapping[str, Any], policy: ViewPolicy, keyed: bool, 
         return found | {"drawn": 1}
     operations = policy.rand_augment[0] if policy.rand_augment else 0
     return found | {
-        "boxes": 4, "flips": 1, "offsets": 2, "rolls": 2, "strips": 2 * policy.shuffle, "ops": operations,
-        "signs": operations, "partner": 1, "lam": 1, "mix_box": 4,
-    }  # fmt: skip
+        "boxes": 4,
+        "flips": 1,
+        "offsets": 2,
+        "rolls": 2,
+        "strips": 2 * policy.shuffle,
+        "ops": operations,
+        "signs": operations,
+        "partner": 1,
+        "lam": 1,
+        "mix_box": 4,
+    }
 
 
 def check_views(policy: ViewPolicy, side: int, place: str) -> None:
@@ -77,10 +85,18 @@ def check_columns(
     """Raises ArtefactError where a column of an epoch has another width, or a value that stands for nothing."""
     side = settings["side"]
     reach = {
-        "index": (0, settings["images"] - 1), "partner": (0, settings["batch_size"] - 1), "lam": (0, 1), "boxes": (0, side),
-        "offsets": (0, 2 * policy.pad), "rolls": (-policy.roll_back, policy.roll), "strips": (0, policy.shuffle - 1),
-        "ops": (0, len(OPS) - 1), "signs": (-1, 1), "mix_box": (0, policy.size), "top": (0, settings["classes"] - 1),
-    }  # fmt: skip
+        "index": (0, settings["images"] - 1),
+        "partner": (0, settings["batch_size"] - 1),
+        "lam": (0, 1),
+        "boxes": (0, side),
+        "offsets": (0, 2 * policy.pad),
+        "rolls": (-policy.roll_back, policy.roll),
+        "strips": (0, policy.shuffle - 1),
+        "ops": (0, len(OPS) - 1),
+        "signs": (-1, 1),
+        "mix_box": (0, policy.size),
+        "top": (0, settings["classes"] - 1),
+    }
     for name, values in columns.items():
         if math.prod(values.shape[1:]) != widths[name]:
             raise ArtefactError(f"{place}: {name}", list(values.shape), f"{widths[name]} numbers a row", NEXT)

@@ -155,9 +155,13 @@ def _layout(schema: pa.Schema, encoding: Encoding) -> dict:
     planes = {leaves["codes"]: "BYTE_STREAM_SPLIT"}
     # Arrow's own schema beside Parquet's would be a third of a small packed store
     return {
-        "compression": "zstd", "compression_level": ZSTD, "use_dictionary": repeated, "column_encoding": planes,
-        "write_statistics": False, "store_schema": False,
-    }  # fmt: skip
+        "compression": "zstd",
+        "compression_level": ZSTD,
+        "use_dictionary": repeated,
+        "column_encoding": planes,
+        "write_statistics": False,
+        "store_schema": False,
+    }
 
 
 def read_epoch(file: pq.ParquetFile, group: int) -> dict[str, Tensor]:

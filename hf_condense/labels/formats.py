@@ -24,8 +24,10 @@ def store_format(settings: LabelSettings, temperature: float | None = None, part
         found["prune"] = settings.keep_every
     if kind == "packed":
         found |= {
-            "views_per_image": settings.views_per_image, "top_k": settings.top_k, "tail_temperature": temperature,
-        }  # fmt: skip
+            "views_per_image": settings.views_per_image,
+            "top_k": settings.top_k,
+            "tail_temperature": temperature,
+        }
         if settings.value_bits < 8:
             found["value_bits"] = settings.value_bits
     return found

@@ -166,9 +166,11 @@ class LabelStore:
         drawn = list(self._drawn(self.settings.get("kept", range(self.epochs))[epoch]))
         if views_digest(drawn) != int(columns["drawn"][0]):
             raise ArtefactError(
-                f"{self.folder}: views of epoch {epoch}", "drawn otherwise than when they were labelled",
-                "those of the versions of numpy and hf_condense that made the store", "use these, or relabel the set",
-            )  # fmt: skip
+                f"{self.folder}: views of epoch {epoch}",
+                "drawn otherwise than when they were labelled",
+                "those of the versions of numpy and hf_condense that made the store",
+                "use these, or relabel the set",
+            )
         return ((rows, views, part) for (rows, views), part in zip(drawn, logits.split([len(r) for r, _ in drawn])))
 
     def _checked(self, batches: Iterator[tuple[Tensor, Views, Tensor]]) -> Iterator[tuple[Tensor, Views, Tensor]]:
@@ -207,9 +209,11 @@ class LabelStore:
         log.info("virtual labels made again: %s (mean divergence %.2g)", found.verdict, found.divergence)
         if found.verdict == "different":
             raise ArtefactError(
-                f"{self.folder}: virtual labels made again", f"different, with a mean divergence of {found.divergence:.3g}",
-                f"up to {self.settings['close']}", f"give the teacher {known}, averaged by {wanted['average']}",
-            )  # fmt: skip
+                f"{self.folder}: virtual labels made again",
+                f"different, with a mean divergence of {found.divergence:.3g}",
+                f"up to {self.settings['close']}",
+                f"give the teacher {known}, averaged by {wanted['average']}",
+            )
         self._trusted = teacher
 
     def _drawn(self, number: int) -> Iterator[tuple[Tensor, Views]]:
@@ -255,9 +259,11 @@ class LabelStore:
         found = image_digest(images)
         if found != self.settings["images_sha256"]:
             raise ArtefactError(
-                str(self.folder), f"labels of {self.settings['images']} other images",
-                f"labels of these {len(images)} (sha256 {found[:12]})", "relabel the set",
-            )  # fmt: skip
+                str(self.folder),
+                f"labels of {self.settings['images']} other images",
+                f"labels of these {len(images)} (sha256 {found[:12]})",
+                "relabel the set",
+            )
 
     def _check_sum(self, number: int) -> None:
         path = self.folder / file_name(number)

@@ -77,10 +77,16 @@ def write_store(
     images, labels = decode_set(images, labels, formation_factor)
     kept, virtual = kept_epochs(form, key, epochs), form["store"] == "virtual"
     settings = {
-        **form, "kind": "logits", "temperature": None, "dtype": "float32" if virtual else dtype,
-        "classes": teacher.num_classes, "policy": asdict(policy), "key": list(key.parts), "images_sha256": published,
+        **form,
+        "kind": "logits",
+        "temperature": None,
+        "dtype": "float32" if virtual else dtype,
+        "classes": teacher.num_classes,
+        "policy": asdict(policy),
+        "key": list(key.parts),
+        "images_sha256": published,
         "teacher": teacher.describe(),
-    }  # fmt: skip
+    }
     settings |= _extent(settings, images, batch_size, len(kept), limit)
     parts = form.get("accumulation", 1)
     check(1 <= parts <= settings["batch_size"], "accumulation", parts, f"up to the batch of {settings['batch_size']}")
@@ -153,9 +159,16 @@ def write_given(
         dtype: "float16" or "float32".
     """
     settings = {
-        **store_format(LabelSettings()), "kind": kind, "temperature": temperature, "dtype": dtype, "classes": classes,
-        "policy": asdict(policy), "key": [], "images_sha256": image_digest(images), "teacher": teacher,
-    }  # fmt: skip
+        **store_format(LabelSettings()),
+        "kind": kind,
+        "temperature": temperature,
+        "dtype": dtype,
+        "classes": classes,
+        "policy": asdict(policy),
+        "key": [],
+        "images_sha256": image_digest(images),
+        "teacher": teacher,
+    }
     settings |= _extent(settings, images, batch_size, epochs, None)
 
     def tables(positions: range) -> Iterator[pa.Table]:
@@ -172,10 +185,17 @@ def _extent(settings: dict, images: Tensor, batch_size: int, epochs: int, limit:
         1, rows, settings["classes"], size, True, encoding=encoding_of(settings), views=settings["views"]
     )
     return {
-        "format": FORMAT, "view_version": VIEW_VERSION, "images": len(images), "rows": rows,
-        "channels": images.shape[1], "side": images.shape[2], "batch_size": size, "limit": limit, "epochs": epochs,
+        "format": FORMAT,
+        "view_version": VIEW_VERSION,
+        "images": len(images),
+        "rows": rows,
+        "channels": images.shape[1],
+        "side": images.shape[2],
+        "batch_size": size,
+        "limit": limit,
+        "epochs": epochs,
         "epochs_per_file": max(1, min(epochs, FILE_BYTES // one)),
-    }  # fmt: skip
+    }
 
 
 def _write_files(

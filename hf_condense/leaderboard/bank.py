@@ -165,15 +165,22 @@ class Bank:
         settings = {"draws": job.draws} if job.name == "random" else {}
         teacher = self.scorer.teacher
         return Content(
-            format=FORMAT, board=BoardRef(self.board.name, self.board.fingerprint), kind="baseline",
+            format=FORMAT,
+            board=BoardRef(self.board.name, self.board.fingerprint),
+            kind="baseline",
             scope="method" if len(sets) > 1 else "set",
             method=MethodFacts(job.name, job.title, None, None, settings, settings_digest(settings)),
             sets=tuple(_baseline_ref(job.name, i, found) for i, found in enumerate(sets)),
-            source=self.scorer.source.name, ipc=job.ipc,
+            source=self.scorer.source.name,
+            ipc=job.ipc,
             columns=tuple(columns_of(runs, len(self.scorer.test), 0 if teacher is None else teacher.bytes)),
-            cost=Cost((0.0,) * len(sets), 0.0, 0, device_name(self.scorer.device), torch.get_num_threads(), None, "unknown"),
-            provenance=provenance(), predictions=None, supersedes=None,
-        )  # fmt: skip
+            cost=Cost(
+                (0.0,) * len(sets), 0.0, 0, device_name(self.scorer.device), torch.get_num_threads(), None, "unknown"
+            ),
+            provenance=provenance(),
+            predictions=None,
+            supersedes=None,
+        )
 
 
 def _baseline_ref(name: str, number: int, found: ImageSet) -> SetRef:
@@ -250,7 +257,10 @@ def provenance() -> Provenance:
     """What scores here and now."""
     git = git_state()
     return Provenance(
-        library=f"hf-condense {metadata.version('hf-condense')}", commit=git and git["commit"], torch=torch.__version__,
-        python=platform.python_version(), platform=f"{platform.system()} {platform.machine()}",
+        library=f"hf-condense {metadata.version('hf-condense')}",
+        commit=git and git["commit"],
+        torch=torch.__version__,
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
         command=shlex.join([Path(sys.argv[0]).name, *portable(sys.argv[1:])])[:300],
-    )  # fmt: skip
+    )

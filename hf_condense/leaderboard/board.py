@@ -94,9 +94,11 @@ class BoardProtocol:
         if unknown:
             refuse(f"{FILE}: protocol.fields", unknown, "values of this version", "install a newer hf-condense")
         need(
-            fingerprint(self.fields) == self.fingerprint, f"{FILE}: protocol.fingerprint", self.fingerprint,
+            fingerprint(self.fields) == self.fingerprint,
+            f"{FILE}: protocol.fingerprint",
+            self.fingerprint,
             f"that of the fields ({fingerprint(self.fields)})",
-        )  # fmt: skip
+        )
         values = _tuples(self.fields)
         return Protocol(**{**values, "cases": tuple(Case(**case) for case in values["cases"])})
 
@@ -263,9 +265,11 @@ def read_board(folder: Path | str) -> Board:
     path = Path(folder) / FILE
     if not path.is_file():
         raise ArtefactError(
-            "leaderboard", str(folder), f"a folder or repository with a {FILE}",
+            "leaderboard",
+            str(folder),
+            f"a folder or repository with a {FILE}",
             "make one with `hf-condense leaderboard init`, or check the name",
-        )  # fmt: skip
+        )
     need(path.stat().st_size <= MAX_BYTES, f"{path}: size", path.stat().st_size, f"at most {MAX_BYTES} bytes")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)

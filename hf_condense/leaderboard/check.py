@@ -259,9 +259,11 @@ class Checker:
             mine = [n for seed, n in zip(column.control.seeds, column.control.correct) if seed in known]
             points = 100 * (np.mean(mine) / column.tested - np.mean(there) / theirs.tested)
             need(
-                abs(points) <= tolerance, f"columns[{i}].control", f"{points:+.2f} points from the bank on the same draws",
+                abs(points) <= tolerance,
+                f"columns[{i}].control",
+                f"{points:+.2f} points from the bank on the same draws",
                 f"within {tolerance} points: the environment scores random sets differently",
-            )  # fmt: skip
+            )
         return []
 
     def _unusual(self, c: Content, predictions: bytes | None) -> list[str]:

@@ -99,9 +99,11 @@ class Collected:
         return Counter(
             row.judged.verdict
             for row in rows
-            if row.judged and row.result.content.kind == "submission" and row.column.regime != OWN
+            if row.judged
+            and row.result.content.kind == "submission"
+            and row.column.regime != OWN
             and self.counts(row.result)
-        )  # fmt: skip
+        )
 
 
 def collect(place: Place) -> Collected:
@@ -167,11 +169,14 @@ def _standings(place: Place, results: Mapping[str, Result], refused: list[Refuse
     entered = "claimed" if place.repo is None else "checked"
     return {
         id: Standing(
-            result.submitted.by, "by the board" if result.content.kind == "baseline" else entered,
-            tuple(verified[id]), withdrawn.get(id), superseded.get(id),
+            result.submitted.by,
+            "by the board" if result.content.kind == "baseline" else entered,
+            tuple(verified[id]),
+            withdrawn.get(id),
+            superseded.get(id),
         )
         for id, result in results.items()
-    }  # fmt: skip
+    }
 
 
 def _agreement(verification: Verification, claimed: Result, board: Board) -> Agreement | None:

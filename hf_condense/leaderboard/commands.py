@@ -21,10 +21,12 @@ def _names(text: str) -> tuple[str, ...]:
 def add_commands(commands: Any) -> None:
     """Adds the parsers to the subparsers of the command line."""
     put = commands.add_parser(
-        "submit", help="score condensed sets under a leaderboard and submit the result", allow_abbrev=False,
+        "submit",
+        help="score condensed sets under a leaderboard and submit the result",
+        allow_abbrev=False,
         description="Several sets of one method from different seeds are judged as the method, one as this set.",
         epilog="The same command again resumes. A repository gets a pull request, a folder the result at once.",
-    )  # fmt: skip
+    )
     put.add_argument("names", nargs="+", metavar="REPO", help="Hub ids, run folders or folders of distilled datasets")
     put.add_argument("--leaderboard", required=True, help=BOARD_HELP)
     put.add_argument("--revision", help="branch, tag or commit of the sets")
@@ -41,9 +43,11 @@ def add_commands(commands: Any) -> None:
     put.add_argument("--supersedes", metavar="ID", help="an earlier result of yours that this one replaces")
     _common(put)
     again = commands.add_parser(
-        "verify", help="score a result's sets again with seeds that nobody chose", allow_abbrev=False,
+        "verify",
+        help="score a result's sets again with seeds that nobody chose",
+        allow_abbrev=False,
         description="Exit code 1 says that the verification disagrees.",
-    )  # fmt: skip
+    )
     again.add_argument("id", help="of the result")
     again.add_argument("--leaderboard", required=True, help=BOARD_HELP)
     again.add_argument("--seeds", type=int, default=5, help="students a column (default 5)")
@@ -131,9 +135,16 @@ def run(command: str, given: dict[str, Any], reproduce: Callable[[Any], Any]) ->
     if name == "verify":
         given["remake"] = reproduce if given["remake"] else None
     actions: dict[str, Callable[..., int]] = {
-        "submit": submit, "verify": verify, "init": init, "bank": bank, "check": check, "withdraw": withdraw,
-        "build": build, "serve": serve, "push": push,
-    }  # fmt: skip
+        "submit": submit,
+        "verify": verify,
+        "init": init,
+        "bank": bank,
+        "check": check,
+        "withdraw": withdraw,
+        "build": build,
+        "serve": serve,
+        "push": push,
+    }
     return actions[name](**given)
 
 

@@ -27,14 +27,40 @@ def board_table(collected: Collected) -> pa.Table:
 _TEXT, _NUMBER, _COUNT = pa.string(), pa.float64(), pa.int64()
 SCHEMA = pa.schema(
     {
-        "id": _TEXT, "source": _TEXT, "ipc": _COUNT, "regime": _TEXT, "student": _TEXT, "kind": _TEXT, "scope": _TEXT,
-        "method": _TEXT, "title": _TEXT, "submitted_by": _TEXT, "date": _TEXT, "sets": pa.list_(_TEXT), "runs": _COUNT,
-        "top1_mean": _NUMBER, "top1_sd": _NUMBER, "difference": _NUMBER, "difference_low": _NUMBER,
-        "difference_high": _NUMBER, "p_holm": _NUMBER, "detectable": _NUMBER, "verdict": _TEXT, "rank_first": _COUNT,
-        "rank_last": _COUNT, "worth": _NUMBER, "worth_low": _NUMBER, "worth_high": _NUMBER, "worth_censored": _COUNT,
-        "worth_flat": pa.bool_(), "bytes": _COUNT, "seconds": _NUMBER, "level": _TEXT, "not_counted": _TEXT,
+        "id": _TEXT,
+        "source": _TEXT,
+        "ipc": _COUNT,
+        "regime": _TEXT,
+        "student": _TEXT,
+        "kind": _TEXT,
+        "scope": _TEXT,
+        "method": _TEXT,
+        "title": _TEXT,
+        "submitted_by": _TEXT,
+        "date": _TEXT,
+        "sets": pa.list_(_TEXT),
+        "runs": _COUNT,
+        "top1_mean": _NUMBER,
+        "top1_sd": _NUMBER,
+        "difference": _NUMBER,
+        "difference_low": _NUMBER,
+        "difference_high": _NUMBER,
+        "p_holm": _NUMBER,
+        "detectable": _NUMBER,
+        "verdict": _TEXT,
+        "rank_first": _COUNT,
+        "rank_last": _COUNT,
+        "worth": _NUMBER,
+        "worth_low": _NUMBER,
+        "worth_high": _NUMBER,
+        "worth_censored": _COUNT,
+        "worth_flat": pa.bool_(),
+        "bytes": _COUNT,
+        "seconds": _NUMBER,
+        "level": _TEXT,
+        "not_counted": _TEXT,
     }
-)  # fmt: skip
+)
 
 
 def _line(collected: Collected, row: Row) -> dict[str, Any]:
@@ -42,25 +68,45 @@ def _line(collected: Collected, row: Row) -> dict[str, Any]:
     judged, worth = row.judged, row.worth
     first, last = row.ranks.get(content.scope) or row.ranks.get("method") or (None, None)
     found = {
-        "id": row.result.id, "source": content.source, "ipc": content.ipc, "regime": row.column.regime,
-        "student": row.column.student, "kind": content.kind, "scope": content.scope, "method": content.method.name,
-        "title": content.method.title, "submitted_by": row.result.submitted.by, "date": row.result.submitted.date,
+        "id": row.result.id,
+        "source": content.source,
+        "ipc": content.ipc,
+        "regime": row.column.regime,
+        "student": row.column.student,
+        "kind": content.kind,
+        "scope": content.scope,
+        "method": content.method.name,
+        "title": content.method.title,
+        "submitted_by": row.result.submitted.by,
+        "date": row.result.submitted.date,
         "sets": [] if standing.hidden else [f"{s.repo}@{s.revision}" if s.revision else s.repo for s in content.sets],
-        "runs": row.n, "top1_mean": _rounded(row.mean), "top1_sd": _rounded(row.sd), "rank_first": first,
-        "rank_last": last, "bytes": row.bytes, "seconds": round(row.seconds, 2), "level": standing.level,
+        "runs": row.n,
+        "top1_mean": _rounded(row.mean),
+        "top1_sd": _rounded(row.sd),
+        "rank_first": first,
+        "rank_last": last,
+        "bytes": row.bytes,
+        "seconds": round(row.seconds, 2),
+        "level": standing.level,
         "not_counted": standing.gone or None,
-    }  # fmt: skip
+    }
     if judged is not None:
         found |= {
-            "difference": _rounded(judged.delta), "difference_low": _rounded(judged.low),
-            "difference_high": _rounded(judged.high), "p_holm": _rounded(judged.p),
-            "detectable": _rounded(judged.detectable), "verdict": judged.verdict,
-        }  # fmt: skip
+            "difference": _rounded(judged.delta),
+            "difference_low": _rounded(judged.low),
+            "difference_high": _rounded(judged.high),
+            "p_holm": _rounded(judged.p),
+            "detectable": _rounded(judged.detectable),
+            "verdict": judged.verdict,
+        }
     if worth is not None:
         found |= {
-            "worth": _rounded(worth.value), "worth_low": _rounded(worth.low), "worth_high": _rounded(worth.high),
-            "worth_censored": worth.censored, "worth_flat": worth.flat,
-        }  # fmt: skip
+            "worth": _rounded(worth.value),
+            "worth_low": _rounded(worth.low),
+            "worth_high": _rounded(worth.high),
+            "worth_censored": worth.censored,
+            "worth_flat": worth.flat,
+        }
     return found
 
 

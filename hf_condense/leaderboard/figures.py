@@ -65,7 +65,7 @@ def worth_interval(cell: WorthCell | MeanWorth) -> str:
     return f"[{factor(cell.low)}, {factor(cell.high)}]"
 
 
-FILTERS = {
-    f.__name__: f
-    for f in (percent, points, size, duration, factor, worth, worth_interval)
-} | {"sign": SIGNS.__getitem__, "verdict_class": CLASSES.__getitem__}  # fmt: skip
+FILTERS = {f.__name__: f for f in (percent, points, size, duration, factor, worth, worth_interval)} | {
+    "sign": SIGNS.__getitem__,
+    "verdict_class": CLASSES.__getitem__,
+}

@@ -84,16 +84,24 @@ def init_board(folder: Path | str, name: str, settings: BoardSettings) -> Board:
             protocol.resolve(student, ipc)
     sources = tuple(_source(folder, source, settings) for source in settings.sources)
     board = Board(
-        name=name, protocol=BoardProtocol.of(protocol), sources=sources, ipc=settings.ipc, students=settings.students,
-        regimes=settings.regimes, seeds=Seeds(settings.seeds_min, settings.seeds), bank=settings.bank(),
-    )  # fmt: skip
+        name=name,
+        protocol=BoardProtocol.of(protocol),
+        sources=sources,
+        ipc=settings.ipc,
+        students=settings.students,
+        regimes=settings.regimes,
+        seeds=Seeds(settings.seeds_min, settings.seeds),
+        bank=settings.bank(),
+    )
     board = replace(board, licences=replace(board.licences, deny=settings.deny_licences))
     if (folder / FILE).exists():
         there = read_board(folder)
         check(
-            there.fingerprint == board.fingerprint, "board", f"{folder} holds {there.name} ({there.fingerprint})",
+            there.fingerprint == board.fingerprint,
+            "board",
+            f"{folder} holds {there.name} ({there.fingerprint})",
             f"the same settings, or another folder: these make another board ({board.fingerprint})",
-        )  # fmt: skip
+        )
         return there
     write_text(folder / "README.md", _card(board))
     write_text(folder / "eval.yaml", _evaluation(board))
@@ -114,17 +122,30 @@ def _source(folder: Path, id: str, settings: BoardSettings) -> BoardSource:
             asked = SqueezeSettings(base_model=(settings.teacher_model,), squeeze_epochs=settings.teacher_epochs)
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             pool = squeeze(
-                asked, train, test, image_size=train.image_size, key=KEY / "teacher", device=device,
-                cache_folder=cache_folder(), flip=flip,
-            )  # fmt: skip
+                asked,
+                train,
+                test,
+                image_size=train.image_size,
+                key=KEY / "teacher",
+                device=device,
+                cache_folder=cache_folder(),
+                flip=flip,
+            )
             with atomic_path(place) as temporary:
                 write_checkpoint(pool.members[0].model, temporary, train.image_size)
         teacher = _teacher(place, splits)
     return BoardSource(
-        name=name, id=id, revision=splits.info.revision, fingerprint=train.fingerprint, test_fingerprint=test.fingerprint,
-        image_size=train.image_size, channels=train.channels, max_per_class=settings.max_per_class, flip=flip,
+        name=name,
+        id=id,
+        revision=splits.info.revision,
+        fingerprint=train.fingerprint,
+        test_fingerprint=test.fingerprint,
+        image_size=train.image_size,
+        channels=train.channels,
+        max_per_class=settings.max_per_class,
+        flip=flip,
         teacher=teacher,
-    )  # fmt: skip
+    )
 
 
 def _teacher(place: Path, splits) -> Teacher:
@@ -155,12 +176,12 @@ def _card(board: Board) -> str:
     head = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
     sources = ", ".join(f"{s.name} ({s.id})" for s in board.sources)
     return (
-        f"---\n{head}---\n\n# {board.name}\n\nResults of a leaderboard of condensed datasets, on which \"no different from "
-        f"random real images\" is a result.\n\nSources: {sources}. Images a class: {', '.join(map(str, board.ipc))}. "
+        f'---\n{head}---\n\n# {board.name}\n\nResults of a leaderboard of condensed datasets, on which "no different from '
+        f'random real images" is a result.\n\nSources: {sources}. Images a class: {", ".join(map(str, board.ipc))}. '
         f"Students: {', '.join(board.students)}. Label regimes: {', '.join(board.regimes)}. Protocol: "
         f"{board.protocol.name}. Fingerprint: `{board.fingerprint}`.\n\nSubmit with `hf-condense submit REPO "
         "--leaderboard THIS_REPOSITORY`; every result is a file that is named by its content.\n"
-    )  # fmt: skip
+    )
 
 
 def push_board(folder: Path | str, repo_id: str) -> str:

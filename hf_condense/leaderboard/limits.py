@@ -118,9 +118,11 @@ def clean_text(value: str, field: str) -> None:
     for character in value:
         kind = unicodedata.category(character)
         need(
-            kind[0] != "C" and kind not in ("Zl", "Zp"), field, value,
+            kind[0] != "C" and kind not in ("Zl", "Zp"),
+            field,
+            value,
             f"text without control or bidirectional characters (U+{ord(character):04X})",
-        )  # fmt: skip
+        )
     need(unicodedata.is_normalized("NFC", value), field, value, "text in Unicode form NFC")
 
 
@@ -171,8 +173,12 @@ def _dataclass(kind: type, readers: dict[str, Reader]) -> Reader:
         need(isinstance(value, dict), field, value, "an object")
         if value.keys() != readers.keys():
             for name in value:
-                need(name in readers, f"{field}.{name}" if name.isidentifier() else f"{field} key", name,
-                     f"one of {', '.join(sorted(readers))}")  # fmt: skip
+                need(
+                    name in readers,
+                    f"{field}.{name}" if name.isidentifier() else f"{field} key",
+                    name,
+                    f"one of {', '.join(sorted(readers))}",
+                )
             refuse(f"{field}.{min(readers.keys() - value)}", "missing", "a value for every field")
         built = {name: readers[name](entry, f"{field}.{name}") for name, entry in value.items()}
         try:

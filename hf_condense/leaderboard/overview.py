@@ -60,12 +60,18 @@ def _group(collected: Collected, name: str, by: str, kind, scope, results: list[
     rows = [row for r in results for row in collected.by_result[r.id] if row.column.regime != OWN]
     newest = max(results, key=lambda r: (r.submitted.date, r.id))
     return Group(
-        name, newest.content.method.title, by, kind, scope, results,
+        name,
+        newest.content.method.title,
+        by,
+        kind,
+        scope,
+        results,
         len({(r.result.content.source, r.result.content.ipc, r.column.regime, r.column.student) for r in rows}),
-        _worth(rows), Counter(row.judged.verdict for row in rows if row.judged),
+        _worth(rows),
+        Counter(row.judged.verdict for row in rows if row.judged),
         (min(r.bytes for r in rows), max(r.bytes for r in rows)),
         (min(r.seconds for r in rows), max(r.seconds for r in rows)),
-    )  # fmt: skip
+    )
 
 
 def _worth(rows: list[Row]) -> MeanWorth | None:

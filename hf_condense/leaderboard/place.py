@@ -83,10 +83,14 @@ def open_place(name: str | Path, revision: str | None = None, predictions: bool 
     if folder.is_dir() or (folder / FILE).is_file():
         return Place(folder, read_board(folder))
     fetched = fetch_snapshot(
-        str(name), "dataset", revision=revision,
-        patterns=[*_READ, *["predictions/**"] * predictions], error=ArtefactError, field="leaderboard",
+        str(name),
+        "dataset",
+        revision=revision,
+        patterns=[*_READ, *["predictions/**"] * predictions],
+        error=ArtefactError,
+        field="leaderboard",
         allowed="a folder or a Hub dataset repository with a board.yaml",
-    )  # fmt: skip
+    )
     return Place(fetched, read_board(fetched), str(name), fetched.name)
 
 

@@ -139,8 +139,12 @@ class Column:
             need(count == n, name, count, f"an entry a seed ({n})")
         self._counts("", self.seeds, self.correct)
         if self.control is not None:
-            need(len(self.control.correct) == len(self.control.seeds), "control.correct", len(self.control.correct),
-                 "an entry a seed")  # fmt: skip
+            need(
+                len(self.control.correct) == len(self.control.seeds),
+                "control.correct",
+                len(self.control.correct),
+                "an entry a seed",
+            )
             self._counts("control.", self.control.seeds, self.control.correct)
         for name in ("label_bytes", "teacher_bytes", *("set_index", "student_seconds")):
             value = getattr(self, name)
@@ -385,6 +389,8 @@ def check_board(found: BoardRef, board: Board) -> None:
     """Refuses what belongs to another board."""
     if found.fingerprint != board.fingerprint:
         refuse(
-            "board.fingerprint", found.fingerprint, f"{board.fingerprint}, that of the board {board.name}",
+            "board.fingerprint",
+            found.fingerprint,
+            f"{board.fingerprint}, that of the board {board.name}",
             "score it again under this board",
-        )  # fmt: skip
+        )

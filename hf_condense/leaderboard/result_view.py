@@ -40,8 +40,13 @@ def result_view(collected: Collected, result: Result) -> View:
     synthesis = content.cost.synthesis_seconds
     trials = content.cost.tuning_trials
     return {
-        "result": result, "content": content, "method": content.method, "by": submitter(result), "notes": notes,
-        "hidden": standing.hidden, "level": standing.level,
+        "result": result,
+        "content": content,
+        "method": content.method,
+        "by": submitter(result),
+        "notes": notes,
+        "hidden": standing.hidden,
+        "level": standing.level,
         "scope": "one set" if content.scope == "set" else f"{sets} sets of the method",
         "lines": [_line(collected, row, rows) for row in rows],
         "verifications": [_verification(v, found) for v, found in standing.verifications],
@@ -49,7 +54,7 @@ def result_view(collected: Collected, result: Result) -> View:
         "settings": json.dumps(content.method.settings, indent=2, ensure_ascii=False, sort_keys=True),
         "synthesis": f"{duration(float(np.mean(synthesis)))} a set" if synthesis else "unknown",
         "tuned": content.cost.tuned_on + ("" if trials is None else f", {trials} trial{'s' if trials != 1 else ''}"),
-    }  # fmt: skip
+    }
 
 
 def _line(collected: Collected, row: Row, rows: Sequence[Row]) -> View:
@@ -59,13 +64,20 @@ def _line(collected: Collected, row: Row, rows: Sequence[Row]) -> View:
         "name": f"{task.regime}, {task.student}",
         "task": f"../tasks/{page_name(task.source, task.ipc)}.html#{tab_id(task)}" if on_board else "../about.html",
         "top1": accuracy(row),
-        "delta": points(judged.delta) if judged else "", "interval": interval(judged.low, judged.high) if judged else "",
-        "verdict": judged.verdict if judged else "", "p": f"{judged.p:.2g}" if judged else "",
-        "detectable": percent(judged.detectable) if judged else "", **worth_view(row), **_robustness(collected, row, rows),
-        "control": _control(collected, row), "size": size(row.bytes),
-        "seeds": " ".join(map(str, column.seeds)), "correct": " ".join(map(str, column.correct)),
-        "steps": column.steps, "student_seconds": duration(float(np.mean(column.student_seconds))),
-    }  # fmt: skip
+        "delta": points(judged.delta) if judged else "",
+        "interval": interval(judged.low, judged.high) if judged else "",
+        "verdict": judged.verdict if judged else "",
+        "p": f"{judged.p:.2g}" if judged else "",
+        "detectable": percent(judged.detectable) if judged else "",
+        **worth_view(row),
+        **_robustness(collected, row, rows),
+        "control": _control(collected, row),
+        "size": size(row.bytes),
+        "seeds": " ".join(map(str, column.seeds)),
+        "correct": " ".join(map(str, column.correct)),
+        "steps": column.steps,
+        "student_seconds": duration(float(np.mean(column.student_seconds))),
+    }
 
 
 def _robustness(collected: Collected, row: Row, rows: Sequence[Row]) -> dict[str, str]:
@@ -96,14 +108,22 @@ def _verification(entry: Verification, found: Agreement) -> View:
     more = "" if found.more_seeds is None else f"; {found.more_seeds} more seeds would decide it"
     remade = "not tried" if entry.remade is None else "the same set" if entry.remade.same else "another set"
     return {
-        "by": entry.submitted.by, "date": entry.submitted.date, "finding": found.verdict + more,
-        "largest": points(float(centre[np.abs(centre).argmax()])), "remade": remade,
-    }  # fmt: skip
+        "by": entry.submitted.by,
+        "date": entry.submitted.date,
+        "finding": found.verdict + more,
+        "largest": points(float(centre[np.abs(centre).argmax()])),
+        "remade": remade,
+    }
 
 
 def _set(ref: SetRef, hidden: bool) -> View:
     address = None if hidden or ref.local else f"{HUB}/{ref.repo}/tree/{ref.revision}"
     return {
-        "name": ref.repo, "address": address, "seed": "" if ref.seed is None else ref.seed, "images": ref.images,
-        "size": size(ref.image_bytes), "licence": ref.licence or "unknown", "pixels": ref.pixels_hash[:16],
-    }  # fmt: skip
+        "name": ref.repo,
+        "address": address,
+        "seed": "" if ref.seed is None else ref.seed,
+        "images": ref.images,
+        "size": size(ref.image_bytes),
+        "licence": ref.licence or "unknown",
+        "pixels": ref.pixels_hash[:16],
+    }

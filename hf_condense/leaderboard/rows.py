@@ -197,10 +197,12 @@ class Table:
     def ranks(self, scope: str, alpha: float, retired: Collection[str]) -> dict[int, tuple[int, int]]:
         """Place -> rank set among the results of a scope and the baselines."""
         places = [
-            i for i, (result, _) in enumerate(self.entries)
-            if result.id not in retired and self.moments.n[i] > 1
+            i
+            for i, (result, _) in enumerate(self.entries)
+            if result.id not in retired
+            and self.moments.n[i] > 1
             and (result.content.scope == scope if result.content.kind == "submission" else ranked(result))
-        ]  # fmt: skip
+        ]
         if len(places) < 2:
             return {}
         first, last = rank_sets(self.moments[places], alpha)
@@ -213,7 +215,7 @@ def ranked(baseline: Result) -> bool:
 
 def _rows(
     table: Table, judged: Mapping[tuple[str, str, str], Judged], ranks: Mapping[str, dict[int, tuple[int, int]]]
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     numbers = (table.moments.n.astype(int), table.moments.mean, np.sqrt(table.moments.var))
     rows = []
     for i, ((result, column), n, mean, sd) in enumerate(zip(table.entries, *(v.tolist() for v in numbers))):
@@ -222,11 +224,16 @@ def _rows(
         image_bytes = sum(s.image_bytes for s in content.sets) / len(content.sets)
         rows.append(
             Row(
-                result=result, column=column, n=n, mean=mean, sd=sd if n > 1 else None,
+                result=result,
+                column=column,
+                n=n,
+                mean=mean,
+                sd=sd if n > 1 else None,
                 judged=judged.get((result.id, column.regime, column.student)),
-                ranks={scope: found[i] for scope, found in ranks.items() if i in found}, worth=table.worths[i],
+                ranks={scope: found[i] for scope, found in ranks.items() if i in found},
+                worth=table.worths[i],
                 bytes=round(image_bytes) + column.label_bytes + column.teacher_bytes,
                 seconds=content.cost.pool_seconds + (sum(synthesis) / len(synthesis) if synthesis else 0.0),
             )
-        )  # fmt: skip
+        )
     return rows

@@ -58,19 +58,24 @@ def open_board_source(source: BoardSource) -> Splits:
     """
     splits = open_source(
         DataSettings(
-            dataset=source.id, revision=source.revision, image_size=source.image_size,
+            dataset=source.id,
+            revision=source.revision,
+            image_size=source.image_size,
             max_per_class=source.max_per_class,
         ),
         Key(0, "data"),
-    )  # fmt: skip
+    )
     for name, found, expected in (
         ("training images", splits.train.fingerprint, source.fingerprint),
         ("test images", splits.test.fingerprint, source.test_fingerprint),
     ):
         check(
-            found == expected, f"{name} of {source.name}", found, f"{expected}, those that the board was made with",
+            found == expected,
+            f"{name} of {source.name}",
+            found,
+            f"{expected}, those that the board was made with",
             f"use revision {source.revision or 'and versions'} of {source.id} as the board names it",
-        )  # fmt: skip
+        )
     return splits
 
 
@@ -85,9 +90,12 @@ def board_teacher(place: Place, source: BoardSource) -> ImageModel:
         return fetch_model(teacher.repo, teacher.revision, teacher.sha256)
     model = read_checkpoint(place.folder / "teachers" / source.name)
     check(
-        model.sha256() == teacher.sha256, "teacher", model.sha256(), f"{teacher.sha256}, as {source.name} of the board has",
+        model.sha256() == teacher.sha256,
+        "teacher",
+        model.sha256(),
+        f"{teacher.sha256}, as {source.name} of the board has",
         "fetch the board again",
-    )  # fmt: skip
+    )
     return model
 
 
@@ -169,13 +177,26 @@ class BoardScorer:
     def _train(self, found: ImageSet, seeds: Sequence[int], name: str, grid: _Grid, path: Path) -> None:
         scores = self.work / "scores"
         table = score(
-            {name: found}, protocol=grid.protocol, students=self.board.students, regimes=grid.regimes,
-            seeds=list(seeds), ipc=shown(found, grid.ipc), test_images=self.test.decoded(),
-            test_labels=torch.from_numpy(self.test.labels), num_classes=self.train.num_classes, key=KEY / "students",
-            device=self.device, scores_folder=scores, teacher=self.teacher, test_digest=self.test.fingerprint,
-            image_size=self.source.image_size, mean=self.train.mean, std=self.train.std, flip=self.source.flip,
+            {name: found},
+            protocol=grid.protocol,
+            students=self.board.students,
+            regimes=grid.regimes,
+            seeds=list(seeds),
+            ipc=shown(found, grid.ipc),
+            test_images=self.test.decoded(),
+            test_labels=torch.from_numpy(self.test.labels),
+            num_classes=self.train.num_classes,
+            key=KEY / "students",
+            device=self.device,
+            scores_folder=scores,
+            teacher=self.teacher,
+            test_digest=self.test.fingerprint,
+            image_size=self.source.image_size,
+            mean=self.train.mean,
+            std=self.train.std,
+            flip=self.source.flip,
             precision=self.board.precision,
-        )  # fmt: skip
+        )
         kept = ("student", "regime", "seed", "steps", "label_bytes")
         facts = [{**{k: cell[k] for k in kept}, "seconds": round(cell["seconds"], 3)} for cell in table.cells]
         predictions = np.stack([np.load(file, allow_pickle=False) for file in table.predictions])

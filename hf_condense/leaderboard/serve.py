@@ -56,9 +56,11 @@ def built_site(site: Path | str) -> Path:
     folder = Path(site)
     if not ((folder / "index.html").is_file() and (folder / "board.json").is_file()):
         raise ArtefactError(
-            "site", str(site), "a folder that `leaderboard build` made",
+            "site",
+            str(site),
+            "a folder that `leaderboard build` made",
             f"run `hf-condense leaderboard build BOARD --output_dir {site}`",
-        )  # fmt: skip
+        )
     return folder
 
 

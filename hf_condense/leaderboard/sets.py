@@ -63,9 +63,12 @@ class CondensedSet:
     def image_set(self) -> ImageSet:
         """For scoring under the board's labels: in one stage, without labels of its own."""
         return ImageSet(
-            self.data.images, self.data.labels, formation_factor=self.formation_factor, rates=self._rates(),
+            self.data.images,
+            self.data.labels,
+            formation_factor=self.formation_factor,
+            rates=self._rates(),
             bytes=self.image_bytes,
-        )  # fmt: skip
+        )
 
     @property
     def formation_factor(self) -> int:
@@ -96,10 +99,16 @@ class CondensedSet:
         """What a result says of it."""
         digest = self.data.content["content_hash"].removeprefix("sha256:")
         return SetRef(
-            repo=self.repo or f"sets/{digest}", revision=self.revision, content_hash=digest,
-            pixels_hash=self.pixels_hash, seed=self.seed, images=len(self.data), image_bytes=self.image_bytes,
-            licence=self.data.content["source"].get("license"), made_by=made_by,
-        )  # fmt: skip
+            repo=self.repo or f"sets/{digest}",
+            revision=self.revision,
+            content_hash=digest,
+            pixels_hash=self.pixels_hash,
+            seed=self.seed,
+            images=len(self.data),
+            image_bytes=self.image_bytes,
+            licence=self.data.content["source"].get("license"),
+            made_by=made_by,
+        )
 
 
 def pixels_hash(images: torch.Tensor, labels: torch.Tensor) -> str:
@@ -129,44 +138,61 @@ def open_set(
     else:
         patterns = [*_READ, "soft_labels/**"] if labels else _READ
         place = fetch_snapshot(
-            name, "dataset", revision=revision, patterns=patterns, error=ArtefactError, field="set",
+            name,
+            "dataset",
+            revision=revision,
+            patterns=patterns,
+            error=ArtefactError,
+            field="set",
             allowed="a run folder, a folder with a distilled dataset, or a Hub dataset repository",
-        )  # fmt: skip
+        )
         repo, commit = name, place.name
         if not (place / CONDENSATION).exists():
             raise ArtefactError(
-                "set", name, f"a repository with a {CONDENSATION}",
+                "set",
+                name,
+                f"a repository with a {CONDENSATION}",
                 "sets that others published come through `hf-condense import`",
-            )  # fmt: skip
+            )
     content = read_record(place)["content"]
     _fits(content, train, test)
     image_bytes = sum(_encoded(place, train.image_size))
     data = DistilledDataset.load(place)
-    check(data.images.shape[1:] == (train.channels, *[train.image_size] * 2), f"images of {name}",
-          list(data.images.shape[1:]), f"[{train.channels}, {train.image_size}, {train.image_size}], the source's")  # fmt: skip
+    check(
+        data.images.shape[1:] == (train.channels, *[train.image_size] * 2),
+        f"images of {name}",
+        list(data.images.shape[1:]),
+        f"[{train.channels}, {train.image_size}, {train.image_size}], the source's",
+    )
     counts = torch.bincount(data.labels, minlength=train.num_classes)
     check(
-        bool((counts == counts[0]).all()), f"images of {name}", counts.unique().tolist(),
+        bool((counts == counts[0]).all()),
+        f"images of {name}",
+        counts.unique().tolist(),
         "the same number of images in each class",
-    )  # fmt: skip
+    )
     return CondensedSet(data, place, repo, commit, int(counts[0]), image_bytes)
 
 
 def _fits(content: dict, train: ImageSource, test: ImageSource) -> None:
     names = content["class_names"]
     check(
-        tuple(names) == tuple(train.class_names), "set", f"made for the classes {', '.join(names[:3])} ...",
+        tuple(names) == tuple(train.class_names),
+        "set",
+        f"made for the classes {', '.join(names[:3])} ...",
         f"one for the classes of the board's source: {', '.join(train.class_names[:3])} ...",
         "submit it to a board of its own source",
-    )  # fmt: skip
+    )
     made_from = content["source"].get("fingerprint")
     if made_from and not content.get("imported"):
         ours = fingerprint([train.fingerprint, test.fingerprint])
         check(
-            made_from == ours, "set", f"made from other images of {content['source']['id']} ({made_from})",
+            made_from == ours,
+            "set",
+            f"made from other images of {content['source']['id']} ({made_from})",
             f"one made from the training images that the board reads ({ours})",
             "condense the board's source with the same split and --max_per_class",
-        )  # fmt: skip
+        )
 
 
 def _encoded(place: Path, side: int) -> Iterator[int]:

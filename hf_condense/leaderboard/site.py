@@ -65,8 +65,12 @@ def build(place: Place, output_dir: Path | str, pictures: bool = True) -> Built:
     with atomic_path(output_dir) as folder:
         site = Site(collected, folder)
         pages = site.write(Pictures(place) if pictures else None)
-        about = {"board": place.board.name, "fingerprint": place.board.fingerprint, "commit": site.commit,
-                 "digest": f"sha256:{collected.digest}"}  # fmt: skip
+        about = {
+            "board": place.board.name,
+            "fingerprint": place.board.fingerprint,
+            "commit": site.commit,
+            "digest": f"sha256:{collected.digest}",
+        }
         for name, data in (("json", as_json(table, about)), ("csv", as_csv(table)), ("parquet", parquet)):
             (folder / f"board.{name}").write_bytes(data)
     if place.repo is None:
@@ -89,14 +93,23 @@ class Site:
         self.commit = None if place.commit == NO_COMMIT else place.commit
         self.pages = 0
         self.templates = Environment(
-            loader=PackageLoader("hf_condense.leaderboard", "pages"), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True, auto_reload=False,
-        )  # fmt: skip
+            loader=PackageLoader("hf_condense.leaderboard", "pages"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
         self.templates.filters.update(FILTERS)
         self.templates.globals.update(
-            board=self.board, digest=collected.digest, source=self._source(), leaderboard=place.repo or "BOARD",
-            VERDICTS=VERDICTS, TERMS=TERMS, ROWS_SHOWN=ROWS_SHOWN,
-        )  # fmt: skip
+            board=self.board,
+            digest=collected.digest,
+            source=self._source(),
+            leaderboard=place.repo or "BOARD",
+            VERDICTS=VERDICTS,
+            TERMS=TERMS,
+            ROWS_SHOWN=ROWS_SHOWN,
+        )
 
     def _source(self) -> str:
         place = self.collected.place
@@ -138,13 +151,23 @@ class Site:
         collected, groups = self.collected, overview(self.collected)
         rows = [row for page in self.task_pages for _, rows in tabs_of(collected, *page) for row in rows]
         tally = collected.verdicts(rows)
-        tasks = {(r.result.content.source, r.result.content.ipc, r.column.regime, r.column.student)
-                 for r in rows if r.result.content.kind == "submission"}  # fmt: skip
+        tasks = {
+            (r.result.content.source, r.result.content.ipc, r.column.regime, r.column.student)
+            for r in rows
+            if r.result.content.kind == "submission"
+        }
         self._page(
-            "index.jinja", "index.html", tally=tally, total=sum(tally.values()), submissions=len(collected.submissions),
-            tasks=len(tasks), share=share_bar(*(tally[v] for v in VERDICTS)), matrix=self._matrix(),
-            groups=[self._group(g) for g in groups[:GROUPS_SHOWN]], hidden=len(groups[GROUPS_SHOWN:]),
-        )  # fmt: skip
+            "index.jinja",
+            "index.html",
+            tally=tally,
+            total=sum(tally.values()),
+            submissions=len(collected.submissions),
+            tasks=len(tasks),
+            share=share_bar(*(tally[v] for v in VERDICTS)),
+            matrix=self._matrix(),
+            groups=[self._group(g) for g in groups[:GROUPS_SHOWN]],
+            hidden=len(groups[GROUPS_SHOWN:]),
+        )
 
     def _matrix(self) -> list[dict[str, Any]]:
         lines = []
@@ -159,10 +182,14 @@ class Site:
     def _group(self, group: Group) -> dict[str, Any]:
         levels = Counter(self.collected.standings[r.id].level.split(" ")[0] for r in group.results)
         return {
-            **vars(group), "is_random": group.is_random, "size": size_range(*group.bytes),
+            **vars(group),
+            "is_random": group.is_random,
+            "size": size_range(*group.bytes),
             "duration": duration_range(*group.seconds),
-            "level": "" if group.kind == "baseline" else ", ".join(f"{n} {name}" for name, n in sorted(levels.items())),
-        }  # fmt: skip
+            "level": ""
+            if group.kind == "baseline"
+            else ", ".join(f"{n} {name}" for name, n in sorted(levels.items())),
+        }
 
     def _task(self, source: str, ipc: int) -> None:
         tabs, name = tabs_of(self.collected, source, ipc), page_name(source, ipc)
@@ -186,10 +213,18 @@ class Site:
         found = Counter(row.judged.verdict for row in self.collected.by_result[result.id] if row.judged)
         baseline = content.kind == "baseline"
         return {
-            "id": result.id, "title": content.method.title, "by": submitter(result), "gone": standing.gone,
-            "classes": "gone" if standing.gone else "", "source": content.source, "ipc": content.ipc,
-            "found": found, "above": found[ABOVE], "level": standing.level, "date": "" if baseline else result.submitted.date,
-        }  # fmt: skip
+            "id": result.id,
+            "title": content.method.title,
+            "by": submitter(result),
+            "gone": standing.gone,
+            "classes": "gone" if standing.gone else "",
+            "source": content.source,
+            "ipc": content.ipc,
+            "found": found,
+            "above": found[ABOVE],
+            "level": standing.level,
+            "date": "" if baseline else result.submitted.date,
+        }
 
     def _result(self, result: Result, pictures: Pictures | None) -> None:
         picture = None

@@ -111,12 +111,20 @@ def submit(
         runs = [*runs, *own]
     predictions = write_predictions(runs)
     content = Content(
-        format=FORMAT, board=BoardRef(board.name, board.fingerprint), kind="submission",
-        scope="method" if len(sets) > 1 else "set", method=_method(sets[0]),
-        sets=tuple(s.ref(by) for s in sets), source=scorer.source.name, ipc=ipc, columns=tuple(columns),
-        cost=_cost(sets, scorer, tuned_on, tuning_trials), provenance=provenance(),
-        predictions=describe_predictions(predictions), supersedes=supersedes,
-    )  # fmt: skip
+        format=FORMAT,
+        board=BoardRef(board.name, board.fingerprint),
+        kind="submission",
+        scope="method" if len(sets) > 1 else "set",
+        method=_method(sets[0]),
+        sets=tuple(s.ref(by) for s in sets),
+        source=scorer.source.name,
+        ipc=ipc,
+        columns=tuple(columns),
+        cost=_cost(sets, scorer, tuned_on, tuning_trials),
+        provenance=provenance(),
+        predictions=describe_predictions(predictions),
+        supersedes=supersedes,
+    )
     result = Result.of(content, Submitted(by, today()))
     text = verdict_table(result, bank, board)
     if dry_run:
@@ -180,9 +188,11 @@ def _bank(place: Place, source: str, ipc: int) -> Result:
         if (c.kind, c.method.name, c.source, c.ipc) == ("baseline", "random", source, ipc):
             return result
     raise ConfigError(
-        "leaderboard", place.board.name, f"a board with random draws of {source} at {ipc} images a class",
+        "leaderboard",
+        place.board.name,
+        f"a board with random draws of {source} at {ipc} images a class",
         "its keeper runs `hf-condense leaderboard bank` first",
-    )  # fmt: skip
+    )
 
 
 def _already(
@@ -196,10 +206,12 @@ def _already(
     """
     mine = sorted(s.pixels_hash for s in sets)
     earlier = [
-        r for r in place.entries(Result)
-        if r.content.kind == "submission" and r.content.source == source
+        r
+        for r in place.entries(Result)
+        if r.content.kind == "submission"
+        and r.content.source == source
         and sorted(s.pixels_hash for s in r.content.sets) == mine
-    ]  # fmt: skip
+    ]
     same = [r for r in earlier if len(r.content.columns[0].seeds) == count and r.submitted.by == by]
     if same:
         return same[-1]
@@ -211,9 +223,11 @@ def _already(
     elif earlier:
         id = earlier[0].id
         raise ConfigError(
-            "sets", f"already there as {id}", "sets that the board does not have",
+            "sets",
+            f"already there as {id}",
+            "sets that the board does not have",
             f"verify it instead: hf-condense verify {id}; for more seeds of your own give --supersedes {id}",
-        )  # fmt: skip
+        )
     return None
 
 
@@ -239,17 +253,23 @@ def _check_sets(sets: Sequence[CondensedSet], place: Place) -> None:
     ipcs = sorted({s.ipc for s in sets})
     check(len(ipcs) == 1, "ipc", ipcs, "sets of one IPC", "submit each IPC by itself")
     check(
-        first.ipc in board.ipc, "ipc", first.ipc, f"an IPC of the board: {', '.join(map(str, board.ipc))}",
+        first.ipc in board.ipc,
+        "ipc",
+        first.ipc,
+        f"an IPC of the board: {', '.join(map(str, board.ipc))}",
         "condense with another --ipc",
-    )  # fmt: skip
+    )
     names = sorted({s.method_name for s in sets})
     check(len(names) == 1, "sets", names, "sets of one method", "submit each method by itself")
     hashes = [s.pixels_hash for s in sets]
     check(len(set(hashes)) == len(hashes), "sets", "the same images twice", "sets from different synthesis seeds")
     check(
-        place.repo is None or all(s.repo is not None for s in sets), "sets", "a folder on this machine",
-        "Hub ids, which everybody can read", "`hf-condense push RUN_FOLDER owner/name`, then submit owner/name",
-    )  # fmt: skip
+        place.repo is None or all(s.repo is not None for s in sets),
+        "sets",
+        "a folder on this machine",
+        "Hub ids, which everybody can read",
+        "`hf-condense push RUN_FOLDER owner/name`, then submit owner/name",
+    )
     for found in sets:
         licence = found.data.content["source"].get("license")
         check(licence not in board.licences.deny, "licence", licence, "a licence that the board takes")
@@ -285,9 +305,13 @@ def _own_set(found: CondensedSet) -> ImageSet:
     plain = found.image_set()
     extra = {"store": data.store} if data.store is not None else {"soft": data.soft_labels.float()}
     return ImageSet(
-        plain.images, plain.labels, formation_factor=plain.formation_factor, rates=plain.rates, bytes=plain.bytes,
+        plain.images,
+        plain.labels,
+        formation_factor=plain.formation_factor,
+        rates=plain.rates,
+        bytes=plain.bytes,
         **extra,
-    )  # fmt: skip
+    )
 
 
 def _method(found: CondensedSet) -> MethodFacts:
@@ -299,9 +323,13 @@ def _method(found: CondensedSet) -> MethodFacts:
     paper = _ARXIV.search(str(about.get("paper") or ""))
     name = re.sub(r"[^\w.-]", "-", about["name"])[:64]
     return MethodFacts(
-        name=name, title=about["title"][:MAX_STRING], paper=paper and f"https://arxiv.org/abs/{paper[1]}", code=None,
-        settings=settings, settings_sha256=settings_digest(settings),
-    )  # fmt: skip
+        name=name,
+        title=about["title"][:MAX_STRING],
+        paper=paper and f"https://arxiv.org/abs/{paper[1]}",
+        code=None,
+        settings=settings,
+        settings_sha256=settings_digest(settings),
+    )
 
 
 def _short(value):
@@ -332,7 +360,11 @@ def _cost(sets: Sequence[CondensedSet], scorer: BoardScorer, tuned_on: str, tria
     device = str(sets[0].data.record.get("device") or device_name(scorer.device))[:MAX_STRING]
     threads = sets[0].data.record.get("threads")
     return Cost(
-        synthesis_seconds=tuple(round(float(s), 2) for s in synthesis), pool_seconds=round(float(max(pool)), 2),
-        peak_memory=int(peak), device=device, threads=threads if type(threads) is int else torch.get_num_threads(),
-        tuning_trials=trials, tuned_on=tuned_on,
-    )  # fmt: skip
+        synthesis_seconds=tuple(round(float(s), 2) for s in synthesis),
+        pool_seconds=round(float(max(pool)), 2),
+        peak_memory=int(peak),
+        device=device,
+        threads=threads if type(threads) is int else torch.get_num_threads(),
+        tuning_trials=trials,
+        tuned_on=tuned_on,
+    )

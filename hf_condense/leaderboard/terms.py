@@ -9,7 +9,10 @@ TERMS = {
         "First and last place that the row may have: 1 + the rows that are significantly better, up to the number of rows "
         "minus those that are significantly worse (Welch for all pairs, Holm over the pairs).",
     ),
-    "top1": ("Top-1", "Share of test images that the students get right, in percent: mean ± standard deviation over runs."),
+    "top1": (
+        "Top-1",
+        "Share of test images that the students get right, in percent: mean ± standard deviation over runs.",
+    ),
     "difference": (
         "Difference",
         "Mean accuracy minus that of the board's random draws, in percentage points, with its 95 % interval. All bars of "
@@ -48,4 +51,4 @@ TERMS = {
         "Control",
         "Random draws scored on the submitter's machine minus the same draws on the board's: near 0 where both agree.",
     ),
-}  # fmt: skip
+}

@@ -118,10 +118,15 @@ def verify(
     runs = scorer.score_each([s.image_set() for s in sets], c.ipc, drawn, f"{c.method.name}-verified")
     columns = columns_of(runs, len(scorer.test), 0 if scorer.teacher is None else scorer.teacher.bytes)
     entry = Verification(
-        format=FORMAT, board=BoardRef(place.board.name, place.board.fingerprint), id=id, commit=place.commit,
-        columns=tuple(columns), remade=_remade(remake(sets[0].place)) if remake else None, provenance=provenance(),
+        format=FORMAT,
+        board=BoardRef(place.board.name, place.board.fingerprint),
+        id=id,
+        commit=place.commit,
+        columns=tuple(columns),
+        remade=_remade(remake(sets[0].place)) if remake else None,
+        provenance=provenance(),
         submitted=Submitted(verifier, today()),
-    )  # fmt: skip
+    )
     found = compare_columns(entry.columns, c, place.board.tolerance.equivalence_points)
     where = None
     if not dry_run:

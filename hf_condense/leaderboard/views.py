@@ -61,18 +61,22 @@ def task_tab(collected: Collected, task: Task, rows: Sequence[Row]) -> View:
     facts.append(("Submissions", sum(row.result.content.kind == "submission" for row in rows)))
     limit = axis_limit(rows)
     return {
-        "id": tab_id(task), "title": f"{task.regime} labels, {task.student}", "short": f"{task.regime}, {task.student}", "facts": facts,
+        "id": tab_id(task),
+        "title": f"{task.regime} labels, {task.student}",
+        "short": f"{task.regime}, {task.student}",
+        "facts": facts,
         "saturated": random is not None and ceiling is not None and ceiling - random.mean < SATURATED,
         "tables": [
             {
-                "caption": CAPTIONS[scope], "axis": axis(limit),
+                "caption": CAPTIONS[scope],
+                "axis": axis(limit),
                 "rows": [row_view(collected, row, limit, scope) for row in ordered(collected, rows, scope)],
             }
             for scope in ("method", "set")
             if any(row.result.content.scope == scope and row.result.content.kind == "submission" for row in rows)
             or (scope == "method" and all(row.result.content.kind == "baseline" for row in rows))
         ],
-    }  # fmt: skip
+    }
 
 
 def ordered(collected: Collected, rows: Iterable[Row], scope: str) -> list[Row]:
@@ -90,17 +94,26 @@ def row_view(collected: Collected, row: Row, limit: float, scope: str) -> View:
     content, standing, judged = row.result.content, collected.standings[row.result.id], row.judged
     first, last = row.ranks.get(scope, (None, None))
     return {
-        "title": content.method.title, "by": submitter(row.result), "link": f"../methods/{row.result.id}.html",
-        "classes": "random" if row.is_random else "gone" if standing.gone else "", "gone": standing.gone,
+        "title": content.method.title,
+        "by": submitter(row.result),
+        "link": f"../methods/{row.result.id}.html",
+        "classes": "random" if row.is_random else "gone" if standing.gone else "",
+        "gone": standing.gone,
         "rank": "" if first is None else f"{first}" if first == last else f"{first}–{last}",
         "top1": accuracy(row),
-        "delta": points(judged.delta) if judged else "", "interval": interval(judged.low, judged.high) if judged else "",
+        "delta": points(judged.delta) if judged else "",
+        "interval": interval(judged.low, judged.high) if judged else "",
         "bar": bar(judged, limit) if judged else "",
-        "verdict": judged.verdict if judged else "", "verdict_text": _short(judged) if judged else "reference" if row.is_random else "",
-        **worth_view(row), "bytes": row.bytes, "size": size(row.bytes),
-        "seconds": round(row.seconds, 1), "duration": duration(row.seconds),
-        "n": row.n, "level": standing.level,
-    }  # fmt: skip
+        "verdict": judged.verdict if judged else "",
+        "verdict_text": _short(judged) if judged else "reference" if row.is_random else "",
+        **worth_view(row),
+        "bytes": row.bytes,
+        "size": size(row.bytes),
+        "seconds": round(row.seconds, 1),
+        "duration": duration(row.seconds),
+        "n": row.n,
+        "level": standing.level,
+    }
 
 
 def _short(judged: Judged) -> str:
@@ -118,10 +131,11 @@ def worth_view(row: Row) -> View:
 def plots_tab(collected: Collected, task: Task, rows: Sequence[Row]) -> View:
     """Both Pareto plots of a task, and their points as text."""
     counted = [
-        row for row in rows
+        row
+        for row in rows
         if collected.counts(row.result)
         and not (row.result.content.kind == "baseline" and row.result.content.method.name in UNPLOTTED)
-    ]  # fmt: skip
+    ]
     random = next((row.mean for row in counted if row.is_random), None)
     found = {cost: pareto_points(counted, cost) for cost in ("bytes", "seconds")}
     fronts = {cost: {p.row.result.id for p in points_ if p.on_front} for cost, points_ in found.items()}
@@ -130,20 +144,26 @@ def plots_tab(collected: Collected, task: Task, rows: Sequence[Row]) -> View:
         "seconds": "Top-1 accuracy for seconds (networks, synthesis of a set)",
     }
     return {
-        "id": tab_id(task), "title": f"{task.regime} labels, {task.student}", "short": f"{task.regime}, {task.student}",
+        "id": tab_id(task),
+        "title": f"{task.regime} labels, {task.student}",
+        "short": f"{task.regime}, {task.student}",
         "plots": [
             {"caption": captions[cost], "svg": pareto_plot(found[cost], cost, random, method_link)} for cost in found
         ],
         "lines": [
             {
-                "title": p.row.result.content.method.title, "by": submitter(p.row.result), "link": method_link(p.row),
-                "random": p.row.is_random, "top1": accuracy(p.row), "size": size(p.row.bytes),
+                "title": p.row.result.content.method.title,
+                "by": submitter(p.row.result),
+                "link": method_link(p.row),
+                "random": p.row.is_random,
+                "top1": accuracy(p.row),
+                "size": size(p.row.bytes),
                 "duration": duration(p.row.seconds),
                 "fronts": ", ".join(cost for cost in found if p.row.result.id in fronts[cost]),
             }
             for p in found["bytes"]
         ],
-    }  # fmt: skip
+    }
 
 
 def method_link(row: Row) -> str:

@@ -38,9 +38,16 @@ class CoresetSettings:
     """Which selection, and what it looks through."""
 
     selection: Literal[
-        "random", "herding", "k_center", "k_medoids", "forgetting", "el2n_easy", "el2n_hard", "pca_tiles",
+        "random",
+        "herding",
+        "k_center",
+        "k_medoids",
+        "forgetting",
+        "el2n_easy",
+        "el2n_hard",
+        "pca_tiles",
         "backbone_centres",
-    ] = setting("herding", "how images of a class are chosen")  # fmt: skip
+    ] = setting("herding", "how images of a class are chosen")
     normalise_features: bool = setting(False, "herding: features on the unit sphere, as in iCaRL")
     tile_factor: int = setting(2, "pca_tiles: whole images per side of a tiled one")
     backbone: str | None = setting(
@@ -160,9 +167,15 @@ class Coreset(Method):
         recipe = FitRecipe(settings.dynamics_epochs, settings.dynamics_lr)
         policy = training_policy(SqueezeSettings(), context.image_size, train.stored_size, context.flip)
         return training_dynamics(
-            name, recipe, settings.dynamics_batch, train, policy, key=context.key / "dynamics" / name,
-            device=context.device, cache_folder=cache_folder(),
-        )  # fmt: skip
+            name,
+            recipe,
+            settings.dynamics_batch,
+            train,
+            policy,
+            key=context.key / "dynamics" / name,
+            device=context.device,
+            cache_folder=cache_folder(),
+        )
 
 
 SELECTIONS: dict[str, Callable[..., np.ndarray]] = {
@@ -186,7 +199,7 @@ def _pretrained(name: str, images: ImageSpec) -> ImageModel:
         ModelError: it has none, or they cannot be fetched.
     """
     try:
-        model = load_model(name, images, pretrained=True, key=Key(0, "backbone"))  # fmt: skip
+        model = load_model(name, images, pretrained=True, key=Key(0, "backbone"))
     except ModelError as error:
         step = error.next_step.replace("--base_model", "--backbone").split("; names of timm")[0]
         step = step.replace(", or drop --pretrained", "")

@@ -68,9 +68,14 @@ class GVBSMSettings:
     def matching(self) -> MatchingSettings:
         """What of it belongs to statistic matching: targets are those of all data, classes have none."""
         shared = (
-            "match_weight", "first_layer_weight", "drop_rate", "stat_momentum", "stat_ema_zero_init",
-            "stat_ema_persist", "patch",
-        )  # fmt: skip
+            "match_weight",
+            "first_layer_weight",
+            "drop_rate",
+            "stat_momentum",
+            "stat_ema_zero_init",
+            "stat_ema_persist",
+            "patch",
+        )
         return MatchingSettings(alpha=1.0, flatness_weight=0.0, **{name: getattr(self, name) for name in shared})
 
 
@@ -84,9 +89,12 @@ class GVBSM(Method):
         """Raises ConfigError where `id_chunks` does not divide the images of a class."""
         starts, chunks = super().plan(num_classes, ipc), self.settings.id_chunks
         check(
-            ipc % chunks == 0, "id_chunks", chunks, f"a number that divides ipc, which is {ipc}",
+            ipc % chunks == 0,
+            "id_chunks",
+            chunks,
+            f"a number that divides ipc, which is {ipc}",
             "set --id_chunks 1, or choose another --ipc",
-        )  # fmt: skip
+        )
         # [class, chunk, image] to [chunk, class, image]
         order = np.arange(num_classes * ipc).reshape(num_classes, chunks, -1).swapaxes(0, 1).flatten().tolist()
         shards = blocks(tuple(starts.labels[row] for row in order), self.settings.shard_size, self.name)
@@ -127,9 +135,14 @@ class GVBSM(Method):
         if not s.densification_weight:
             return FeatureStatistics(*parts)
         term = Densification(
-            s.densification_weight, s.densification_temperature, s.densification_normalised, s.densification_every,
-            context.train.mean, context.train.std, s.iterations,
-        )  # fmt: skip
+            s.densification_weight,
+            s.densification_temperature,
+            s.densification_normalised,
+            s.densification_every,
+            context.train.mean,
+            context.train.std,
+            s.iterations,
+        )
         return DensifiedStatistics(*parts, densification=term)
 
     def protocol(self, dataset: str) -> str:

@@ -71,8 +71,14 @@ class IDCSettings(SamplerSettings):
         check(0 <= self.momentum < 1, "momentum", self.momentum, "0 or more and below 1")
         check(0 <= self.network_cutmix <= 1, "network_cutmix", self.network_cutmix, "a share of the batches")
         for name in (
-            "iterations", "inner_steps", "fix_iter", "lr_side", "formation_factor", "syn_batch", "network_images",
-        ):  # fmt: skip
+            "iterations",
+            "inner_steps",
+            "fix_iter",
+            "lr_side",
+            "formation_factor",
+            "syn_batch",
+            "network_images",
+        ):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         check(self.pretrain_epochs >= 0, "pretrain_epochs", self.pretrain_epochs, "0 or more")
         if self.families:
@@ -132,9 +138,14 @@ class IDC(Method):
         carried = s.momentum**spec.num_classes
         lr = s.lr * (spec.ipc / 10) * (spec.image_size / s.lr_side) ** 2 * (1 - carried) / (1 - s.momentum)
         return Recipe(
-            s.iterations * s.inner_steps, lr, optimizer="sgd", momentum=carried, schedule="constant", space="unit",
+            s.iterations * s.inner_steps,
+            lr,
+            optimizer="sgd",
+            momentum=carried,
+            schedule="constant",
+            space="unit",
             clamp_every=s.inner_steps,
-        )  # fmt: skip
+        )
 
     def images_per_step(self, num_classes: int, ipc: int) -> float:
         s = self.settings
@@ -150,10 +161,18 @@ class IDC(Method):
             s.network_images, s.real_batch, s.network_lr, cutmix=s.network_cutmix, pretrain_epochs=s.pretrain_epochs
         )
         return FormationMatching(
-            context.fresh, views, self.sampler(views, key / "sampler"), RealTraining(views, loop, key / "training"),
-            steps=s.inner_steps * s.fix_iter, factor=s.formation_factor, kind=s.formation, most=s.syn_batch,
-            distance=s.distance, fc=s.match_fc, bias=s.match_bias,
-        )  # fmt: skip
+            context.fresh,
+            views,
+            self.sampler(views, key / "sampler"),
+            RealTraining(views, loop, key / "training"),
+            steps=s.inner_steps * s.fix_iter,
+            factor=s.formation_factor,
+            kind=s.formation,
+            most=s.syn_batch,
+            distance=s.distance,
+            fc=s.match_fc,
+            bias=s.match_bias,
+        )
 
     def sampler(self, views: PairedViews, key: Key) -> Sampler:
         """Chooses the real images of a step."""

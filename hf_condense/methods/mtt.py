@@ -38,9 +38,10 @@ class MTTSettings:
     )
     pairs: int = setting(1, "students in each image step; processes share them")
     gradient: Literal["adjoint", "unroll", "tesla", "tesla_official"] = setting(
-        "adjoint", "of the way through the student's steps: adjoint (exact, memory of one step), unroll (the same, memory "
+        "adjoint",
+        "of the way through the student's steps: adjoint (exact, memory of one step), unroll (the same, memory "
         "of all steps), tesla (its Eq. 6, not exact), tesla_official (half of that for images, as its script)",
-    )  # fmt: skip
+    )
     zca: bool = setting(False, "networks see whitened images instead of normalised ones")
     assign_labels: bool = setting(False, "students learn soft labels that the expert's target weights give the images")
     families: tuple[str, ...] = setting(
@@ -60,15 +61,24 @@ class MTTSettings:
         check(self.lr_lr >= 0, "lr_lr", self.lr_lr, "0 (the rate stays as it is) or more")
         check(0 <= self.momentum < 1, "momentum", self.momentum, "0 or more and below 1")
         for name in (
-            "iterations", "student_steps", "student_batch", "span", "first_epochs", "pairs", "experts", "expert_epochs",
+            "iterations",
+            "student_steps",
+            "student_batch",
+            "span",
+            "first_epochs",
+            "pairs",
+            "experts",
+            "expert_epochs",
             "expert_batch",
-        ):  # fmt: skip
+        ):
             value = getattr(self, name)
             check(value is None or value >= 1, name, value, "1 or more")
         check(
-            self.trained_epochs >= self.matched_epochs, "expert_epochs", self.expert_epochs,
+            self.trained_epochs >= self.matched_epochs,
+            "expert_epochs",
+            self.expert_epochs,
             f"{self.matched_epochs} or more, for --first_epochs {self.first_epochs} and --span {self.span}",
-        )  # fmt: skip
+        )
         wrong = set(self.families) - set(FAMILIES)
         check(not wrong, "families", ", ".join(sorted(wrong)), f"of {', '.join(FAMILIES)}, or nothing")
 
@@ -104,9 +114,15 @@ class MTT(Method):
             s.trained_epochs, s.expert_lr, batch=s.expert_batch, families=self._families(context), dtype=s.expert_dtype
         )
         return train_experts(
-            context.fresh, context.train, recipe, s.experts, key=context.key / "experts", device=context.device,
-            accelerator=context.accelerator, folder=s.expert_folder if context.fresh.untrained else None,
-        )  # fmt: skip
+            context.fresh,
+            context.train,
+            recipe,
+            s.experts,
+            key=context.key / "experts",
+            device=context.device,
+            accelerator=context.accelerator,
+            folder=s.expert_folder if context.fresh.untrained else None,
+        )
 
     @property
     def real_images_each(self) -> int:
@@ -122,9 +138,15 @@ class MTT(Method):
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         s = self.settings
         return Recipe(
-            s.iterations, s.lr, optimizer="sgd", momentum=s.momentum, schedule="constant",
-            space="whitened" if s.zca else "normalised", clamp_every=0, rates={"lr": s.lr_lr},
-        )  # fmt: skip
+            s.iterations,
+            s.lr,
+            optimizer="sgd",
+            momentum=s.momentum,
+            schedule="constant",
+            space="whitened" if s.zca else "normalised",
+            clamp_every=0,
+            rates={"lr": s.lr_lr},
+        )
 
     def images_per_step(self, num_classes: int, ipc: int) -> float:
         s = self.settings
@@ -140,9 +162,13 @@ class MTT(Method):
         )
         network = context.fresh.numbered(0, context.key / "experts")  # any of them: its weights are never read
         return TrajectoryMatching(
-            FlatNetwork(network.eval()), ready, segments, s.student_lr,
-            SiamesePolicy(families, family_per="call") if families else None, s.assign_labels,
-        )  # fmt: skip
+            FlatNetwork(network.eval()),
+            ready,
+            segments,
+            s.student_lr,
+            SiamesePolicy(families, family_per="call") if families else None,
+            s.assign_labels,
+        )
 
     @property
     def labels_by(self) -> str | None:

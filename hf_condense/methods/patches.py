@@ -23,8 +23,17 @@ def ranked_patches(
     """
     return Start(
         *realistic_crops(
-            context.train, shard.labels[0], len(shard.labels), context.observers[0].model, size=context.image_size,
-            factor=settings.rded_factor, candidates=settings.rded_candidates, crops=settings.rded_crops,
-            key=context.key / shard.id, device=context.device, difficulty=difficulty, precision=context.precision,
+            context.train,
+            shard.labels[0],
+            len(shard.labels),
+            context.observers[0].model,
+            size=context.image_size,
+            factor=settings.rded_factor,
+            candidates=settings.rded_candidates,
+            crops=settings.rded_crops,
+            key=context.key / shard.id,
+            device=context.device,
+            difficulty=difficulty,
+            precision=context.precision,
         )
-    )  # fmt: skip
+    )

@@ -11,8 +11,15 @@ from hf_condense.methods.patches import ranked_patches
 from hf_condense.plan import Shard, Start
 
 PROTOCOLS = (
-    "cifar10", "cifar100", "tiny-imagenet", "imagenette", "imagewoof", "imagenet-10", "imagenet-100", "imagenet-1k",
-)  # fmt: skip
+    "cifar10",
+    "cifar100",
+    "tiny-imagenet",
+    "imagenette",
+    "imagewoof",
+    "imagenet-10",
+    "imagenet-100",
+    "imagenet-1k",
+)
 
 
 @dataclass(frozen=True)

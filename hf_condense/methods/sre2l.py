@@ -56,17 +56,23 @@ class SRe2LSettings:
         check(crop is None or 0 < crop <= 1, "crop_min", crop, "an area above 0 and up to 1, or none")
         check(0 <= self.milestone <= 1, "milestone", self.milestone, "a share from 0 to 1")
         check(
-            self.curriculum == "none" or crop is not None, "curriculum", self.curriculum,
-            "none where there is no crop", "give a --crop_min, or --curriculum none",
-        )  # fmt: skip
+            self.curriculum == "none" or crop is not None,
+            "curriculum",
+            self.curriculum,
+            "none where there is no crop",
+            "give a --crop_min, or --curriculum none",
+        )
         self.matching()  # its weights are checked there
 
     def matching(self) -> MatchingSettings:
         """Statistics of all data only, of the batch itself: nothing of classes, running averages or flatness."""
         return MatchingSettings(
-            alpha=1.0, stat_momentum=0.0, flatness_weight=0.0, match_weight=self.match_weight,
+            alpha=1.0,
+            stat_momentum=0.0,
+            flatness_weight=0.0,
+            match_weight=self.match_weight,
             first_layer_weight=self.first_layer_weight,
-        )  # fmt: skip
+        )
 
     def smallest_crop(self, step: int) -> float | None:
         """Smallest area of the crop at `step`: falls from 1 to `crop_min` at milestone * iterations, then stays there."""
@@ -107,9 +113,11 @@ class SRe2L(Method):
     name = "sre2l"
     Settings = SRe2LSettings
     protocols: ClassVar[dict[str, str]] = {
-        "cifar10": "sre2l-cifar10", "cifar100": "sre2l-cifar100", "tiny-imagenet": "sre2l-tiny",
+        "cifar10": "sre2l-cifar10",
+        "cifar100": "sre2l-cifar100",
+        "tiny-imagenet": "sre2l-tiny",
         "imagenet-1k": "sre2l-in1k",
-    }  # fmt: skip
+    }
     other_protocol = "small"
 
     def plan(self, num_classes: int, ipc: int) -> Plan:
@@ -154,10 +162,13 @@ class SRe2L(Method):
         """One crop, one flip and one shift for the whole batch."""
         settings, smallest = self.settings, self.settings.smallest_crop(step)
         return ViewPolicy(
-            context.image_size, crop=None if smallest is None else (smallest, 1.0),
-            flip=0.5 if settings.mirror and context.flip else 0.0, roll=settings.roll, roll_back=settings.roll_back,
+            context.image_size,
+            crop=None if smallest is None else (smallest, 1.0),
+            flip=0.5 if settings.mirror and context.flip else 0.0,
+            roll=settings.roll,
+            roll_back=settings.roll_back,
             per="batch",
-        )  # fmt: skip
+        )
 
 
 class CDA(SRe2L):
@@ -166,8 +177,10 @@ class CDA(SRe2L):
     name = "cda"
     Settings = CDASettings
     protocols: ClassVar[dict[str, str]] = {
-        **SRe2L.protocols, "tiny-imagenet": "cda-tiny", "imagenet-1k": "cda-in1k",
-    }  # fmt: skip
+        **SRe2L.protocols,
+        "tiny-imagenet": "cda-tiny",
+        "imagenet-1k": "cda-in1k",
+    }
 
 
 class SRe2LPlus(SRe2L):
@@ -176,7 +189,9 @@ class SRe2LPlus(SRe2L):
     name = "sre2lpp"
     Settings = SRe2LPlusSettings
     protocols: ClassVar[dict[str, str]] = {
-        "cifar10": "sre2lpp-cifar10", "cifar100": "sre2lpp-cifar100", "tiny-imagenet": "sre2lpp-tiny",
+        "cifar10": "sre2lpp-cifar10",
+        "cifar100": "sre2lpp-cifar100",
+        "tiny-imagenet": "sre2lpp-tiny",
         "imagenet-1k": "sre2lpp-in1k",
-    }  # fmt: skip
+    }
     other_protocol = "small-bssl"

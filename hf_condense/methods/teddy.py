@@ -68,6 +68,11 @@ class Teddy(SRe2L):
             return FirstOrder(models, context.train, per_step=per_step, targets=ready)
         kind = StackedStatistics if self.settings.stacked else FeatureStatistics
         return kind(
-            models, context.statistics, self.settings.matching(), lambda step: self._view(context, step),
-            context.precision, turns="shuffled", per_step=per_step,
-        )  # fmt: skip
+            models,
+            context.statistics,
+            self.settings.matching(),
+            lambda step: self._view(context, step),
+            context.precision,
+            turns="shuffled",
+            per_step=per_step,
+        )

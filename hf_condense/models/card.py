@@ -55,9 +55,11 @@ class ModelCardFacts:
 def render(facts: ModelCardFacts, template: str = "base_model", **more: Any) -> str:
     """The card as Markdown with its YAML head, from `models/cards/<template>.md.jinja`; `more` is for that template."""
     shown = {
-        "title": public_name(facts.name), "started_from": public_name(facts.source["id"]), "hub_id": _hub_id(facts),
+        "title": public_name(facts.name),
+        "started_from": public_name(facts.source["id"]),
+        "hub_id": _hub_id(facts),
         "licensed": licensed(facts.license),
-    }  # fmt: skip
+    }
     named = {"class_names": [shortened(name, LONGEST_NAME) for name in facts.class_names]}
     return environment().get_template(f"{template}.md.jinja").render(markdown(asdict(facts) | named | shown | more))
 

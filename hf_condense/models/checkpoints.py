@@ -36,10 +36,19 @@ def write_checkpoint(model: ImageModel, folder: Path, image_size: int) -> None:
         _write_timm(model, folder, image_size, mean, std)
     build = model.build | (shape_manifest(model.backbone) if "shapes" in model.build else {})
     facts = {
-        "name": model.name, "num_classes": model.num_classes, "channels": model.channels, "in_chans": model.in_chans,
-        "input_size": model.input_size, "mean": mean, "std": std, "class_names": model.class_names,
-        "source": model.source, "needs_squeeze": model.needs_squeeze, "build": build, "sha256": model.sha256(),
-    }  # fmt: skip
+        "name": model.name,
+        "num_classes": model.num_classes,
+        "channels": model.channels,
+        "in_chans": model.in_chans,
+        "input_size": model.input_size,
+        "mean": mean,
+        "std": std,
+        "class_names": model.class_names,
+        "source": model.source,
+        "needs_squeeze": model.needs_squeeze,
+        "build": build,
+        "sha256": model.sha256(),
+    }
     write_record(folder / FACTS, ModelFacts, facts)
 
 

@@ -64,10 +64,12 @@ class InvertedResidual(nn.Module):
         hidden = inputs * expansion
         self.residual = stride == 1 and inputs == outputs
         self.layers = nn.Sequential(
-            *_conv_norm(inputs, hidden, 1), nn.ReLU(),
-            *_conv_norm(hidden, hidden, 3, stride, groups=hidden), nn.ReLU(),
+            *_conv_norm(inputs, hidden, 1),
+            nn.ReLU(),
+            *_conv_norm(hidden, hidden, 3, stride, groups=hidden),
+            nn.ReLU(),
             *_conv_norm(hidden, outputs, 1),
-        )  # fmt: skip
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x) if self.residual else self.layers(x)

@@ -74,16 +74,31 @@ class ConvNet(nn.Module):
 default_cfgs = generate_default_cfgs(
     {
         f"{name}.untrained": {
-            "num_classes": 10, "input_size": (3, 32, 32), "fixed_input_size": True, "min_input_size": (3, 2, 2),
-            "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bilinear", "crop_pct": 1.0,
-            "first_conv": "features.0", "classifier": "classifier",
+            "num_classes": 10,
+            "input_size": (3, 32, 32),
+            "fixed_input_size": True,
+            "min_input_size": (3, 2, 2),
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "first_conv": "features.0",
+            "classifier": "classifier",
         }
         for name in (
-            "convnet_d1", "convnet_d2", "convnet_d2_w16", "convnet_d4", "convnet_d5", "convnet_w32", "convnet_w64", "convnet_w128",
-            "convnet_bn_w32", "convnet_bn_w128",
+            "convnet_d1",
+            "convnet_d2",
+            "convnet_d2_w16",
+            "convnet_d4",
+            "convnet_d5",
+            "convnet_w32",
+            "convnet_w64",
+            "convnet_w128",
+            "convnet_bn_w32",
+            "convnet_bn_w128",
         )
     }
-)  # fmt: skip
+)
 
 
 def _convnet(variant: str, pretrained: bool, **kwargs) -> ConvNet:

@@ -192,9 +192,14 @@ def train_experts(
     if folder is not None:
         return _imported(_fetched(folder), flat, recipe, count)
     identity = {
-        "version": VERSION, "table": flat.table, "seen": _seen(network), "networks": fresh.fingerprint,
-        "recipe": asdict(recipe), "source": source.fingerprint, "key": key.seed(),
-    }  # fmt: skip
+        "version": VERSION,
+        "table": flat.table,
+        "seen": _seen(network),
+        "networks": fresh.fingerprint,
+        "recipe": asdict(recipe),
+        "source": source.fingerprint,
+        "key": key.seed(),
+    }
     folder = cache_folder() / "experts" / fingerprint(identity)
     processes = Processes(accelerator)
     if processes.main:
@@ -259,10 +264,17 @@ class _Training:
 
         keep(0)
         result = fit(
-            Encoded(network), self._batches(key), lambda logits, batch: F.cross_entropy(logits, batch.labels),
-            recipe.fit, device=self.device, key=key / "layers", on_epoch=on_epoch, progress=progress,
-            state_folder=folder, save_every=0,
-        )  # fmt: skip
+            Encoded(network),
+            self._batches(key),
+            lambda logits, batch: F.cross_entropy(logits, batch.labels),
+            recipe.fit,
+            device=self.device,
+            key=key / "layers",
+            on_epoch=on_epoch,
+            progress=progress,
+            state_folder=folder,
+            save_every=0,
+        )
         kept = [load_tensors(folder / f"{e:04d}.safetensors")[0]["weights"] for e in range(recipe.epochs + 1)]
         _check_trajectory(kept, number, recipe)
         return torch.stack(kept), [row["loss"] for row in result.history]
@@ -315,9 +327,12 @@ def _check_trajectory(snapshots: list[Tensor], number: int, recipe: ExpertRecipe
             raise _diverged(number, epoch + 1, recipe)
         if torch.equal(before, after):
             raise ConfigError(
-                "expert_lr", recipe.lr, f"a rate that moves the weights; those of expert {number} are the same after "
-                f"{epoch} and {epoch + 1} epochs", "raise it, or keep snapshots as float32",
-            )  # fmt: skip
+                "expert_lr",
+                recipe.lr,
+                f"a rate that moves the weights; those of expert {number} are the same after "
+                f"{epoch} and {epoch + 1} epochs",
+                "raise it, or keep snapshots as float32",
+            )
 
 
 def _diverged(number: int, epoch: int, recipe: ExpertRecipe) -> ConfigError:

@@ -43,10 +43,11 @@ class FlatNetwork:
         for name, module in network.named_modules():
             if isinstance(module, _NormBase) and module.running_mean is not None:
                 raise ConfigError(
-                    "base_model", f"{network.name} with {type(module).__name__} ({name})",
+                    "base_model",
+                    f"{network.name} with {type(module).__name__} ({name})",
                     "a network that training changes in its weights only: batch norms remember statistics as well",
                     "choose a ConvNet with instance norms: convnet_d1 to convnet_d4, convnet_w32, convnet_w128",
-                )  # fmt: skip
+                )
         self.network, self._encoded = network, Encoded(network)
         self.table = [(name, tuple(p.shape)) for name, p in network.named_parameters()]
         self._sizes = [prod(shape) for _, shape in self.table]

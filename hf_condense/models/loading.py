@@ -102,9 +102,11 @@ def load_untrained(
 def refuse_weights(field: str, name: str, architecture: str | None) -> NoReturn:
     """Raises ModelError for a name of trained weights where a network begins untrained."""
     raise ModelError(
-        field, name, "the name of an architecture: these networks begin untrained, and this one has trained weights",
+        field,
+        name,
+        "the name of an architecture: these networks begin untrained, and this one has trained weights",
         f"give {architecture}, its architecture" if architecture else "give a network of timm or torchvision by name",
-    )  # fmt: skip
+    )
 
 
 def architecture_name(model: ImageModel) -> str | None:
@@ -144,6 +146,8 @@ def _check_whitening(model: ImageModel, side: int) -> None:
     shape = (model.in_chans, side, side)
     if model.whitening is not None and model.whitening.shape != shape:
         raise ModelError(
-            "base_model", f"{model.name}, which takes {shape}", f"a network for whitened images {model.whitening.shape}",
+            "base_model",
+            f"{model.name}, which takes {shape}",
+            f"a network for whitened images {model.whitening.shape}",
             "choose a ConvNet (convnet_...), which takes images as they are, or settings without ZCA",
-        )  # fmt: skip
+        )

@@ -86,9 +86,16 @@ class PoolMember:
         need_finite_outputs(logits, name, "base_model", remedy)
         top1 = top1_of(logits, torch.from_numpy(test.labels))
         return cls(
-            name, model, top1, model.sha256(), model.source, parameters=model.parameter_count, image_size=image_size,
-            macs=count_macs(model, image_size), **facts,
-        )  # fmt: skip
+            name,
+            model,
+            top1,
+            model.sha256(),
+            model.source,
+            parameters=model.parameter_count,
+            image_size=image_size,
+            macs=count_macs(model, image_size),
+            **facts,
+        )
 
     def save(self, folder: Path) -> None:
         """Writes checkpoint, facts and card into `folder` (not atomic; see `ModelPool.save`)."""
@@ -101,12 +108,24 @@ class PoolMember:
         """The facts of its card."""
         model = self.model
         return ModelCardFacts(
-            name=self.name, library=model.build["library"], architecture=model.build["architecture"],
-            dataset=self.dataset, class_names=model.class_names or (), image_size=self.image_size,
-            channels=model.channels, parameters=self.parameters, top1=self.top1, epochs=self.epochs,
-            source=self.source, sha256=self.sha256, license=self.license, kind=self.kind, epoch=self.epoch,
-            ratio=self.ratio, macs=self.macs,
-        )  # fmt: skip
+            name=self.name,
+            library=model.build["library"],
+            architecture=model.build["architecture"],
+            dataset=self.dataset,
+            class_names=model.class_names or (),
+            image_size=self.image_size,
+            channels=model.channels,
+            parameters=self.parameters,
+            top1=self.top1,
+            epochs=self.epochs,
+            source=self.source,
+            sha256=self.sha256,
+            license=self.license,
+            kind=self.kind,
+            epoch=self.epoch,
+            ratio=self.ratio,
+            macs=self.macs,
+        )
 
     @classmethod
     def load(cls, folder: Path) -> PoolMember:

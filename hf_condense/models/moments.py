@@ -114,9 +114,13 @@ class Tap(torch.autograd.Function):
         for i, n in enumerate(ctx.groups):
             rows = slice(at, at + n)
             _backward_rows(
-                z[rows], None if grad is None else grad[rows], grad_first[i] / n, 2 * grad_second[i] / n, ctx.patch,
+                z[rows],
+                None if grad is None else grad[rows],
+                grad_first[i] / n,
+                2 * grad_second[i] / n,
+                ctx.patch,
                 out[rows],
-            )  # fmt: skip
+            )
             at += n
         return out, None, None
 

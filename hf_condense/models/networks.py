@@ -184,10 +184,20 @@ def _timm_checkpoint(name: str, model: str, id: str) -> Network:
         raise ModelError("base_model", name, allowed, "build it so, or give the network by its registered name")
     args = {k: v for k, v in (facts.get("model_args") or {}).items() if k != "num_classes"}
     return Network(
-        backbone, "timm", facts["architecture"], id, backbone.num_classes, cfg["input_size"][0], args,
-        cfg["input_size"][-1], cfg["mean"], cfg["std"], _timm_class_names(cfg, backbone.num_classes),
-        _cached_revision(id), True,
-    )  # fmt: skip
+        backbone,
+        "timm",
+        facts["architecture"],
+        id,
+        backbone.num_classes,
+        cfg["input_size"][0],
+        args,
+        cfg["input_size"][-1],
+        cfg["mean"],
+        cfg["std"],
+        _timm_class_names(cfg, backbone.num_classes),
+        _cached_revision(id),
+        True,
+    )
 
 
 def _checked_config(path: Path) -> dict[str, Any]:
@@ -251,9 +261,20 @@ def _torchvision(name: str, model: str, num_classes: int, pretrained: bool) -> N
     view, categories = weights.transforms(), weights.meta["categories"]
     names = [(*known, plain) for known, plain in zip(_imagenet_names(), categories)]
     return Network(
-        backbone, "timm", "torchvision_net", name, len(categories), 3, {"arch": model}, view.crop_size[0],
-        view.mean, view.std, names, f"{weights.name} {weights.url.rsplit('/', 1)[-1]}", True,
-    )  # fmt: skip
+        backbone,
+        "timm",
+        "torchvision_net",
+        name,
+        len(categories),
+        3,
+        {"arch": model},
+        view.crop_size[0],
+        view.mean,
+        view.std,
+        names,
+        f"{weights.name} {weights.url.rsplit('/', 1)[-1]}",
+        True,
+    )
 
 
 def _folder(name: str, folder: Path) -> Network:
@@ -285,10 +306,20 @@ def _own_checkpoint(name: str, folder: Path) -> Network:
     build = dict(model.build)
     library, architecture, args = (build.pop(k) for k in ("library", "architecture", "model_args"))
     return Network(
-        model.backbone, library, architecture, str(folder), model.num_classes, model.in_chans, args,
-        model.input_size or (seen[-1] if seen else None), model.mean.flatten().tolist(), model.std.flatten().tolist(),
-        None if model.class_names is None else [(n,) for n in model.class_names], pretrained=True, manifest=build,
-    )  # fmt: skip
+        model.backbone,
+        library,
+        architecture,
+        str(folder),
+        model.num_classes,
+        model.in_chans,
+        args,
+        model.input_size or (seen[-1] if seen else None),
+        model.mean.flatten().tolist(),
+        model.std.flatten().tolist(),
+        None if model.class_names is None else [(n,) for n in model.class_names],
+        pretrained=True,
+        manifest=build,
+    )
 
 
 def _transformers(name: str, id: str) -> Network:
@@ -312,10 +343,16 @@ def _transformers(name: str, id: str) -> Network:
     labels = [str(config.id2label[k]) for k in sorted(config.id2label)]
     named = any(label != f"LABEL_{k}" for k, label in enumerate(labels))
     return Network(
-        backbone, "transformers", config.model_type, id, len(labels),
+        backbone,
+        "transformers",
+        config.model_type,
+        id,
+        len(labels),
         class_names=[(label,) for label in labels] if named else None,
-        revision=getattr(config, "_commit_hash", None) or revision or None, pretrained=True, **seen,
-    )  # fmt: skip
+        revision=getattr(config, "_commit_hash", None) or revision or None,
+        pretrained=True,
+        **seen,
+    )
 
 
 def _preprocessing(repository: str, revision: str | None, config) -> dict[str, Any]:

@@ -71,9 +71,14 @@ def squeeze(
     processes = Processes(accelerator)
     # ranks share the work but not the key: a member is the same network whoever trains it
     options: dict[str, Any] = {
-        "image_size": image_size, "key": key, "device": device, "cache_folder": cache_folder, "flip": flip,
-        "accelerator": accelerator, "dataset": dataset,
-    }  # fmt: skip
+        "image_size": image_size,
+        "key": key,
+        "device": device,
+        "cache_folder": cache_folder,
+        "flip": flip,
+        "accelerator": accelerator,
+        "dataset": dataset,
+    }
     show = progress and processes.main
     if processes.world > 1:
         for name in processes.share(names):
@@ -95,11 +100,12 @@ def refuse_chance(member: PoolMember, patience: float, num_classes: int) -> None
     order = "the usual cause is another label order: compare the model's class names with the dataset's; else "
     if member.top1 < patience * chance:
         raise ModelError(
-            "base_model", f"{member.name} with top-1 {100 * member.top1:.1f} %",
+            "base_model",
+            f"{member.name} with top-1 {100 * member.top1:.1f} %",
             f"{100 * patience * chance:.1f} % or more ({patience} times chance)",
             f"{order if member.source['pretrained'] else ''}train longer (--squeeze_epochs), lower --squeeze_lr, "
             "or lower --min_top1_over_chance",
-        )  # fmt: skip
+        )
 
 
 def train_member(
@@ -134,7 +140,12 @@ def train_member(
         return place.exists() and all(folder.exists() for folder in kept.values())
 
     def make() -> None:
-        model = load_model(name, replace(train.spec, image_size=image_size), pretrained=settings.pretrained, key=key / "initial" / name)  # fmt: skip
+        model = load_model(
+            name,
+            replace(train.spec, image_size=image_size),
+            pretrained=settings.pretrained,
+            key=key / "initial" / name,
+        )
 
         def keep(epoch: int, model: ImageModel, *_) -> None:
             if (folder := kept.get(epoch + 1)) and not folder.exists():
@@ -147,15 +158,26 @@ def train_member(
         if settings.squeeze_epochs:
             with Progress(f"squeeze {name}", settings.squeeze_epochs, show=progress) as bar:
                 train_on(
-                    model, squeeze_recipe(settings), settings.squeeze_batch, train, policy, key / "fit" / name, device,
-                    accelerator, bar, state, keep,
-                )  # fmt: skip
+                    model,
+                    squeeze_recipe(settings),
+                    settings.squeeze_batch,
+                    train,
+                    policy,
+                    key / "fit" / name,
+                    device,
+                    accelerator,
+                    bar,
+                    state,
+                    keep,
+                )
         elif model.needs_squeeze:
             raise ModelError(
-                "squeeze_epochs", 0, f"1 or more for {name}: its classes do not map to the dataset's by name",
+                "squeeze_epochs",
+                0,
+                f"1 or more for {name}: its classes do not map to the dataset's by name",
                 "train the new head with --squeeze_epochs, or write the class names (label_names, id2label) into "
                 "its config.json",
-            )  # fmt: skip
+            )
         model.needs_squeeze = False
         if not place.exists():
             license = None if model.source["pretrained"] else train.license
@@ -227,9 +249,12 @@ def copy_place(place: Path, epoch: int) -> Path:
 
 def squeeze_recipe(settings: SqueezeSettings) -> FitRecipe:
     return FitRecipe(
-        epochs=settings.squeeze_epochs, lr=settings.squeeze_lr, momentum=settings.squeeze_momentum,
-        weight_decay=settings.squeeze_weight_decay, schedule=settings.squeeze_schedule,
-    )  # fmt: skip
+        epochs=settings.squeeze_epochs,
+        lr=settings.squeeze_lr,
+        momentum=settings.squeeze_momentum,
+        weight_decay=settings.squeeze_weight_decay,
+        schedule=settings.squeeze_schedule,
+    )
 
 
 def train_on(
@@ -270,6 +295,16 @@ def train_on(
         return F.cross_entropy(logits, batch.labels)
 
     fit(
-        model, batches, loss, recipe, device=device, key=key / "layers", accelerator=accelerator, on_epoch=on_epoch,
-        progress=bar, state_folder=state, setting=setting, remedy=remedy,
-    )  # fmt: skip
+        model,
+        batches,
+        loss,
+        recipe,
+        device=device,
+        key=key / "layers",
+        accelerator=accelerator,
+        on_epoch=on_epoch,
+        progress=bar,
+        state_folder=state,
+        setting=setting,
+        remedy=remedy,
+    )

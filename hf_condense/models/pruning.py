@@ -123,6 +123,8 @@ def _with_weights(new: nn.Module, old: nn.Module) -> nn.Module:
 
 def _unprunable(model: ImageModel, reason: str) -> ModelError:
     return ModelError(
-        "base_model", model.name, f"a network that can be pruned ({reason})",
+        "base_model",
+        model.name,
+        f"a network that can be pruned ({reason})",
         "take a convolutional one such as resnet18 or convnet_w128, or weak models by --pool_kind prior",
-    )  # fmt: skip
+    )

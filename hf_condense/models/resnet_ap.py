@@ -44,9 +44,12 @@ class ResNetAP(PooledNet):
         super().__init__()
         widths = (64, 64, 128, 256, 512)
         self.features = nn.Sequential(
-            nn.Conv2d(in_chans, 64, 7, padding=3, bias=False), _instance_norm(64), nn.ReLU(), nn.AvgPool2d(4),
+            nn.Conv2d(in_chans, 64, 7, padding=3, bias=False),
+            _instance_norm(64),
+            nn.ReLU(),
+            nn.AvgPool2d(4),
             *(PooledBlock(a, b, i > 0) for i, (a, b) in enumerate(pairwise(widths))),
-        )  # fmt: skip
+        )
         self._finish(512, num_classes)
         self.classifier.reset_parameters()
 
@@ -54,11 +57,17 @@ class ResNetAP(PooledNet):
 default_cfgs = generate_default_cfgs(
     {
         "resnet_ap10.untrained": {
-            "num_classes": 10, "input_size": (3, 224, 224), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5),
-            "interpolation": "bilinear", "crop_pct": 1.0, "first_conv": "features.0", "classifier": "classifier",
+            "num_classes": 10,
+            "input_size": (3, 224, 224),
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "first_conv": "features.0",
+            "classifier": "classifier",
         }
     }
-)  # fmt: skip
+)
 
 
 @register_model

@@ -27,9 +27,11 @@ class Stacked:
         for number, other in enumerate(shapes):
             if other != shapes[0]:
                 raise ModelError(
-                    "stacked", f"member {number} of another shape than the first", "a pool of equal shapes",
+                    "stacked",
+                    f"member {number} of another shape than the first",
+                    "a pool of equal shapes",
                     "drop --stacked, or make the pool of early copies or with one prune ratio",
-                )  # fmt: skip
+                )
         self.model = models[0]  # its layers are used with the weights of the stack
         self.weights, self.buffers = stack_module_state(list(models))
         self.layers = find_layers(self.model, ("norm",))

@@ -57,9 +57,18 @@ def write_statistics(
         return
     with Progress("statistics", len(source), show=rank == 0) as progress:
         found = collect_statistics(
-            list(work.values()), source, policy, patch, key, device, mode="exact" if mode == "running" else mode,
-            kinds=kinds, rank=rank, world=world, progress=lambda images: progress.advance(images * world),
-        )  # fmt: skip
+            list(work.values()),
+            source,
+            policy,
+            patch,
+            key,
+            device,
+            mode="exact" if mode == "running" else mode,
+            kinds=kinds,
+            rank=rank,
+            world=world,
+            progress=lambda images: progress.advance(images * world),
+        )
     if world > 1:
         for statistics, path in zip(found, work):
             statistics.save(path.with_suffix(f".{rank}"))

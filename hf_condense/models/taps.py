@@ -184,10 +184,11 @@ def find_layers(model: nn.Module, kinds: Sequence[str] = ("conv", "norm")) -> di
     if not wanted:
         types = sorted({type(m).__name__ for m in modules.values() if not list(m.children())})
         raise ModelError(
-            "base_model", getattr(model, "name", type(model).__name__),
+            "base_model",
+            getattr(model, "name", type(model).__name__),
             f"a network with Conv2d, BatchNorm2d or LayerNorm layers; this one has {', '.join(types)}",
             "choose another observer, or a method that needs no layer statistics",
-        )  # fmt: skip
+        )
     return {n: m for n, m in modules.items() if n in wanted}
 
 

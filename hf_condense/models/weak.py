@@ -75,9 +75,21 @@ def weak_pool(
     processes = Processes(accelerator)
     show = progress and processes.main
     maker = _Maker(
-        squeeze, weak, train, test, own, policy or own, key, device, Path(cache_folder), image_size, flip, accelerator,
-        show, dataset,
-    )  # fmt: skip
+        squeeze,
+        weak,
+        train,
+        test,
+        own,
+        policy or own,
+        key,
+        device,
+        Path(cache_folder),
+        image_size,
+        flip,
+        accelerator,
+        show,
+        dataset,
+    )
     if processes.world > 1:
         if processes.main:
             maker.sources()
@@ -119,9 +131,11 @@ def read_pool(folder: str | Path, train: ImageSource) -> ModelPool:
         for what, found, needed in zip(("pixels", "channels", "class names"), there, wanted):
             if found != needed:
                 raise ModelError(
-                    "pool_folder", f"{member.name} for {what} {found}", f"{what} {needed}, which the dataset has",
+                    "pool_folder",
+                    f"{member.name} for {what} {found}",
+                    f"{what} {needed}, which the dataset has",
                     "make a pool of this dataset with `hf-condense pool`",
-                )  # fmt: skip
+                )
     return pool
 
 
@@ -163,9 +177,15 @@ class _Maker:
 
     def __post_init__(self) -> None:
         self.options = {
-            "image_size": self.image_size, "key": self.key, "device": self.device, "cache_folder": self.cache,
-            "flip": self.flip, "accelerator": self.accelerator, "progress": self.show, "dataset": self.dataset,
-        }  # fmt: skip
+            "image_size": self.image_size,
+            "key": self.key,
+            "device": self.device,
+            "cache_folder": self.cache,
+            "flip": self.flip,
+            "accelerator": self.accelerator,
+            "progress": self.show,
+            "dataset": self.dataset,
+        }
 
     def sources(self) -> tuple[PoolMember, list[_Candidate]]:
         """The base, trained where it has to be, and the weak models that can be made."""
@@ -188,9 +208,11 @@ class _Maker:
             epochs, origin = self._epochs(length), architecture_name(base.model)
             if origin is None:
                 raise ModelError(
-                    "base_model", name, "a network of timm or torchvision, which can be trained from scratch",
+                    "base_model",
+                    name,
+                    "a network of timm or torchvision, which can be trained from scratch",
                     "choose one, or weak models by --pool_kind post",
-                )  # fmt: skip
+                )
             run = replace(self.squeeze, pretrained=False, squeeze_epochs=length)
             self._trained(origin, run, epochs)
         place = self._place(origin, run)
@@ -239,10 +261,18 @@ class _Maker:
             recalibrate(model, self.train, self.policy, key / "recalibration", self.device, images)
         model.name = candidate.name
         weak = PoolMember.measured(
-            candidate.name, model.to(self.device).eval(), self.test, self.device, self.image_size,
-            epochs=base.epochs if candidate.epoch is None else candidate.epoch, license=base.license,
-            dataset=self.dataset, kind=self.weak.pool_kind, epoch=candidate.epoch, ratio=candidate.ratio,
-        )  # fmt: skip
+            candidate.name,
+            model.to(self.device).eval(),
+            self.test,
+            self.device,
+            self.image_size,
+            epochs=base.epochs if candidate.epoch is None else candidate.epoch,
+            license=base.license,
+            dataset=self.dataset,
+            kind=self.weak.pool_kind,
+            epoch=candidate.epoch,
+            ratio=candidate.ratio,
+        )
         with atomic_path(place) as temporary:
             weak.save(temporary)
         shutil.rmtree(state, ignore_errors=True)
@@ -254,14 +284,26 @@ class _Maker:
         model = prune(model, candidate.ratio, key / "pruning", w.importance_noise, self.image_size)
         if w.finetune_epochs:
             recipe = FitRecipe(
-                epochs=w.finetune_epochs, lr=w.finetune_lr, momentum=s.squeeze_momentum,
-                weight_decay=s.squeeze_weight_decay, schedule="cosine",
-            )  # fmt: skip
+                epochs=w.finetune_epochs,
+                lr=w.finetune_lr,
+                momentum=s.squeeze_momentum,
+                weight_decay=s.squeeze_weight_decay,
+                schedule="cosine",
+            )
             with Progress(f"tune {candidate.name}", w.finetune_epochs, show=self.show) as bar:
                 train_on(
-                    model, recipe, s.squeeze_batch, self.train, self.training, key / "fit", self.device,
-                    self.accelerator, bar, state, remedy="lower --finetune_lr",
-                )  # fmt: skip
+                    model,
+                    recipe,
+                    s.squeeze_batch,
+                    self.train,
+                    self.training,
+                    key / "fit",
+                    self.device,
+                    self.accelerator,
+                    bar,
+                    state,
+                    remedy="lower --finetune_lr",
+                )
         return model
 
     def _identity(self, candidate: _Candidate) -> str:
@@ -297,17 +339,26 @@ def _within(members: list[PoolMember], base: PoolMember, weak: WeakPoolSettings,
             kept.append(member)
         elif show:
             log.warning(
-                "left out: %s with top-1 %.1f %%, %.0f %% of the base's %.1f %%; allowed is %s", member.name,
-                100 * member.top1, 100 * share, 100 * base.top1, _allowed(weak),
-            )  # fmt: skip
+                "left out: %s with top-1 %.1f %%, %.0f %% of the base's %.1f %%; allowed is %s",
+                member.name,
+                100 * member.top1,
+                100 * share,
+                100 * base.top1,
+                _allowed(weak),
+            )
     if not kept:
         found = ", ".join(f"{m.name} {100 * m.top1:.1f} %" for m in members)
         raise ModelError(
-            "pool_kind", weak.pool_kind,
+            "pool_kind",
+            weak.pool_kind,
             f"a weak model with {_allowed(weak)} of the base's top-1 of {100 * base.top1:.1f} % (found: {found})",
             "change --top1_floor or --top1_ceiling, or "
-            + ("other --prior_epochs" if weak.pool_kind == "prior" else "prune less or tune longer (--finetune_epochs)"),
-        )  # fmt: skip
+            + (
+                "other --prior_epochs"
+                if weak.pool_kind == "prior"
+                else "prune less or tune longer (--finetune_epochs)"
+            ),
+        )
     return _spread(kept, weak.pool_size)
 
 

@@ -42,10 +42,17 @@ def as_image_model(
     architecture, outputs, in_chans, args = describe(model, field)
     check(outputs == len(class_names), field, f"{architecture} with {outputs} outputs", f"{len(class_names)} outputs")
     return ImageModel(
-        model, num_classes=outputs, mean=mean, std=std, name=architecture, channels=channels, in_chans=in_chans,
-        class_names=class_names, needs_squeeze=False,
+        model,
+        num_classes=outputs,
+        mean=mean,
+        std=std,
+        name=architecture,
+        channels=channels,
+        in_chans=in_chans,
+        class_names=class_names,
+        needs_squeeze=False,
         build={"library": "transformers" if wrapped else "timm", "architecture": architecture, "model_args": args},
-    )  # fmt: skip
+    )
 
 
 def _transformers(model: Any, field: str) -> tuple[str, int, int, dict]:
@@ -74,7 +81,9 @@ def _timm(model: Any, field: str) -> tuple[str, int, int, dict]:
         same = False
     if not same:
         raise ModelError(
-            field, cfg["architecture"], "a network made with num_classes, in_chans and img_size alone",
+            field,
+            cfg["architecture"],
+            "a network made with num_classes, in_chans and img_size alone",
             "make it with load_model, or push it with timm's push_to_hf_hub",
-        )  # fmt: skip
+        )
     return cfg["architecture"], model.num_classes, in_chans, args

@@ -178,10 +178,11 @@ class FeatureStatistics(Objective):
                 taps.collect()
             if taps.layout != matching.layout:
                 raise ArtefactError(
-                    "statistics", f"observer {number} with {taps.layout.size} entries at {tuple(one.shape[1:])}",
+                    "statistics",
+                    f"observer {number} with {taps.layout.size} entries at {tuple(one.shape[1:])}",
                     f"statistics of this network at this size, of {matching.layout.size} entries",
                     "collect the statistics again with this image size and patch",
-                )  # fmt: skip
+                )
 
 
 def flatness_term(logits: Tensor, anchor: Tensor, settings: MatchingSettings) -> Tensor:

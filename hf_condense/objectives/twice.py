@@ -51,8 +51,10 @@ def need_twice_differentiable(network: ImageModel, image_size: int, setting: str
         if not any(words in str(error) for words in _ONCE):
             raise
         raise ModelError(
-            setting, network.name, f"a network that can be differentiated twice ({str(error).splitlines()[0]})",
+            setting,
+            network.name,
+            f"a network that can be differentiated twice ({str(error).splitlines()[0]})",
             "choose another one, for example convnet_w128, or a method that needs one derivative (dm, edc, sre2l)",
-        ) from error  # fmt: skip
+        ) from error
     finally:
         network.train(mode)

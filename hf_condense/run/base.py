@@ -101,19 +101,36 @@ class Run:
         """Trains networks as the students of this run are trained."""
         train = self.train
         return StudentTrainer(
-            self.protocol, self.training_ipc, train.num_classes, train.mean, train.std, self.device, self.flip,
+            self.protocol,
+            self.training_ipc,
+            train.num_classes,
+            train.mean,
+            train.std,
+            self.device,
+            self.flip,
             whitening=self.whitening,
-        )  # fmt: skip
+        )
 
     @cached_property
     def context(self) -> Context:
         """What the method sees of the run, without observers and their statistics."""
         run, train = self.config.run, self.train
-        fresh = FreshNetworks(self.config.squeeze.base_model[0], train.plain_spec, device=self.device, whitening=self.whitening)  # fmt: skip
+        fresh = FreshNetworks(
+            self.config.squeeze.base_model[0], train.plain_spec, device=self.device, whitening=self.whitening
+        )
         return Context(
-            train, train.image_size, run.ipc, self.key / "condense", self.device, run.precision, self.flip, fresh=fresh,
-            whitening=self.whitening, student_trainer=self.student_trainer, accelerator=self.accelerator,
-        )  # fmt: skip
+            train,
+            train.image_size,
+            run.ipc,
+            self.key / "condense",
+            self.device,
+            run.precision,
+            self.flip,
+            fresh=fresh,
+            whitening=self.whitening,
+            student_trainer=self.student_trainer,
+            accelerator=self.accelerator,
+        )
 
     @cached_property
     def statistics(self) -> StatisticsRequest | None:

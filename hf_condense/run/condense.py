@@ -65,9 +65,12 @@ class Condense(Stage[Condensed]):
             tick()
 
         engine = Engine(
-            run.accelerator, run.folder, run.config.run.checkpoint_every, on_log=log,
+            run.accelerator,
+            run.folder,
+            run.config.run.checkpoint_every,
+            on_log=log,
             on_snapshot=snapshots(run.folder / "pictures", run.train.class_names),
-        )  # fmt: skip
+        )
         context = observed(run, done)
         engine.run(run.method, context)
         if run.accelerator.is_main_process:

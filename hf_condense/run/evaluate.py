@@ -36,14 +36,28 @@ class Evaluate(Stage[ScoreTable]):
         """Every student is a file; those that are there are not trained."""
         evaluation, train = run.config.evaluation, run.train
         return score(
-            scored_rows(run, done), protocol=run.protocol, students=evaluation.students, regimes=evaluation.regimes,
-            seeds=evaluation.student_seeds, ipc=run.training_ipc, teacher=done[Squeeze].teacher if run.labelled else None,
-            test_images=run.test.decoded(), test_labels=torch.from_numpy(run.test.labels),
-            test_digest=run.test.fingerprint, num_classes=train.num_classes, image_size=train.image_size,
-            flip=run.flip, mean=train.mean, std=train.std, key=run.key / "students", device=run.device,
-            label_settings=run.config.labels, scores_folder=folder, accelerator=run.accelerator,
+            scored_rows(run, done),
+            protocol=run.protocol,
+            students=evaluation.students,
+            regimes=evaluation.regimes,
+            seeds=evaluation.student_seeds,
+            ipc=run.training_ipc,
+            teacher=done[Squeeze].teacher if run.labelled else None,
+            test_images=run.test.decoded(),
+            test_labels=torch.from_numpy(run.test.labels),
+            test_digest=run.test.fingerprint,
+            num_classes=train.num_classes,
+            image_size=train.image_size,
+            flip=run.flip,
+            mean=train.mean,
+            std=train.std,
+            key=run.key / "students",
+            device=run.device,
+            label_settings=run.config.labels,
+            scores_folder=folder,
+            accelerator=run.accelerator,
             whitening=run.whitening,
-        )  # fmt: skip
+        )
 
     def cost(self, run: Run, probe: Probe) -> Cost:
         evaluation, images = run.config.evaluation, run.training_images

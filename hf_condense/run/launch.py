@@ -61,9 +61,11 @@ def join() -> PartialState:
     del store  # until now: the main process serves it
     if state.num_processes != started:
         raise ConfigError(
-            "WORLD_SIZE", started, f"{state.num_processes}, the number of processes that the Accelerator sees",
+            "WORLD_SIZE",
+            started,
+            f"{state.num_processes}, the number of processes that the Accelerator sees",
             "make no Accelerator before the trainer, and start the processes by torchrun or accelerate launch",
-        )  # fmt: skip
+        )
     return state
 
 
@@ -78,10 +80,11 @@ def _meet(size: int) -> Store | None:
         store.wait([place(other) for other in range(size)], MEETING)
     except DistError as error:
         raise ConfigError(
-            "MASTER_ADDR:MASTER_PORT", f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
+            "MASTER_ADDR:MASTER_PORT",
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
             f"all {size} processes of the run there within {MEETING.total_seconds():g} seconds ({error})",
             "see what has ended the others, and start all of them again; their machines must reach this address",
-        ) from error  # fmt: skip
+        ) from error
     return store
 
 
@@ -162,9 +165,11 @@ def check_shared(processes: Launched, folders: Mapping[str, Path]) -> None:
             for name, folder in folders.items():
                 if not _appears(folder / token):
                     raise ConfigError(
-                        name, str(folder), f"one folder for all processes; what process 0 on {host} writes is not there",
+                        name,
+                        str(folder),
+                        f"one folder for all processes; what process 0 on {host} writes is not there",
                         "put it on a file system that all machines share, under the same path",
-                    )  # fmt: skip
+                    )
     finally:
         for folder in folders.values() if processes.is_main_process else ():
             (folder / token).rmdir()

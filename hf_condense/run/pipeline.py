@@ -46,9 +46,14 @@ class Pipeline(Mapping[type[Stage], Any]):
         stage, upstream = self.stages[kind], self.upstream(kind)
         before = fingerprint([self.records[other].fingerprint for other in upstream])
         return StageRecord(
-            stage.name, self.run.folder / stage.place, stage.settings(self.run), stage.version_in(self.run),
-            before if upstream else source_fingerprint(self.run), not upstream, stage.by_content,
-        )  # fmt: skip
+            stage.name,
+            self.run.folder / stage.place,
+            stage.settings(self.run),
+            stage.version_in(self.run),
+            before if upstream else source_fingerprint(self.run),
+            not upstream,
+            stage.by_content,
+        )
 
     def upstream(self, kind: type[Stage]) -> tuple[type[Stage], ...]:
         """The stages of this run that one is made from."""

@@ -27,10 +27,12 @@ def check_known(method: Method) -> None:
     """Raises ConfigError for a class that is not in the table: its name would record and resume another one."""
     cls, known = type(method), METHODS.get(method.name)
     check(
-        known is not None and cls is method_class(method.name), "method", f"{cls.__module__}:{cls.__qualname__}",
+        known is not None and cls is method_class(method.name),
+        "method",
+        f"{cls.__module__}:{cls.__qualname__}",
         f"classes of hf_condense.methods.METHODS, where {method.name!r} is {known.where if known else 'not known'}",
-        "give the class a name of its own and an entry there, as CONTRIBUTING.md says under \"How to add a method\"",
-    )  # fmt: skip
+        'give the class a name of its own and an entry there, as CONTRIBUTING.md says under "How to add a method"',
+    )
 
 
 def check_trackers(names: tuple[str, ...]) -> None:
@@ -41,9 +43,12 @@ def check_trackers(names: tuple[str, ...]) -> None:
     for name in names:
         check(name in known, "trackers", name, ", ".join(known), nearest(name, known))
         check(
-            name == "all" or name in here, "trackers", name, "trackers whose package is installed",
+            name == "all" or name in here,
+            "trackers",
+            name,
+            "trackers whose package is installed",
             f"install {name}, or leave --trackers out",
-        )  # fmt: skip
+        )
 
 
 def scorable(config: Config, method: Method, plan: Plan, protocol: Protocol, train: ImageSource) -> Config:
@@ -98,7 +103,7 @@ def check_networks(squeeze: SqueezeSettings, method: Method, train: ImageSource)
         return
     for name in squeeze.base_model if method.info.pool else squeeze.base_model[:1]:
         if not means_weights(plain := without_tag(name)):
-            network = load_untrained("base_model", plain, train.plain_spec, key=Key(0))  # fmt: skip
+            network = load_untrained("base_model", plain, train.plain_spec, key=Key(0))
             method.check_network(network, train.image_size)
 
 
@@ -106,7 +111,7 @@ def _check_student(name: str, train: ImageSource) -> None:
     """Raises ConfigError for a name that means trained weights, ModelError for one that makes no network."""
     step = "drop its weight tag" if weight_tag(name) else "give a network of timm or torchvision by name"
     check(not means_weights(name), "students", name, "architectures: a student begins untrained", step)
-    load_untrained("students", name, train.plain_spec, key=Key(0))  # fmt: skip
+    load_untrained("students", name, train.plain_spec, key=Key(0))
 
 
 def _check_enough(train: ImageSource, ipc: int) -> None:

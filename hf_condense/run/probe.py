@@ -49,7 +49,7 @@ class Probe:
         """The cost of a network of this name."""
         if name not in self.measured:
             train = self.run.train
-            model = load_model(without_tag(name), train.plain_spec, pretrained=False, key=Key(0))  # fmt: skip
+            model = load_model(without_tag(name), train.plain_spec, pretrained=False, key=Key(0))
             shape = (train.channels, train.image_size, train.image_size)
             self.measured[name] = measure(model, shape, self.run.device)
         return self.measured[name]

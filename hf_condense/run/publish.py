@@ -57,18 +57,33 @@ def gather_artefact(
     stored = store if run.protocol.label_per == "view" else soft
     online = "online" in run.config.evaluation.regimes  # else nobody has to be able to get the teacher
     content = gather_content(
-        method=run.method.info, config=run.config.sections(), source=run.splits.info, models=models,
+        method=run.method.info,
+        config=run.config.sections(),
+        source=run.splits.info,
+        models=models,
         regimes=["hard", *["stored"] * bool(stored), *["online"] * online],
-        scores=table.without_cost(), store=store and store.settings, training=how_to_train(run, synthetic),
-    )  # fmt: skip
+        scores=table.without_cost(),
+        store=store and store.settings,
+        training=how_to_train(run, synthetic),
+    )
     record = gather_record(
-        stage_facts, run.device, processes=run.accelerator.num_processes, scores_table=table.markdown(),
+        stage_facts,
+        run.device,
+        processes=run.accelerator.num_processes,
+        scores_table=table.markdown(),
         scores=table.record(),
-    )  # fmt: skip
+    )
     return Artefact(
-        synthetic.images, synthetic.labels, list(run.train.class_names), content, record, stages=synthetic.stages,
-        float_images=synthetic.pixels, store_folder=labels.folder if store else None, **soft,
-    )  # fmt: skip
+        synthetic.images,
+        synthetic.labels,
+        list(run.train.class_names),
+        content,
+        record,
+        stages=synthetic.stages,
+        float_images=synthetic.pixels,
+        store_folder=labels.folder if store else None,
+        **soft,
+    )
 
 
 def image_labels(run: Run, synthetic: Synthetic, labels: Labels | None) -> dict[str, Any]:
@@ -100,15 +115,26 @@ def how_to_train(run: Run, synthetic: Synthetic) -> dict[str, Any]:
     train, protocol, images = run.train, run.student_protocol, run.training_images
     facts = training_facts(run, synthetic)
     recorded = recorded_training(
-        protocol, images, mean=train.mean, std=train.std, flip=run.flip, stages=synthetic.stages,
-        rates=facts["rates"], whitening=run.whitening.facts if protocol.zca else None,
-    )  # fmt: skip
+        protocol,
+        images,
+        mean=train.mean,
+        std=train.std,
+        flip=run.flip,
+        stages=synthetic.stages,
+        rates=facts["rates"],
+        whitening=run.whitening.facts if protocol.zca else None,
+    )
     siamese = protocol.siamese_policy(run.flip)
     _, plan = training_plan(protocol, images, synthetic.stages, facts["rates"])
     return training_block(
-        run.protocol.name, run.policy, protocol.batch_size(images), plan.epochs,
-        formation_factor=run.method.formation_factor, **({"siamese": asdict(siamese)} if siamese else {}), **recorded,
-    )  # fmt: skip
+        run.protocol.name,
+        run.policy,
+        protocol.batch_size(images),
+        plan.epochs,
+        formation_factor=run.method.formation_factor,
+        **({"siamese": asdict(siamese)} if siamese else {}),
+        **recorded,
+    )
 
 
 def ready_to_push(run: Run) -> None:

@@ -104,9 +104,14 @@ class StageRecord:
 
     def _write(self, done: bool, facts: dict[str, Any]) -> None:
         record = {
-            "stage": self.name, "fingerprint": self.fingerprint, "version": self.version, "upstream": self.upstream,
-            "done": done, "settings": self.settings, "facts": facts,
-        }  # fmt: skip
+            "stage": self.name,
+            "fingerprint": self.fingerprint,
+            "version": self.version,
+            "upstream": self.upstream,
+            "done": done,
+            "settings": self.settings,
+            "facts": facts,
+        }
         write_json(self._file, record)
 
     def _empty(self) -> None:

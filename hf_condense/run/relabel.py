@@ -76,12 +76,21 @@ class Relabel(Stage[Labels]):
             return
         with Progress("labels", settings["epochs"], show=main) as progress:
             write_store(
-                folder / "views", synthetic.images, synthetic.labels, teacher, run.policy,
-                run.key / "students" / "labels", settings["epochs"], settings["batch"], run.device,
+                folder / "views",
+                synthetic.images,
+                synthetic.labels,
+                teacher,
+                run.policy,
+                run.key / "students" / "labels",
+                settings["epochs"],
+                settings["batch"],
+                run.device,
                 form=store_format(run.config.labels, protocol.softening, protocol.label_parts),
-                limit=settings["limit"], accelerator=run.accelerator, progress=progress,
+                limit=settings["limit"],
+                accelerator=run.accelerator,
+                progress=progress,
                 formation_factor=run.method.formation_factor,
-            )  # fmt: skip
+            )
 
     def load(self, run: Run, done: Outputs, folder: Path) -> Labels:
         views, store = folder / "views", None
@@ -98,9 +107,14 @@ class Relabel(Stage[Labels]):
         classes = run.spec.num_classes
         encoding = encoding_of({**settings, "dtype": "float16", "classes": classes})
         disk = rows * expected_bytes(
-            kept, images, classes, settings["batch"], settings["policy"]["mix"] != "none", encoding,
+            kept,
+            images,
+            classes,
+            settings["batch"],
+            settings["policy"]["mix"] != "none",
+            encoding,
             views=settings["views"],
-        )  # fmt: skip
+        )
         return Cost(seconds, disk=disk)
 
 
@@ -120,6 +134,8 @@ def training_facts(run: Run, synthetic: Synthetic) -> dict[str, Any]:
     """What students have to know of the set beside images and labels."""
     rates = synthetic.learned.get("lr")
     return {
-        "formation_factor": run.method.formation_factor, "stages": synthetic.stages,
-        "rates": rates and tuple(rates), "soft": synthetic.soft_labels,
-    }  # fmt: skip
+        "formation_factor": run.method.formation_factor,
+        "stages": synthetic.stages,
+        "rates": rates and tuple(rates),
+        "soft": synthetic.soft_labels,
+    }

@@ -133,9 +133,13 @@ def load_preset(method: str, dataset: str, ipc: int, variant: str) -> Preset:
             values[name] = entry["official"] if official else entry["value"]
             sources[name] = "official script" if official else source
     return Preset(
-        f"{method}/{files[-1].removesuffix('.yaml')}", head["classes"], head["image_size"],
-        {int(k): v for k, v in head.get("aims_at", {}).items()}, values, sources,
-    )  # fmt: skip
+        f"{method}/{files[-1].removesuffix('.yaml')}",
+        head["classes"],
+        head["image_size"],
+        {int(k): v for k, v in head.get("aims_at", {}).items()},
+        values,
+        sources,
+    )
 
 
 def nearest_preset(method: str, classes: int, image_size: int) -> str:

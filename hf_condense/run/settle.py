@@ -153,7 +153,14 @@ def announce(run: Run) -> None:
         return
     log.info(
         "%s on %s: %d training images, %d classes, %d x %d x %d; %d test images%s",
-        run.method.info.title, info.id, len(train), train.num_classes, train.channels,
-        train.image_size, train.image_size, len(run.test), " (held out)" if info.held_out else "",
-    )  # fmt: skip
+        run.method.info.title,
+        info.id,
+        len(train),
+        train.num_classes,
+        train.channels,
+        train.image_size,
+        train.image_size,
+        len(run.test),
+        " (held out)" if info.held_out else "",
+    )
     log.info("settings: preset %s; protocol %s; run folder %s", c.preset, run.protocol.name, run.folder)

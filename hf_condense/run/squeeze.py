@@ -63,10 +63,14 @@ class Squeeze(Stage[Networks]):
         if weak.pool_folder is not None:
             return read_pool(weak.pool_folder, run.train)
         shared = {
-            "image_size": run.train.image_size, "key": run.key / "squeeze", "device": run.device,
-            "cache_folder": cache_folder(), "flip": run.flip, "accelerator": run.accelerator,
+            "image_size": run.train.image_size,
+            "key": run.key / "squeeze",
+            "device": run.device,
+            "cache_folder": cache_folder(),
+            "flip": run.flip,
+            "accelerator": run.accelerator,
             "dataset": hub_dataset(run.splits.info.id) or "",
-        }  # fmt: skip
+        }
         if weak.weak:
             policy = run.statistics.policy if run.statistics else None
             return weak_pool(run.config.squeeze, weak, run.train, run.test, policy=policy, **shared)

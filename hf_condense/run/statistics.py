@@ -32,9 +32,17 @@ class Statistics(Stage[list[RealStatistics]]):
     def make(self, run: Run, done: Outputs, folder: Path, tick: Callable[[], None]) -> None:
         models, request = done[Squeeze].observers.models, run.statistics
         write_statistics(
-            _paths(folder, len(models)), models, run.train, request.policy, request.patch, run.key / "statistics",
-            run.device, mode=request.mode, kinds=request.kinds, processes=Processes(run.accelerator),
-        )  # fmt: skip
+            _paths(folder, len(models)),
+            models,
+            run.train,
+            request.policy,
+            request.patch,
+            run.key / "statistics",
+            run.device,
+            mode=request.mode,
+            kinds=request.kinds,
+            processes=Processes(run.accelerator),
+        )
 
     def load(self, run: Run, done: Outputs, folder: Path) -> list[RealStatistics]:
         return [RealStatistics.load(path) for path in _paths(folder, len(done[Squeeze].observers))]

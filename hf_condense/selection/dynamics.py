@@ -64,14 +64,23 @@ def training_dynamics(
         ArtefactError: the cache cannot be written to, or the record there is damaged.
     """
     identity = [
-        DYNAMICS_VERSION, VIEW_VERSION, name, checkpoint_files(name), recipe, batch_size, policy, train.fingerprint,
-        train.mean, train.std, str(key),
-    ]  # fmt: skip
+        DYNAMICS_VERSION,
+        VIEW_VERSION,
+        name,
+        checkpoint_files(name),
+        recipe,
+        batch_size,
+        policy,
+        train.fingerprint,
+        train.mean,
+        train.std,
+        str(key),
+    ]
     place = Path(cache_folder) / "dynamics" / f"{fingerprint(identity)}.safetensors"
     if not place.exists():
         with one_at_a_time(place):
             if not place.exists():
-                model = load_model(name, train.spec, key=key / "initial")  # fmt: skip
+                model = load_model(name, train.spec, key=key / "initial")
                 _record(place, model, recipe, batch_size, train, policy, key / "fit", device)
     return _read(place)
 

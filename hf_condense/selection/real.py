@@ -29,11 +29,12 @@ def need_images(
     if ipc * each > count:
         images = f"{count} training image{'s' * (count != 1)}"
         raise DataError(
-            "ipc", ipc,
+            "ipc",
+            ipc,
             f"at most {count // each} (class {source.class_names[worst]!r} has {images}"
             + (f", and each takes {each})" if each > 1 else ")"),
             f"choose {remedy}, or leave that class out with --classes",
-        )  # fmt: skip
+        )
 
 
 def random_rows(source: ImageSource, labels: tuple[int, ...], key: Key) -> np.ndarray:

@@ -28,9 +28,15 @@ from hf_condense.snapshots import fetch_snapshot
 READERS = {"folder": read_folder, "parquet": read_parquet_set, "tensors": read_tensors}
 UNVERIFIED = "imported, unverified"
 UNKNOWN = MethodInfo(
-    name="imported", title="unknown method", where="", paper="", citation="", pool=False,
-    real_pixels=True, summary="",
-)  # fmt: skip
+    name="imported",
+    title="unknown method",
+    where="",
+    paper="",
+    citation="",
+    pool=False,
+    real_pixels=True,
+    summary="",
+)
 
 
 def import_set(
@@ -92,21 +98,30 @@ def import_set(
             store = write_fkd_store(labels, Path(scratch), found.images, found.labels, len(source.class_names))
             hashes["soft_labels"] = file_hashes(sorted(labels.glob("epoch_*/batch_*.tar")), labels)
         content = gather_content(
-            method=replace(info, title=f"{info.title}, {UNVERIFIED}", summary=_summary(info, kind, store)), config={},
-            source=source, models=[], regimes=["hard", *["stored"] * bool(store)], training=_training(found, store),
+            method=replace(info, title=f"{info.title}, {UNVERIFIED}", summary=_summary(info, kind, store)),
+            config={},
+            source=source,
+            models=[],
+            regimes=["hard", *["stored"] * bool(store)],
+            training=_training(found, store),
             store=store and store.settings,
             imported=portable(
                 {"verified": False, "kind": kind, "place": str(path), "revision": commit, "sha256": hashes}
             ),
-        )  # fmt: skip
+        )
         record = gather_record({}, torch.device("cpu"))
         write_artefact(
             output_dir,
             Artefact(
-                found.images, found.labels, list(source.class_names), content, record,
-                float_images=found.float_images, store_folder=store and Path(scratch),
+                found.images,
+                found.labels,
+                list(source.class_names),
+                content,
+                record,
+                float_images=found.float_images,
+                store_folder=store and Path(scratch),
             ),
-        )  # fmt: skip
+        )
     return output_dir
 
 
@@ -144,9 +159,14 @@ def file_hashes(files: Sequence[Path], root: Path) -> dict[str, str]:
 def _fetched(path: str, revision: str | None) -> Path:
     """The Parquet files of a Hub dataset repository, in the Hub's cache."""
     return fetch_snapshot(
-        path, "dataset", revision=revision, patterns=["*.parquet", "**/*.parquet"], error=ArtefactError, field="path",
+        path,
+        "dataset",
+        revision=revision,
+        patterns=["*.parquet", "**/*.parquet"],
+        error=ArtefactError,
+        field="path",
         allowed="a file, a folder or a Hub dataset repository",
-    )  # fmt: skip
+    )
 
 
 def _training(found: FoundSet, store: LabelStore | None) -> dict:

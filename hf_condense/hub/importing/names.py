@@ -47,9 +47,16 @@ def source_of(dataset: str, class_names: Path | None = None) -> SourceInfo:
             names = [names[number] for number in select_classes((known.classes,), names)]
         revision, license = opened.revision, opened.license
     return SourceInfo(
-        id=canonical_name(dataset), revision=revision, train_split=split, test_split=(known and known.test_split) or "test",
-        license=license, fingerprint="unknown", class_names=tuple(names), held_out=False, skipped=0,
-    )  # fmt: skip
+        id=canonical_name(dataset),
+        revision=revision,
+        train_split=split,
+        test_split=(known and known.test_split) or "test",
+        license=license,
+        fingerprint="unknown",
+        class_names=tuple(names),
+        held_out=False,
+        skipped=0,
+    )
 
 
 def _lines(path: Path) -> list[str]:

@@ -16,11 +16,14 @@ from hf_condense.errors import ArtefactError
 from hf_condense.files import regular_size
 
 NUMBERS = (
-    np.ndarray, np.dtype, multiarray.scalar, multiarray._reconstruct,
+    np.ndarray,
+    np.dtype,
+    multiarray.scalar,
+    multiarray._reconstruct,
     (multiarray.scalar, "numpy.core.multiarray.scalar"),  # as files of NumPy 1 name it
     (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
     *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"),
-)  # fmt: skip
+)
 ALLOWED = "tensors, NumPy arrays, numbers, text, lists and dictionaries"
 NEXT = "ask who made it for such a file; opening it in another way would run code of theirs"
 

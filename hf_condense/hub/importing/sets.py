@@ -174,8 +174,11 @@ def read_tensors(
         log.warning(
             "%s: %.1f%% of all values lie outside of [0, 1] (%.2f to %.2f) and are clamped in the 8-bit images; the floats "
             "are kept beside them. If that is much, check --pixels and --dataset, whose mean and std scale them",
-            path, 100 * outside, unit.min(), unit.max(),
-        )  # fmt: skip
+            path,
+            100 * outside,
+            unit.min(),
+            unit.max(),
+        )
     return FoundSet((unit.clamp(0, 1) * 255).round().to(torch.uint8), labels, files, unit)
 
 
@@ -193,8 +196,14 @@ def _warn_of_repeats(path: Path, files: list[Path], tables: list[pa.Table], cell
         (one, two), count = Counter((place[a], place[b]) for a, b in again).most_common(1)[0]
         log.warning(
             "%s: %d of %d rows hold an image that another row has too (%d of them in %s and %s). If these are "
-            "configurations of one set, give one of the files", path, len(again), len(cells), count, one, two,
-        )  # fmt: skip
+            "configurations of one set, give one of the files",
+            path,
+            len(again),
+            len(cells),
+            count,
+            one,
+            two,
+        )
 
 
 def _imagefolder(file: Path) -> tuple[str, str]:

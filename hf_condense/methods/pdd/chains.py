@@ -65,9 +65,17 @@ class Curriculum:
         data, regime = self.stages[stage - 1], "hard" if self.teacher is None else "online"
         network.requires_grad_(True)
         self.trainer.train(
-            network, data.images, data.labels, key=key / "stage" / stage, epochs=self.epochs, lr=data.lr,
-            soft=data.soft, regime=regime, teacher=self.teacher, state_folder=state_folder,
-        )  # fmt: skip
+            network,
+            data.images,
+            data.labels,
+            key=key / "stage" / stage,
+            epochs=self.epochs,
+            lr=data.lr,
+            soft=data.soft,
+            regime=regime,
+            teacher=self.teacher,
+            state_folder=state_folder,
+        )
 
     def fingerprint(self, stage: int) -> str:
         """Of everything that networks have learned from by the end of `stage`."""

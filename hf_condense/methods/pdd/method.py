@@ -55,9 +55,13 @@ class PDD(Method):
     def info(self) -> MethodInfo:
         own, base = METHODS[self.name], self.base.info
         return replace(
-            own, title=f"{own.title} over {base.title}", pool=base.pool, real_pixels=base.real_pixels,
-            summary=f"{own.summary} In each stage: {base.summary}", citation=f"{own.citation}\n{base.citation}",
-        )  # fmt: skip
+            own,
+            title=f"{own.title} over {base.title}",
+            pool=base.pool,
+            real_pixels=base.real_pixels,
+            summary=f"{own.summary} In each stage: {base.summary}",
+            citation=f"{own.citation}\n{base.citation}",
+        )
 
     @property
     def formation_factor(self) -> int:
@@ -83,9 +87,12 @@ class PDD(Method):
         """Images a class and stage. Raises ConfigError where `ipc` does not divide by the stages."""
         stages = self.settings.stages
         check(
-            ipc % stages == 0, "ipc", ipc, f"a multiple of the {stages} stages",
+            ipc % stages == 0,
+            "ipc",
+            ipc,
+            f"a multiple of the {stages} stages",
             f"choose --ipc {max(1, round(ipc / stages)) * stages}, or another --stages",
-        )  # fmt: skip
+        )
         return ipc // stages
 
     def plan(self, num_classes: int, ipc: int) -> Plan:

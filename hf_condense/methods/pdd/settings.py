@@ -18,9 +18,11 @@ class PDDSettings:
     base_method: str = setting("mtt", "method that makes the images of each stage")
     stages: int = setting(5, "stages (P), each of which makes ipc / P images a class")
     chains: int | None = setting(
-        None, "networks that are trained on stage after stage: as many as the base method's experts or its pool's "
-        "observers, or 20, where not said; 0 trains a new one for each network that the base method draws", quick=2,
-    )  # fmt: skip
+        None,
+        "networks that are trained on stage after stage: as many as the base method's experts or its pool's "
+        "observers, or 20, where not said; 0 trains a new one for each network that the base method draws",
+        quick=2,
+    )
     chain_epochs: int | None = setting(
         None, "epochs of a chain on each stage's union; a student's where not said", quick=10
     )

@@ -118,9 +118,16 @@ class _Tuned:
         model = copy.deepcopy(self.chains.numbered(number, self.chains.key))
         model.load_state_dict(load_tensors(place)[0])
         return PoolMember(
-            f"chain {number}", model.to(self.context.device).freeze(), float("nan"), model.sha256(), model.source,
-            epochs=self.epochs, parameters=model.parameter_count, image_size=self.context.image_size, kind="chain",
-        )  # fmt: skip
+            f"chain {number}",
+            model.to(self.context.device).freeze(),
+            float("nan"),
+            model.sha256(),
+            model.source,
+            epochs=self.epochs,
+            parameters=model.parameter_count,
+            image_size=self.context.image_size,
+            kind="chain",
+        )
 
 
 def _statistics(
@@ -135,9 +142,17 @@ def _statistics(
     if missing:
         models = context.observers.models
         write_statistics(
-            places, models, context.train, request.policy, request.patch, chains.key / "statistics", context.device,
-            mode=request.mode, kinds=request.kinds, processes=processes,
-        )  # fmt: skip
+            places,
+            models,
+            context.train,
+            request.policy,
+            request.patch,
+            chains.key / "statistics",
+            context.device,
+            mode=request.mode,
+            kinds=request.kinds,
+            processes=processes,
+        )
         processes.wait()
     return [RealStatistics.load(place) for place in places]
 

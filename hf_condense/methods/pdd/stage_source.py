@@ -43,9 +43,15 @@ def forgetting_counts(context: StageContext, epochs: int, key: Key) -> np.ndarra
     train, name = context.train, context.fresh.name
     policy = training_policy(SqueezeSettings(), context.image_size, train.stored_size, context.flip)
     dynamics = training_dynamics(
-        name, FitRecipe(epochs, LR), BATCH, train, policy, key=key / name, device=context.device,
+        name,
+        FitRecipe(epochs, LR),
+        BATCH,
+        train,
+        policy,
+        key=key / name,
+        device=context.device,
         cache_folder=cache_folder(),
-    )  # fmt: skip
+    )
     return forgetting(dynamics.correct).clamp(max=epochs + 1).numpy().astype(np.int64)
 
 
