@@ -43,7 +43,7 @@ class ImageSet:
         formation_factor: f, where each image holds f x f training images (`data.formation`): students see those.
         store: labels of its views, for the regime "stored"; made in the scores folder where there is none.
         regimes: those it is scored in; None: all that are asked for.
-        like: train as long as on a set of this many images; None: as long as its own size says.
+        train_as_if_images: train as long as on a set of this many images; None: as long as its own size says.
         bytes: of the images as published; defaults to those of the raw pixels.
         digest: stands for the images in fingerprints; defaults to a computed one (give it for large sets).
         note: shown under the table.
@@ -57,7 +57,7 @@ class ImageSet:
     labels: Tensor
     store: LabelStore | None = None
     regimes: tuple[str, ...] | None = None
-    like: int | None = None
+    train_as_if_images: int | None = None
     bytes: int | None = None
     digest: str | None = None
     note: str = ""
@@ -182,10 +182,10 @@ def score(
     return table
 
 
-def _full(found: ImageSet, like: int) -> ImageSet:
+def _full(found: ImageSet, images: int) -> ImageSet:
     """The real training set as the reference row, with hard labels and the other rows' number of steps."""
     note = found.note or "the real training set, with hard labels and as many student steps as the other rows"
-    return replace(found, regimes=("hard",), like=found.like or like, note=note)
+    return replace(found, regimes=("hard",), train_as_if_images=found.train_as_if_images or images, note=note)
 
 
 def _as_labelled(found: ImageSet, regimes: Sequence[str]) -> ImageSet:
@@ -280,7 +280,15 @@ class _Grid:
         # before, hard labels took several batches a step, and a teacher of batch statistics labelled whole ones
         cut = self.protocol.accumulation > 1 if cell.regime == "hard" else self.protocol.label_parts > 1
         identity = fingerprint(
-            [cell, found.digest, found.like, self.protocol, labels, self.shared, *["accumulation parts"] * cut]
+            [
+                cell,
+                found.digest,
+                found.train_as_if_images,
+                self.protocol,
+                labels,
+                self.shared,
+                *["accumulation parts"] * cut,
+            ]
         )
         name = f"{cell.row}-{cell.student.rsplit('/', 1)[-1]}-{cell.regime}-{cell.seed}-{identity}.json"
         return self.folder / "cells" / name.replace(" ", "_").replace("/", "_")
@@ -321,7 +329,7 @@ class _Grid:
             device=self.device,
             teacher=self.teacher,
             store=found.store,
-            like=found.like,
+            train_as_if_images=found.train_as_if_images,
             accelerator=self.accelerator,
             title=title,
             state_folder=self._state(cell),

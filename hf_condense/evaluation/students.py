@@ -76,7 +76,7 @@ def train_student(
     device: torch.device,
     teacher: Ensemble | None = None,
     store: LabelStore | None = None,
-    like: int | None = None,
+    train_as_if_images: int | None = None,
     image_size: int | None = None,
     mean: Sequence[float] = (0.5,),
     std: Sequence[float] = (0.25,),
@@ -99,7 +99,7 @@ def train_student(
             `teacher`).
         test_images, test_labels: as above; read only when training is over, and for `best_top1` where the protocol looks.
         key: names initial weights and views. Students of one key on two sets differ by the set alone.
-        like: train with the batch, epochs and steps that the protocol has for a set of this many images; a larger
+        train_as_if_images: train with the batch, epochs and steps that the protocol has for a set of this many images; a larger
             set then gives every epoch another part of itself.
         image_size: side of the student's input; defaults to that of `images`.
         mean, std: of the dataset in unit pixels, one for each channel or one for all.
@@ -118,9 +118,9 @@ def train_student(
     """
     check(len(images) == len(labels), "images", len(images), f"as many as labels ({len(labels)})")
     size = image_size or images.shape[-1]
-    like = like or len(images)
-    ipc = max(1, like // num_classes)
-    protocol, recipe = training_plan(protocol.resolve(name, ipc), like, stages, rates, precision)
+    as_if = train_as_if_images or len(images)
+    ipc = max(1, as_if // num_classes)
+    protocol, recipe = training_plan(protocol.resolve(name, ipc), as_if, stages, rates, precision)
     mean, std = ([*v] * images.shape[1] if len(v) == 1 else v for v in (mean, std))
     model = load_untrained(
         "students",
@@ -160,7 +160,7 @@ def train_student(
             device=device,
             teacher=teacher,
             store=store,
-            like=like,
+            train_as_if_images=as_if,
             mean=mean,
             std=std,
             flip=flip,
@@ -262,7 +262,7 @@ def student_batches(
     device: torch.device,
     teacher: Ensemble | None = None,
     store: LabelStore | None = None,
-    like: int | None = None,
+    train_as_if_images: int | None = None,
     *,
     mean: Sequence[float] = (0.5,),
     std: Sequence[float] = (0.25,),
@@ -305,10 +305,10 @@ def student_batches(
             for rows in stage_rows(stages, protocol.mode)
         ]
         return lambda epoch: parts[epoch // protocol.epochs](epoch)
-    like = like or len(images)
-    size, limit = protocol.batch_size(like), protocol.duration(like)[1]
-    if limit is None and like < len(images):
-        limit = -(-like // size)
+    as_if = train_as_if_images or len(images)
+    size, limit = protocol.batch_size(as_if), protocol.duration(as_if)[1]
+    if limit is None and as_if < len(images):
+        limit = -(-as_if // size)
     part = part_size(size, protocol.accumulation)
     if per_image:
         soft = soft.to(device).float()

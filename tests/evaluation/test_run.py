@@ -107,7 +107,7 @@ def test_whatever_changes_a_score_makes_another_cell(run, quick, model, data):
 
     tests = {"test_images": x[:9], "test_labels": y[:9]}
     changes = [
-        (ImageSet(x.flip(0), y), {}), (ImageSet(x, turned), {}), (ImageSet(x, y, like=9), {}),
+        (ImageSet(x.flip(0), y), {}), (ImageSet(x, turned), {}), (ImageSet(x, y, train_as_if_images=9), {}),
         (ImageSet(x, y, stages=stages), {}), (ImageSet(x, y, stages=3 - stages), {}),
         (ImageSet(x, y, stages=stages, rates=(0.1, 0.2)), {}), (ImageSet(x, y, stages=stages, rates=(0.1, 0.3)), {}),
         (ImageSet(x, y, formation_factor=2), {}), (ImageSet(x, y), {"protocol": quick(steps=6, crop=(0.5, 1.0))}),

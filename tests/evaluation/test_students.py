@@ -159,7 +159,7 @@ def test_a_short_last_batch_is_a_step_too(train, data, taught, device, tmp_path,
         assert train(regime, y, x, **more).steps == steps
         if regime != "stored":
             many, classes = data(60, 1)
-            assert train(regime, classes, many, like=25, **more).steps == steps
+            assert train(regime, classes, many, train_as_if_images=25, **more).steps == steps
 
 
 def test_an_odd_batch_is_cut_into_a_larger_and_a_smaller_half(data, device, taught, quick):
@@ -175,7 +175,7 @@ def test_more_images_can_train_for_as_long_as_few(data, device, quick):
         results = [
             train_student(
                 STUDENT, images, labels, "hard", protocol=protocol, test_images=x, test_labels=y, num_classes=3, key=Key(0),
-                device=device, like=30,
+                device=device, train_as_if_images=30,
             )
             for images, labels in ((x, y), (x[:30], y[:30]))
         ]  # fmt: skip
