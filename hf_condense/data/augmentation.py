@@ -27,7 +27,7 @@ class ViewPolicy:
         ratio: smallest and largest width / height of that crop.
         flip: probability of a horizontal flip.
         pad: pixels of padding of a pad-and-crop (the crop has the size of the input).
-        fill: value of the padding in unit pixels, one for each channel; black where not said.
+        fill: value of the padding in unit pixels, one for each channel; defaults to black.
         roll: largest cyclic shift in pixels; drawn from -roll_back..roll for rows and for columns (SRe2L, G-VBSM).
         roll_back: largest cyclic shift the other way.
         shuffle: strips into which columns, then rows are cut and shuffled (RDED); 1 leaves the image as it is.

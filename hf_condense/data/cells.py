@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_condense.errors import DataError
 
-# how streams name files; nobody can guess the commit of a repository that only this reader may see
+# how streams name files; the commit of a repository that only this reader may see cannot be guessed
 _ADDRESS = re.compile(r"hf://datasets/[^@:]+@[0-9a-f]{40}/.+")
 _ARCHIVES = ("zip", "gzip", "bz2", "xz", "lz4", "zstd")
 ROWS = 2000  # looked at together

@@ -152,6 +152,6 @@ def map_ahead(function: Callable, items: Iterable, ahead: int = 3) -> Iterator:
                 done = waiting.pop(0).result()
                 waiting += [pool.submit(function, item) for item in islice(todo, 1)]
                 yield done
-        finally:  # a consumer that stops early does not wait for work nobody wants
+        finally:  # a consumer that stops early does not wait for pending work
             for future in waiting:
                 future.cancel()

@@ -165,7 +165,7 @@ class ImageSource:
         return fingerprint([digest.hexdigest(), list(self.class_names), self.channels, self.image_size])
 
     def images(self, rows: Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
-        """uint8 [n, C, S, S] of these rows (all where not said), S = `stored_size`.
+        """uint8 [n, C, S, S] of these rows (defaults to all), S = `stored_size`.
 
         Raises:
             DataError: an image does not decode; row, column and, where it is one, its file are named.

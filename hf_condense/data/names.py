@@ -14,7 +14,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """Where a dataset that goes by a short name lives, and how it is usually read.
+    """The Hub location of a dataset with a short name, and how it is usually read.
 
     Args:
         hub_id: repository on the Hub; the name itself for an embedded set.

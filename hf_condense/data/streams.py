@@ -47,7 +47,7 @@ def gather(
     """A memory-mapped Dataset with the image and label columns of a stream, images still encoded.
 
     Args:
-        keep: which labels to keep; all where not said.
+        keep: which labels to keep; defaults to all.
         limit: at most this many images of a class, a uniform draw over the whole stream (reservoir, kept in memory).
         identity: what names this stream's content; the file is then found again by later runs. None: it goes with
             the process.

@@ -53,7 +53,7 @@ class Artefact:
         stages: int64 [N], PDD stage of each image (stage order is training order).
         float_images: float32 [N, C, H, W] of methods whose images leave [0, 1]; published in a config of their own.
         store_folder: per-view label store; its files go to `soft_labels/`.
-        preview_rows: rows shown in preview.png; a fair choice of classes where not said.
+        preview_rows: rows shown in preview.png; defaults to an even choice of classes.
     """
 
     images: Tensor

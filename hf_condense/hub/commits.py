@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from hf_condense.hub.refusals import TransportError, lost_answer, status_of
 
-ATTEMPTS = 3  # at a commit, when somebody else pushes at the same time
+ATTEMPTS = 3  # at a commit, when another process pushes at the same time
 Files = Mapping[str, Path | bytes]
 Kind = Literal["dataset", "model", "space"]
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def compare(
     Args:
         api: None where no Hub can be asked: then there is none yet.
         files: path in the repository -> file, or its bytes.
-        revision: branch; main where not said.
+        revision: branch; defaults to main.
         owned: folders of the repository in which nothing but `files` may stay.
     """
     head = None if api is None else _head(api, repo_id, kind, revision)
@@ -93,7 +93,7 @@ def commit(
 ) -> Commit:
     """Makes a repository that exists hold `files`, in one commit or not at all; without a difference there is none.
 
-    Where somebody else pushes between look and commit, it looks again and tries once more, up to three times.
+    If another process pushes between comparison and commit, both are repeated, up to three times.
 
     Args: see `compare`; `create_pr` opens a pull request instead of changing the branch.
 

@@ -1,4 +1,4 @@
-"""A distilled dataset as somebody uses it: read, verified, and handed to any training loop."""
+"""A published distilled dataset: reads it, verifies it and gives it to any training loop."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class DistilledDataset:
             regime: hard (class numbers only), stored (`soft` holds the published logits of each view, or the logarithm
                 of each image's label where labels belong to images), online (`soft` holds the logits of `teacher`).
             epoch: names the epoch's order and views; any order of epochs is fine. A store with fewer epochs begins again.
-            batch_size: the recorded one where not said; with stored labels a divisor of the stored batch.
+            batch_size: defaults to the recorded one; with stored labels a divisor of the stored batch.
             teacher: for `online`, and for stored labels that are virtual: the recorded one, as `published_teacher` or
                 `read_checkpoint` of each folder in the run's `pool/models` gives it.
             seed: names order and views of `hard` and `online`; stored labels bring theirs.
@@ -319,7 +319,7 @@ class DistilledDataset:
 
         Raises:
             ArtefactError: a file is not as it was written.
-            ConfigError: options that contradict each other, or a label regime whose teacher nobody could get.
+            ConfigError: options that contradict each other, or a label regime whose teacher is not published.
             HubError: the Hub refuses, or cannot be reached.
         """
         return push(self.folder, repo_id, **options)

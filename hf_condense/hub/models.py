@@ -50,7 +50,7 @@ def published_place(model: Mapping[str, Any], record: Mapping[str, Any]) -> tupl
 
 
 def unpublished(content: Mapping[str, Any], record: Mapping[str, Any], role: str | None = None) -> list[str]:
-    """Names of the models (of one role) that nobody else can get."""
+    """Names of the models (of one role) that are not published."""
     models = [m for m in content.get("models", []) if role is None or role in m["roles"]]
     return [m["name"] for m in models if published_place(m, record) is None]
 

@@ -34,8 +34,8 @@ def image_grid(
     Args:
         images: uint8 [N, C, H, W].
         labels: int64 [N].
-        columns: images shown of a class; 10 at most where not said.
-        rows: which images to show; of up to 40 classes spread evenly over the class order where not said.
+        columns: images shown of a class; defaults to at most 10.
+        rows: which images to show; defaults to those of up to 40 classes, spread evenly over the class order.
     """
     labels = torch.as_tensor(labels).cpu()
     chosen = torch.as_tensor(rows if rows is not None else _fair_rows(labels, columns or MAX_COLUMNS))

@@ -87,17 +87,17 @@ def push(
     Args:
         place: run folder, or a folder with a distilled dataset.
         repo_id: `owner/name`; the token's owner where there is only a name.
-        private: whether repositories are made private; the owner's default where not said.
+        private: whether repositories are made private; defaults to the owner's setting.
         public: publishes openly what comes from such a source.
         create_pr: opens a pull request on the dataset instead of changing it.
-        revision: branch of the dataset, made where it is missing; main where not said.
+        revision: branch of the dataset, created where it is missing; defaults to main.
         dry_run: only says what would go up, and what would be refused; a Hub that does not answer counts as empty.
-        push_models: sends the networks that nobody else can get to `<repo>-<model>`, as safetensors, and names them by
+        push_models: sends the networks that are not published to `<repo>-<model>`, as safetensors, and names them by
             revision and sha256 in the set's record.
 
     Raises:
         ArtefactError: there is no whole distilled dataset.
-        ConfigError: options that contradict each other, or a label regime whose teacher nobody could get.
+        ConfigError: options that contradict each other, or a label regime whose teacher is not published.
         ModelError: a network to send is not in the run's pool, or damaged.
         HubError: the Hub refuses, or cannot be reached. The same command goes on.
     """
@@ -154,7 +154,7 @@ def dataset_files(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
     as_written = {k: v for k, v in record.items() if k != "published_models"}
     if card == render_card(card_facts(content, as_written)):
         card = render_card(card_facts(content, record, repo_id))
-    else:  # somebody wrote into it: theirs is kept
+    else:  # another process wrote into it: its files stay
         card = card.replace(PLACE, repo_id)
     return {**files, CARD: card.encode()}
 

@@ -36,7 +36,7 @@ class NoAnswer(HubError):
 
 
 def lost_answer(repo_id: str, error: BaseException) -> NoAnswer:
-    """What a commit ends in that was sent and not answered: nobody knows whether it was made."""
+    """A commit was sent and not answered: whether it was made is unknown."""
     step = f"it may have landed all the same; check the network, then {_AGAIN}, and a commit that landed is not made twice"
     return NoAnswer("repository", repo_id, f"an answer to the commit ({_line(error)})", step)
 

@@ -20,7 +20,7 @@ def needs_teacher(content: Mapping[str, Any]) -> list[str]:
 
 
 def refuse_lost_teachers(regimes: list[str], lost: list[str]) -> None:
-    """Raises ConfigError where label regimes would need teachers whom nobody else can get."""
+    """Raises ConfigError where label regimes need teachers that are not published."""
     check(
         not (regimes and lost),
         "push_models",
@@ -67,7 +67,7 @@ def need_image_model(field: str, model: object, *others: type) -> None:
 
 
 def from_the_run(content: Mapping[str, Any], folder: Path) -> str:
-    """Where the teachers lie if nobody published them, as something to type."""
+    """The folders of unpublished teachers, as an argument to type."""
     pool, made = folder.parent / "pool/models", content.get("soft_label") or {}
     pool = pool if pool.is_dir() else "RUN/pool/models"  # of the run that made the set, wherever that is
     how = f'"{made.get("ensemble") or "logits"}", bn="{made.get("teacher_bn", "running")}"'

@@ -116,7 +116,7 @@ class RecordedTraining:
         return regime == "stored" and self.protocol.label_per == "image" and self.soft is not None
 
     def plan(self, images: int) -> list[TrainingStage]:
-        """The stages of the training on so many images."""
+        """The stages of the training on this number of images."""
         self._require_recipe()
         _, recipe = training_plan(self.protocol, images, self.stages, self.rates)
         parts = [torch.arange(images)] if self.stages is None else stage_rows(self.stages, self.protocol.mode)

@@ -51,7 +51,7 @@ def check_views(policy: ViewPolicy, side: int, place: str) -> None:
 
 
 def check_file(file: pq.ParquetFile, path: Path, groups: int, rows: int | None, widths: Mapping[str, int]) -> None:
-    """Raises ArtefactError unless a file has so many groups of so many rows, and unfolds to what its size can hold.
+    """Raises ArtefactError unless a file has the expected groups and rows, and a plausible size when decompressed.
 
     Args:
         rows: of each group; None where they are not told, up to 256.

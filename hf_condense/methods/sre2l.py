@@ -107,7 +107,7 @@ class SRe2L(Method):
 
     Further observers take turns, one a step. Where they have no BatchNorm, the statistics of their other layers are
     measured on the real images. Fewer images are the first ones of more, from noise and from whole real images, as long
-    as shards are whole; patches are ranked anew for each number of images.
+    as shards are whole; patches are ranked again for each number of images.
     """
 
     name = "sre2l"

@@ -22,7 +22,7 @@ class ImageModel(nn.Module):
         mean, std: in unit pixels, one value for each of the backbone's channels (or one for all).
         name: what the person called it.
         channels: of the images it is given; grey ones are repeated where the backbone needs RGB.
-        in_chans: of the backbone; `channels` where not said.
+        in_chans: of the backbone; defaults to `channels`.
         input_size: side the backbone must be given, or None where it takes any; others are resized to it.
         class_names: what the logits stand for, or None where that is not known.
         source: {"id", "revision", "pretrained"}: where the weights come from.

@@ -334,7 +334,7 @@ def _transformers(name: str, id: str) -> Network:
             at = place.name  # the commit that was checked
         _checked_config(place / "config.json")
         config = AutoConfig.from_pretrained(repository, revision=at, trust_remote_code=False)
-        # timm's own checkpoints name num_classes twice unless model_args is given anew
+        # timm's own checkpoints name num_classes twice unless model_args is given again
         wrapped = {"model_args": {}} if config.model_type == "timm_wrapper" else {}
         backbone = AutoModelForImageClassification.from_pretrained(
             repository, revision=at, trust_remote_code=False, **wrapped

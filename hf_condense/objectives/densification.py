@@ -94,7 +94,7 @@ class DensifiedStatistics(FeatureStatistics):
         self.densification = densification
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
-        """Also groups the rows by class and begins to count anew."""
+        """Also groups the rows by class and resets the counts."""
         super().start(shard, images, labels, key)
         self._shard, self._groups = shard, class_groups(labels)
         like = {"dtype": images.dtype, "device": images.device}
@@ -134,7 +134,7 @@ class DensifiedStatistics(FeatureStatistics):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         super().load_state_dict(state)
         if "densification" in state:
-            # before the first `start` there is no device yet, and that counts anew
+            # before the first `start` there is no device yet, and `start` resets the counts
             device = self.matching[0].device if self.matching else "cpu"
             self.tally = state["densification"].to(device, copy=True)
 

@@ -40,7 +40,7 @@ class Matching:
         return self.statistics.layout
 
     def start(self, labels: Tensor, dtype: torch.dtype = torch.float32) -> None:
-        """Sets the targets for a batch with these labels (int64 [B]); running statistics start anew unless kept."""
+        """Sets the targets for a batch with these labels (int64 [B]); running statistics are reset unless kept."""
         per_class = self.settings.class_matching == "per_class"
         classes, counts = labels.cpu().unique(return_counts=True)
         aims = [torch.stack(self.statistics.global_moments())]

@@ -22,7 +22,7 @@ class RealLoop:
     """How a network is trained on real images.
 
     Args:
-        images: at least so many between two steps, in whole batches.
+        images: smallest number of images between two steps; whole batches are used.
         batch: batch size; all images where there are fewer.
         lr, momentum, weight_decay: of SGD, on all parameters.
         cutmix: share of batches that are mixed.

@@ -14,7 +14,7 @@ def whose_turn(step: int, members: int, per_step: int = 1, key: Key | None = Non
     Args:
         members: size of the pool.
         per_step: observers a step.
-        key: shuffles every cycle anew; None keeps the order of the pool.
+        key: shuffles each cycle again; None keeps the order of the pool.
     """
     found = []
     for turn in range(step * per_step, (step + 1) * per_step):

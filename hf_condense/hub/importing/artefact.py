@@ -1,4 +1,4 @@
-"""Somebody else's set becomes a folder of ours, which says that it was imported and that nobody has verified it."""
+"""Writes an imported set as a folder of this library, marked as imported and unverified."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class FkdFolder:
             raise ArtefactError(str(file), str(error), "fields as the official scripts write them", COPY) from None
 
     def _views(self, file: Path, fields: Any) -> tuple[Views, Tensor, Tensor | None]:
-        """(views, logits, rows or None) of one file; what follows the rows, nobody reads."""
+        """(views, logits, rows or None) of one file; entries after the rows are ignored."""
         listed = isinstance(fields, (list, tuple)) and len(fields) >= 6
         _need(listed, file, "fields", type(fields).__name__, "a list of 6 or more", COPY)
         crops, flips, partner, lam, box, logits, *rest = fields
@@ -207,7 +207,7 @@ def _numbered(folder: Path, pattern: str) -> list[Path]:
 
 
 def _shape(value: Any, axes: int) -> list[int]:
-    """Its shape, or as many zeros where it is no tensor of so many axes."""
+    """The shape of a tensor with this number of axes; zeros for anything else."""
     return list(value.shape) if isinstance(value, Tensor) and value.ndim == axes else [0] * axes
 
 

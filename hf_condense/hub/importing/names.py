@@ -1,4 +1,4 @@
-"""Which class of the source dataset a folder, word or number of somebody else's set means."""
+"""Which class of the source dataset a folder, word or number of an imported set means."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def observing(
 
     Real images that chains miss are kept, others at random and less often: they are what first images are drawn from
     and what class statistics are of. Observers are those of the pool and the chains, tuned on these images for a
-    little while, with batch norms measured anew; statistics are of all of them.
+    little while, with batch norms measured again; statistics are of all of them.
 
     Args:
         statistics: gives what the base method needs of the real data.
@@ -138,7 +138,7 @@ def _statistics(
     folder = tuned.folder / fingerprint([STATISTICS_VERSION, digests, request])
     places = [folder / f"{number:02d}.safetensors" for number in range(len(digests))]
     missing = not all(place.exists() for place in places)
-    processes.wait()  # nobody writes before all have seen what is there
+    processes.wait()  # no process writes before all have seen which files exist
     if missing:
         models = context.observers.models
         write_statistics(
