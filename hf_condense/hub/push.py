@@ -1,4 +1,4 @@
-"""Publishes a finished run: its dataset in one commit, its networks beside it, and neither wider than their source allows."""
+"""Publishes a finished run: its dataset in one commit and its networks, no more openly than the source allows."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ POOL_ROLES = {"observer", "teacher"}  # of networks in the run's pool; others ar
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did, or would do.
+    """The result of a push, or of a dry run.
 
     Args:
         commits: of the model repositories, then of the dataset.
-        target: how openly, and whether anything was sent at all.
-        refused: why a dry run would be refused if it were none, or None.
+        target: visibility, and whether this was a dry run.
+        refused: reason for which a real push would be refused, or None.
     """
 
     commits: tuple[Commit, ...]
@@ -44,7 +44,7 @@ class Pushed:
         return self.commits[-1]
 
     def text(self) -> str:
-        """For a person: each repository with what goes up, and its size."""
+        """Readable summary: each repository with the uploaded files and their size."""
         lines = []
         for done in self.commits:
             shown = [c for c in done.changes if c.state != "same"]
@@ -78,10 +78,10 @@ def push(
     dry_run: bool = False,
     push_models: bool = False,
 ) -> Pushed:
-    """Makes the dataset repository `repo_id` hold the distilled dataset of a run, in one commit.
+    """Publishes the distilled dataset of a run as the dataset repository `repo_id`, in one commit.
 
     Files that are there already are not sent, and without a difference there is no commit: it is safe to repeat. Models
-    go first, each in one commit of its own, so that the dataset never names what is not there. A source that is gated,
+    go first, each in one commit of its own, so that the dataset never names a missing model. A source that is gated,
     not public or not for commercial use makes all of them private and gated.
 
     Args:
@@ -91,7 +91,7 @@ def push(
         public: publishes openly what comes from such a source.
         create_pr: opens a pull request on the dataset instead of changing it.
         revision: branch of the dataset, created where it is missing; defaults to main.
-        dry_run: only says what would go up, and what would be refused; a Hub that does not answer counts as empty.
+        dry_run: only reports what would be uploaded or refused; a Hub that does not answer counts as empty.
         push_models: sends the networks that are not published to `<repo>-<model>`, as safetensors, and names them by
             revision and sha256 in the set's record.
 

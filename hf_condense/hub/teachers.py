@@ -13,7 +13,7 @@ from hf_condense.models.image_model import ImageModel
 
 
 def needs_teacher(content: Mapping[str, Any]) -> list[str]:
-    """Label regimes of a set that work only where its teachers can be had."""
+    """Label regimes of a set that require its teachers."""
     labels = content["labels"]
     virtual = (labels.get("store") or {}).get("store") == "virtual"
     return [r for r in labels["regimes"] if r == "online" or (r == "stored" and virtual)]
@@ -38,7 +38,7 @@ def recorded_teachers(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def check_teacher(
     content: Mapping[str, Any], record: Mapping[str, Any], folder: Path, teacher: Ensemble | None
 ) -> None:
-    """Refuses a teacher whose labels would not be those of the set: a network by the same name has other weights.
+    """Refuses a teacher that is not the one of the set: a network with the same name can have other weights.
 
     Raises:
         ConfigError: there is none, or one of its networks is none of the record's (where nothing is recorded: untrained).
