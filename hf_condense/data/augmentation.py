@@ -1,4 +1,4 @@
-"""Views: what augmentation does to a batch is drawn on the CPU by name, then applied to all images at once on their device."""
+"""Views: augmentations are drawn on the CPU with named keys, then applied to a whole batch on its device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROW_BLOCK = 256  # rows of a dataset whose views are drawn together in `row_view
 
 @dataclass(frozen=True)
 class ViewPolicy:
-    """How views of an image are made. The order is: RandAugment, patch shuffle, pad-and-crop, crop and resize, flip, roll, mix.
+    """Augmentation settings of views. The order of operations is: RandAugment, patch shuffle, pad-and-crop, crop and resize, flip, roll, mix.
 
     Args:
         size: output side in pixels.
@@ -80,7 +80,7 @@ class ViewPolicy:
 
 @dataclass
 class Views:
-    """What happens to each of `count` images. All tensors live on the CPU; None where the policy does not use them.
+    """The drawn augmentation of each of `count` images. All tensors are on the CPU; None if the policy does not use them.
 
     Args:
         count: number of images.
@@ -92,7 +92,7 @@ class Views:
         ops: int32 [n, k] RandAugment operations, numbered as `rand_augment.OPS`.
         signs: int32 [n, k] +1 or -1, the direction of the operation where it has one.
         partner: int64 [n] the image that each is mixed with.
-        lam: weight of the image itself; with CutMix the share of pixels that remain its own.
+        lam: weight of the image itself; with CutMix the share of its pixels that remain.
         mix_box: CutMix box (top, left, bottom, right) in the output, the last two exclusive.
     """
 
@@ -206,7 +206,7 @@ def apply_views(images: Tensor, views: Views, policy: ViewPolicy) -> Tensor:
     Args:
         images: float [n, C, H, W] in unit pixels, of the size the views were drawn for. Views that treat all images
             alike and do not mix fit any number of images.
-        views: what to do with each image.
+        views: the drawn augmentation of each image.
         policy: the policy the views were drawn with.
 
     Returns:
@@ -278,5 +278,5 @@ def mix_images(images: Tensor, views: Views) -> Tensor:
 
 
 def mixed_targets(views: Views) -> tuple[Tensor | None, float]:
-    """Partner (int64 [n], or None) and the weight of the own label, by area: target = lam * own + (1 - lam) * partner's."""
+    """Partner (int64 [n], or None) and label weight by area: target = lam * label + (1 - lam) * label of the partner."""
     return views.partner, views.lam

@@ -105,9 +105,7 @@ class Target:
         with clear_hub_errors(repo_id):
             if self.dry_run:
                 return compare(self.api, repo_id, kind, files, revision, options.get("owned", ()))
-            static = (
-                {"space_sdk": "static"} if kind == "space" else {}
-            )  # static pages only: no code of this library runs there
+            static = {"space_sdk": "static"} if kind == "space" else {}  # static pages, no server-side code
             self.api.create_repo(repo_id, repo_type=kind, private=self.private, exist_ok=True, **static)
             self._close(repo_id, kind)
             if revision is not None:
