@@ -1,4 +1,4 @@
-"""Whose turn it is in a pool of observers: in order, or in shuffled cycles in which each has its turn once."""
+"""The observers of a step: in the order of the pool, or in shuffled cycles in which each is used once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hf_condense.data.randomness import Key
 def whose_turn(step: int, members: int, per_step: int = 1, key: Key | None = None) -> list[int]:
     """Numbers of the observers of a step.
 
-    A shuffled cycle has less variance than independent draws, and a step's turns follow from its number alone, so that
-    a resumed shard goes on with them.
+    A shuffled cycle has less variance than independent draws, and the observers of a step follow from its number alone, so that
+    a resumed shard continues the cycle.
 
     Args:
         members: size of the pool.
