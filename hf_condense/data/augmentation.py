@@ -19,7 +19,9 @@ ROW_BLOCK = 256  # rows of a dataset whose views are drawn together in `row_view
 
 @dataclass(frozen=True)
 class ViewPolicy:
-    """Augmentation settings of views. The order of operations is: RandAugment, patch shuffle, pad-and-crop, crop and resize, flip, roll, mix.
+    """Augmentation settings of views.
+
+    The order of operations is: RandAugment, patch shuffle, pad-and-crop, crop and resize, flip, roll, mix.
 
     Args:
         size: output side in pixels.
@@ -80,7 +82,7 @@ class ViewPolicy:
 
 @dataclass
 class Views:
-    """The drawn augmentation of each of `count` images. All tensors are on the CPU; None if the policy does not use them.
+    """The drawn augmentation of each of `count` images. Tensors are on the CPU; None if the policy does not use them.
 
     Args:
         count: number of images.
@@ -278,5 +280,5 @@ def mix_images(images: Tensor, views: Views) -> Tensor:
 
 
 def mixed_targets(views: Views) -> tuple[Tensor | None, float]:
-    """Partner (int64 [n], or None) and label weight by area: target = lam * label + (1 - lam) * label of the partner."""
+    """Partner (int64 [n], or None) and label weight by area: target = lam * label + (1 - lam) * partner's label."""
     return views.partner, views.lam

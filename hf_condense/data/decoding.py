@@ -33,7 +33,7 @@ class PixelFormat:
 
     @property
     def stored_size(self) -> int:
-        """Side of stored images: larger than the input of networks where a crop is usual (224 -> 256), else the same."""
+        """Side of stored images: larger than networks' input where a crop is usual (224 -> 256), else the same."""
         return self.image_size if self.image_size <= 112 else self.image_size * 8 // 7
 
 

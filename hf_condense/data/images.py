@@ -121,7 +121,7 @@ class ImageSource:
         return self._by_class[c]
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> ImageSource:
-        """The images of these rows, in this order, with the same classes. Images that are decoded already are reused."""
+        """The images of these rows, in this order, with the same classes. Decoded images are reused."""
         rows = np.asarray(rows, np.int64)
         part = ImageSource(
             self.table,
@@ -145,7 +145,7 @@ class ImageSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Fingerprint of pixels, labels, class names and pixel format; it does not depend on where the files are stored.
+        """Fingerprint of pixels, labels, class names and pixel format; independent of the files' location.
 
         All encoded images are hashed up to 4 GB; above it 4,096 of them, and the length of every one. Cells without an
         image count as such.

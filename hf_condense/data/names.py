@@ -235,7 +235,7 @@ def synonyms(name: str) -> list[str]:
 
 
 def match_class(wanted: str, class_names: Sequence[str]) -> int | None:
-    """Number of the class that `wanted` means, or None. Exact names take precedence over synonyms, WordNet ids over words.
+    """Number of the class that `wanted` means, or None. Exact names go before synonyms, WordNet ids before words.
 
     Raises:
         DataError: two classes match `wanted` ("crane" is a bird and a machine).

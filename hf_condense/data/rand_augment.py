@@ -1,7 +1,7 @@
 """RandAugment (Cubuk et al. 2020) with given operations: those of torchvision, batched over the images that share one.
 
 torchvision and kornia draw from global state, and theirs treat a batch alike (torchvision) or loop over it and read
-values back from the device (kornia's posterize, solarize, sharpness, equalize); so the operations are implemented here.
+values back from the device (kornia's posterize, solarize, sharpness, equalize); so they are implemented here.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def warp(images: Tensor, entries: dict[tuple[int, int], Tensor | float]) -> Tens
 
     Args:
         images: [k, C, H, W].
-        entries: (row, column) of the 2 x 3 matrix, x before y -> value added there: a number, or one for each image [k].
+        entries: (row, column) of the 2 x 3 matrix, x before y -> value added there: a number, or one per image [k].
     """
     k, _, h, w = images.shape
     to = {"dtype": images.dtype, "device": images.device}

@@ -278,7 +278,7 @@ def _find_test(reader: _Reader, everything: _Labelled, train: _Labelled) -> _Lab
 
 
 def _tell_unused(opened: Opened, train: str, test: str | None) -> None:
-    """Logs the splits that the run does not use; warns where test images are held out of the training split instead."""
+    """Logs the splits that the run does not use; warns where test images are held out of training ones."""
     unused = [split for split in opened.splits if split not in (train, test) and split not in TEST_NAMES]
     if unused:
         sizes = [

@@ -1,4 +1,4 @@
-"""Spaces in which pixels are optimised and augmented: normalised, unit or whitened, and the way to unit pixels and back."""
+"""Spaces of optimised and augmented pixels: normalised, unit or whitened, with maps to unit pixels and back."""
 
 from __future__ import annotations
 

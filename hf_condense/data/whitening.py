@@ -43,7 +43,7 @@ class Whitening(nn.Module):
 
     @classmethod
     def fit(cls, images: Tensor, eps: float = EPS, fitted_on: str = "") -> Whitening:
-        """The map of uint8 (or float unit-pixel) images [N, C, S, S], computed in float64 on the CPU, stored in float32.
+        """The map of uint8 (or float unit-pixel) images [N, C, S, S], in float64 on the CPU, stored in float32.
 
         Raises:
             ConfigError: the images are too large for it.

@@ -60,7 +60,7 @@ def portable(value: Any) -> Any:
 
 
 def describe_model(member: PoolMember, roles: Iterable[str]) -> dict[str, Any]:
-    """Describes a pool member by facts that can be checked: id, revision, sha256 of its weights. Roles: observer, teacher ..."""
+    """Describes a pool member: id, revision, sha256 of its weights, and roles (observer, teacher ...)."""
     weak = {"kind": member.kind, "epoch": member.epoch, "ratio": member.ratio} if member.is_weak else {}
     return portable(
         {

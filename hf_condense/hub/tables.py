@@ -29,7 +29,7 @@ PNG_OVERHEAD = 1 << 16  # bytes of a PNG above twice its pixels
 
 @dataclass
 class SetTables:
-    """The content of a distilled dataset's files; fields as in `DistilledDataset`, the table with expected features."""
+    """The content of a distilled dataset's files; fields as in `DistilledDataset`, the table with fixed features."""
 
     images: Tensor
     labels: Tensor

@@ -66,7 +66,7 @@ class Largest:
     """The `count` largest logits in a few bits, in falling order, and one value in place of each of the others.
 
     That value, m, keeps the weight which the others have together at `temperature` T: (K - count) exp(m / T) is the sum
-    of their exp(z / T), so the probabilities of the stored classes do not change. Without a temperature it is their mean,
+    of their exp(z / T), so probabilities of stored classes do not change. Without a temperature it is their mean,
     which is nearest to them in squared distance and what m tends to as T grows. Smallest value and step are one for a
     batch.
     """

@@ -59,7 +59,7 @@ def write_store(
         images: the published uint8 images [N, C, S, S]; `labels` their classes, int64 [N].
         key: determines order and views (`labels.views.view_batches`), and the epochs of a smaller store.
         batch_size: mixing partners come from one batch, so students train in this size or a divisor of it.
-        form: the stored columns, and in how many parts a batch is labelled (`formats.store_format`); by default the full store.
+        form: the stored columns, and in how many parts a batch is labelled (`formats.store_format`); default: all.
         limit: most batches an epoch.
         dtype: of logits that are stored as they are, "float16" or "float32".
         accelerator: an `accelerate.Accelerator` whose processes share the files among them.

@@ -32,7 +32,7 @@ class StatisticsRequest:
     Args:
         patch: side in pixels of the cells of patch moments.
         policy: augmentation of the synthesis, under which the real images are seen.
-        mode: "exact" or "official" in one pass over the real images; "running" takes the running statistics of BatchNorms, and
+        mode: "exact" or "official" in one pass over the real images; "running" takes those that BatchNorms store, and
             makes an exact pass only for networks without any.
         kinds: layers that are read, as in `Taps`.
     """

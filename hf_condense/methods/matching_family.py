@@ -1,4 +1,4 @@
-"""Common parts of DC, DSA and DM: free pixels under SGD, real or noise starts, and siamese augmentation with the real images."""
+"""Common parts of DC, DSA and DM: free pixels under SGD, real or noise starts, and siamese augmentation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FamilySettings(SamplerSettings):
 
 
 class MatchingFamily(Method):
-    """Pixels are optimised without bounds in normalised space; they are published in 8 bits and, unclamped, as float images."""
+    """Pixels are unbounded in normalised space; they are published in 8 bits and, unclamped, as float images."""
 
     @property
     def real_images_each(self) -> int:

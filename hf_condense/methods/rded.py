@@ -38,7 +38,7 @@ class RDEDSettings:
 class RDED(Method):
     """A shard a class, with its own randomness: adding or removing classes does not change the images of others.
 
-    The first observer ranks the crops. The protocol trains students with online labels of the teacher and, at factor 2,
+    The first observer ranks the crops. The protocol trains students on online labels of the teacher and, at factor 2,
     shuffles the cells of an image.
     """
 

@@ -64,7 +64,7 @@ class ExpertRecipe:
         lr, momentum, weight_decay: of SGD, without a schedule; decay acts on all weights.
         batch: batch size.
         families: of siamese augmentation, one for each batch, with numbers for each image; () for none.
-        dtype: of the snapshots. float16 halves the file size and loses precision where snapshots are close to each other:
+        dtype: of the snapshots. float16 halves the file size and loses precision where snapshots are close:
             of experts of digits, |difference|^2 two epochs apart is 0.01 % off at first and 2 % after 38 epochs.
     """
 
@@ -247,7 +247,7 @@ class _Training:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def _train(self, number: int, folder: Path, progress: Progress) -> tuple[Tensor, list[float]]:
-        """Snapshots [epochs + 1, P] as stored, and the mean loss of each epoch. `folder` holds unfinished trainings."""
+        """Snapshots [epochs + 1, P] as stored, and the mean loss of each epoch. `folder` holds unfinished ones."""
         network, recipe = self.fresh.numbered(number, self.key), self.recipe
         flat, key = FlatNetwork(network), self.key / number / "training"
         if self._encoded is None:

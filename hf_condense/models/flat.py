@@ -28,8 +28,8 @@ class FlatNetwork:
     """All weights of a network in one vector [P], in the order of its `parameters()`.
 
     Args:
-        network: runs on the weights it is called with; its stored ones are read and written by `flatten` and `load_`. Its mode
-            is not changed.
+        network: runs on the weights it is called with; its stored ones are read by `flatten` and
+            written by `load_`. Its mode is not changed.
 
     Attributes:
         table: (name, shape) of each parameter.

@@ -83,7 +83,7 @@ def load_untrained(
         images, whitening, key: as for `load_model`.
 
     Raises:
-        ModelError: as `load_model`; or the name is a Hub id, a folder or one with a tag, which always have their weights.
+        ModelError: as `load_model`; or the name is a Hub id, a folder or has a tag, which always have their weights.
     """
     if without_tag(name) != name:  # refused without fetching anything
         refuse_weights(field, name, without_tag(name))

@@ -66,7 +66,7 @@ def means_weights(name: str) -> bool:
 
 
 def weight_tag(name: str) -> str:
-    """`tv_in1k` of `timm/resnet18.tv_in1k`: the tag of published weights in a name of timm; otherwise an empty string."""
+    """`tv_in1k` of `timm/resnet18.tv_in1k`: the tag of weights in a name of timm; otherwise an empty string."""
     plain = ":" not in name and not _is_path(name) and not name.startswith("torchvision/")
     return name.removeprefix("timm/").partition(".")[2] if plain else ""
 

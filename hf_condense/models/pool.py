@@ -69,7 +69,7 @@ def squeeze(
     if len(set(names)) < len(names):
         raise ModelError("base_model", list(names), "each name once", "drop the repeated names")
     processes = Processes(accelerator)
-    # ranks share the work but not the key: a member is the same network whoever trains it
+    # ranks share the work but not the key: a member is the same network on any process
     options: dict[str, Any] = {
         "image_size": image_size,
         "key": key,

@@ -131,7 +131,7 @@ def collect_statistics(
 
     Images come sorted by class, so that a batch needs one sum for each of its few classes and tensor, and whatever is
     kept is small. Their views are keyed by their place in that order: the batch size does not matter. Processes share
-    the work by whole classes, so `merge_statistics` of their parts equals one process to the last bit.
+    the work by whole classes, so `merge_statistics` of their parts is bitwise equal to one process.
 
     Args:
         models: frozen networks that take unit pixels [n, C, H, W].

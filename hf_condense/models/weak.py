@@ -53,7 +53,7 @@ def weak_pool(
     progress: bool = True,
     dataset: str = "",
 ) -> ModelPool:
-    """The base model and its weak models (Yu et al., ECCV 2024, arXiv:2410.07579; numeric settings are those of this library).
+    """The base model and its weak models (Yu et al., ECCV 2024, arXiv:2410.07579; numbers of this library).
 
     "prior": copies from the training of the base; where the base has published weights, its architecture is trained
     from scratch for the copies. "post": the base with channels pruned, then tuned for a little while. All weak models

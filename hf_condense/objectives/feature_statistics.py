@@ -37,7 +37,7 @@ class FeatureStatistics(Objective):
         precision: "fp32" or "bf16" of the observers; statistics and losses are float32 always.
         turns: observers "in_order", or in a "shuffled" cycle in which each has its turn once.
         per_step: observers a step; the loss is the mean over them, each back-propagated by itself.
-        extra: further parts of the loss, on the input of the observers: (views [n, C, H, W], labels) -> name -> scalar.
+        extra: further parts of the loss, on the input of observers: (views [n, C, H, W], labels) -> name -> scalar.
 
     Raises:
         ArtefactError: on `start`, when statistics and observer do not belong together.
@@ -135,7 +135,7 @@ class FeatureStatistics(Objective):
 
     @torch.no_grad()
     def after(self, images: Tensor, step: int, key: Key) -> None:
-        """Moves the averaged images (EDC, Eq. 7) towards the images of this step, and advances to the next observer."""
+        """Moves the averaged images (EDC, Eq. 7) towards the images of this step, and advances the observers."""
         if self.flat_images is not None:
             self.flat_images.lerp_(images.detach(), 1 - self.settings.flatness_decay)
         self.counter += 1
@@ -149,7 +149,7 @@ class FeatureStatistics(Objective):
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """May be called before the first `start` (a resumed chain of shards); the state is then restored in `start`."""
+        """May be called before the first `start` (a resumed chain of shards), which then restores the state."""
         if not self.matching:
             self._waiting = dict(state)
         if not state:

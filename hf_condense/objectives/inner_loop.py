@@ -62,7 +62,7 @@ class InnerLoop:
 def end_distance(
     loop: InnerLoop, images: Tensor, labels: Tensor, rate: Tensor, gradient: Gradient = "adjoint"
 ) -> Tensor:
-    """Distance of the student's end from its target (arXiv:2203.11932, Eq. 3), differentiable in images, labels and rate.
+    """Distance of the student from its target (arXiv:2203.11932, Eq. 3), differentiable in images, labels and rate.
 
     Its value is the same for all kinds of gradient:
     "unroll" keeps the graph of all N steps: memory grows with N. It is the reference for the others.

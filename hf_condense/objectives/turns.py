@@ -8,8 +8,8 @@ from hf_condense.data.randomness import Key
 def whose_turn(step: int, members: int, per_step: int = 1, key: Key | None = None) -> list[int]:
     """Numbers of the observers of a step.
 
-    A shuffled cycle has less variance than independent draws, and the observers of a step follow from its number alone, so that
-    a resumed shard continues the cycle.
+    A shuffled cycle has less variance than independent draws, and a step's observers follow from its number alone, so
+    that a resumed shard continues the cycle.
 
     Args:
         members: size of the pool.

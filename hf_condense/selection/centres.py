@@ -10,7 +10,7 @@ import torch
 from hf_condense.data.randomness import Key
 
 # Dimensions in which k-means runs first. Of 2,048, a fifth of the time of Lloyd's steps run to rest, for 1 % more
-# inertia; as many of his steps as give this inertia take less time than ours (benchmarks/dream_sampler.py).
+# inertia; Lloyd's steps up to this inertia take less time than this code (benchmarks/dream_sampler.py).
 PROJECTED = 64
 PROJECTED_STEPS = 15
 FULL_STEPS = 3

@@ -54,7 +54,7 @@ def training_dynamics(
     device: torch.device,
     cache_folder: Path,
 ) -> Dynamics:
-    """Trains network `name` on all of `train`, from scratch unless its name stands for weights, and records each epoch.
+    """Trains network `name` on all of `train`, from scratch unless its name means weights, and records each epoch.
 
     The record is stored in `cache_folder` under the hash of its inputs: shards and processes share it, and an
     interrupted training goes on.

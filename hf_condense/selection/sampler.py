@@ -25,7 +25,7 @@ EMBED_BATCH = 512
 
 
 class Sampler(Protocol):
-    """Rows of real images by class and step. Rows depend on the step and, for some samplers, on the network's weights."""
+    """Rows of real images by class and step. Rows depend on the step and in part on the network's weights."""
 
     def begin(self, step: int, turn: int, network: ImageModel, classes: Sequence[int]) -> None:
         """Called before the rows of a step are requested.

@@ -1,6 +1,6 @@
 """Official soft-label folders (`epoch_*/batch_*.tar` of FKD and its descendants) as a label store with explicit views.
 
-SRe2L, CDA and LPLD leave it to the sampler which image a label belongs to: the order is drawn again here with the official seed.
+SRe2L, CDA and LPLD leave it to the sampler which image a label belongs to: it is drawn again here, with their seed.
 G-VBSM and EDC write it into the files.
 """
 
@@ -114,7 +114,7 @@ class FkdFolder:
 def write_fkd_store(source: Path, target: Path, images: Tensor, labels: Tensor, num_classes: int) -> LabelStore:
     """Writes the views and logits of `source` as a store in `target`.
 
-    The files give crops as shares of the image and are rounded to the pixels that the official code cuts; views have the
+    In the files crops are shares of the image; they are rounded as in the official code; views have the
     side of the images. A student sees the same views up to the resize (the official code uses PIL's).
 
     Args:
@@ -150,7 +150,7 @@ def write_fkd_store(source: Path, target: Path, images: Tensor, labels: Tensor, 
 def find_orders(probed: list[FkdEpoch], labels: Tensor, epochs: int, source: Path) -> list[Tensor]:
     """The rows (int64 [N]) of every epoch as the official sampler draws them; empty where the files contain them.
 
-    The sampler makes two permutations an epoch and uses the first, or makes one with old versions of torch. The variant
+    The sampler makes two permutations an epoch and uses the first, or makes one with old versions of torch; the one
     with the better agreement of labels and classes is taken.
 
     Raises:

@@ -29,7 +29,7 @@ NEXT = "ask who made it for such a file; opening it in another way would run cod
 
 
 def read_untrusted(path: Path | str) -> Any:
-    """The content of a `torch.save` file: tensors, NumPy arrays, numbers, text, None, and lists and dictionaries of these.
+    """The content of a `torch.save` file: tensors, NumPy arrays, numbers, text, None, lists and dictionaries.
 
     Raises:
         ArtefactError: the file names any other class or function (nothing of it is called), is damaged or missing, or

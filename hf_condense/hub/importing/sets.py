@@ -258,7 +258,7 @@ def _decoded(cells: list, name: Callable[[int], str]) -> Tensor:
         except Exception as error:  # as below
             raise ArtefactError(name(row), str(error), "an image that decodes", "copy or download it again") from None
 
-    # headers first: a small file may decompress to gigabytes, and images of one size need no more than that many times one
+    # headers first: a small file may unpack to gigabytes, and images of one size need no more than that many times one
     total, kept = 0, memory_for_pixels()
     for row in range(len(cells)):
         width, height = size_of(row)

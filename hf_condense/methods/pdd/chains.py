@@ -148,7 +148,7 @@ class ChainedNetworks:
         return self
 
     def __call__(self, key: Key) -> ImageModel:
-        """One of the chains, drawn by the key, in training mode, with weight gradients. It replaces the network returned before."""
+        """One of the chains, drawn by the key, in training mode, with weight gradients. Overwrites the last one."""
         return self.numbered(int(key.numpy().integers(self.count)), key)
 
     def numbered(self, number: int, key: Key) -> ImageModel:
