@@ -55,7 +55,7 @@ def read_untrusted(path: Path | str) -> Any:
 
 def _only_numbers(found: Any, path: Path | str) -> None:
     """Raises ArtefactError for harmless classes that torch allows and no set contains, and for arrays that repeat few
-    numbers (stride 0): computing with those of a file of a kilobyte could exhaust the memory."""
+    stored numbers: computing with those of a file of a kilobyte could exhaust the memory."""
     room = os.path.getsize(path)
     waiting, seen = [found], set()
     while waiting:
