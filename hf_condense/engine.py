@@ -56,7 +56,7 @@ class Engine:
         self.accelerator.wait_for_everyone()
         for number, group in enumerate(plan.groups):
             made = all(self._path(shard).exists() for shard in group)
-            self.accelerator.wait_for_everyone()  # nobody makes a shard before all have seen what is there
+            self.accelerator.wait_for_everyone()  # no process makes a shard before all have seen which exist
             if not made:
                 self._run_group(method, context, plan, number)
                 self.accelerator.wait_for_everyone()

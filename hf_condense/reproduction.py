@@ -117,7 +117,7 @@ def reproduce(
 
     Args:
         place: folder, run folder or Hub id.
-        output_dir: of the new run; `runs/reproduce-<name>` where not said.
+        output_dir: of the new run; defaults to `runs/reproduce-<name>`.
         places: any of `FOLDERS`: where a recorded folder lies on this machine.
 
     Raises:

@@ -56,7 +56,7 @@ class ShardOptimiser:
         self.optimiser = make_optimiser(self.z, objective.learnables(), recipe)
         self.done = self._resume()
         if sum_over is not None:
-            sum_over.wait_for_everyone()  # nobody writes a checkpoint before all have read it
+            sum_over.wait_for_everyone()  # no process writes a checkpoint before all have read it
 
     def run(
         self,

@@ -1,1 +1,1 @@
-"""Images in: sources, decoding, keyed randomness and augmentation."""
+"""Image data: sources, decoding, keyed randomness and augmentation."""

@@ -13,12 +13,12 @@ from hf_condense.files import atomic_path, fingerprint, sha256_file
 
 
 def unpacked(archives: Sequence[Path]) -> Path:
-    """A folder with the files of a zip, or of several, each in a folder called as its archive.
+    """A folder with the files of a zip, or of several, each in a folder named after its archive.
 
-    Names in an archive choose no place outside: `zipfile` drops `..` and leading slashes, and makes no links.
+    Names in an archive cannot lead out of the folder: `zipfile` drops `..` and leading slashes, and makes no links.
 
     Raises:
-        DataError: one is damaged, locked with a password, or larger than the room there is.
+        DataError: one is damaged, locked with a password, or larger than the free space.
         ArtefactError: the cache folder cannot be written to.
     """
     folder = cache_folder() / "unpacked" / fingerprint([[path.name, sha256_file(path)] for path in archives])
@@ -44,6 +44,6 @@ def _unpack(archive: Path, folder: Path) -> None:
                     "free space, or set HF_CONDENSE_CACHE to a folder on another disk",
                 )
             found.extractall(folder)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # RuntimeError: a password is wanted
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # RuntimeError: a password is required
         step = "copy it again, or unpack it and give the folder"
         raise DataError("dataset", str(archive), f"a zip that unpacks ({error})", step) from None

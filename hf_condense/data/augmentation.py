@@ -1,4 +1,4 @@
-"""Views: what augmentation does to a batch is drawn on the CPU by name, then applied to all images at once on their device."""
+"""Views: augmentations are drawn on the CPU with named keys, then applied to a whole batch on its device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ ROW_BLOCK = 256  # rows of a dataset whose views are drawn together in `row_view
 
 @dataclass(frozen=True)
 class ViewPolicy:
-    """How views of an image are made. The order is: RandAugment, patch shuffle, pad-and-crop, crop and resize, flip, roll, mix.
+    """Augmentation settings of views.
+
+    The order of operations is: RandAugment, patch shuffle, pad-and-crop, crop and resize, flip, roll, mix.
 
     Args:
         size: output side in pixels.
@@ -27,7 +29,7 @@ class ViewPolicy:
         ratio: smallest and largest width / height of that crop.
         flip: probability of a horizontal flip.
         pad: pixels of padding of a pad-and-crop (the crop has the size of the input).
-        fill: value of the padding in unit pixels, one for each channel; black where not said.
+        fill: value of the padding in unit pixels, one for each channel; defaults to black.
         roll: largest cyclic shift in pixels; drawn from -roll_back..roll for rows and for columns (SRe2L, G-VBSM).
         roll_back: largest cyclic shift the other way.
         shuffle: strips into which columns, then rows are cut and shuffled (RDED); 1 leaves the image as it is.
@@ -80,7 +82,7 @@ class ViewPolicy:
 
 @dataclass
 class Views:
-    """What happens to each of `count` images. All tensors live on the CPU; None where the policy does not use them.
+    """The drawn augmentation of each of `count` images. Tensors are on the CPU; None if the policy does not use them.
 
     Args:
         count: number of images.
@@ -92,7 +94,7 @@ class Views:
         ops: int32 [n, k] RandAugment operations, numbered as `rand_augment.OPS`.
         signs: int32 [n, k] +1 or -1, the direction of the operation where it has one.
         partner: int64 [n] the image that each is mixed with.
-        lam: weight of the image itself; with CutMix the share of pixels that remain its own.
+        lam: weight of the image itself; with CutMix the share of its pixels that remain.
         mix_box: CutMix box (top, left, bottom, right) in the output, the last two exclusive.
     """
 
@@ -206,7 +208,7 @@ def apply_views(images: Tensor, views: Views, policy: ViewPolicy) -> Tensor:
     Args:
         images: float [n, C, H, W] in unit pixels, of the size the views were drawn for. Views that treat all images
             alike and do not mix fit any number of images.
-        views: what to do with each image.
+        views: the drawn augmentation of each image.
         policy: the policy the views were drawn with.
 
     Returns:
@@ -278,5 +280,5 @@ def mix_images(images: Tensor, views: Views) -> Tensor:
 
 
 def mixed_targets(views: Views) -> tuple[Tensor | None, float]:
-    """Partner (int64 [n], or None) and the weight of the own label, by area: target = lam * own + (1 - lam) * partner's."""
+    """Partner (int64 [n], or None) and label weight by area: target = lam * label + (1 - lam) * partner's label."""
     return views.partner, views.lam

@@ -1,4 +1,4 @@
-"""What is worked out once about a dataset is kept in the user's cache folder, for later runs and other processes."""
+"""Caches computed facts about datasets in the user's cache folder, for later runs and other processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def cache_folder() -> Path:
     """`HF_CONDENSE_CACHE`, else `hf_condense` in the user's cache folder.
 
     Raises:
-        ArtefactError: that variable is there and empty, as where the one that it was made from is not set.
+        ArtefactError: that variable is set and empty, for example because it was derived from an unset one.
     """
     named = os.environ.get("HF_CONDENSE_CACHE")
     if named is not None:
@@ -29,7 +29,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Processes that want to make `path` wait for each other, so that one makes it and the others find it.
+    """Locks `path` among processes, so that one creates it and the others read it.
 
     Raises:
         ArtefactError: the cache folder cannot be written to or is full.
@@ -41,7 +41,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         with FileLock(path.parent / f".{path.name}.lock"):
             yield
     except (OSError, ArtefactError) as error:
-        reason = error if isinstance(error, OSError) else error.__cause__  # what `files.atomic_path` could not write
+        reason = error if isinstance(error, OSError) else error.__cause__  # the write error of `files.atomic_path`
         if not isinstance(reason, OSError):
             raise
         raise ArtefactError(
@@ -53,7 +53,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 
 
 def remove_unfinished() -> None:
-    """Deletes what killed processes left unfinished in the cache folder, and nothing that is being written."""
+    """Deletes unfinished files of killed processes from the cache folder; files being written are untouched."""
     root = cache_folder()
     for kind in root.iterdir() if root.is_dir() else ():
         remove_leftovers(kind, deep=kind.name != "unpacked")  # below that are the pictures of archives

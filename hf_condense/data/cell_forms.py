@@ -25,7 +25,7 @@ def is_binary(feature: Any) -> bool:
 
 
 def is_text(feature: Any) -> bool:
-    """Whether a column of this type holds words."""
+    """Whether a column of this type holds strings."""
     from datasets import Value
 
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
@@ -94,10 +94,10 @@ def image_cells(table: Dataset, column: str, root: Path | None, split: str) -> D
     """A Dataset with this one column as images that are not decoded.
 
     Args:
-        root: folder that paths start from which are not absolute; None leaves them as they are.
+        root: folder that relative paths start from; None leaves them as they are.
 
     Raises:
-        DataError: arrays of pixels without an agreed range or shape.
+        DataError: arrays of pixels with an ambiguous range or shape.
     """
     from datasets import Dataset, Features, Image
 
@@ -173,7 +173,7 @@ def _pixel_type(table: Dataset, column: str, dtype: str, split: str) -> type:
 
 
 def _encoded(value: Any, dtype: type, column: str, split: str) -> bytes:
-    """PNG bytes of an array [H, W], [H, W, C] or [C, H, W]; nothing where there is none."""
+    """PNG bytes of an array [H, W], [H, W, C] or [C, H, W]; None for an empty cell."""
     if value is None:
         return b""
     try:

@@ -1,4 +1,4 @@
-"""Cells that name a file instead of holding an image: a table from the Hub may only name what came from the Hub."""
+"""Checks cells that name a file instead of holding an image: a table from the Hub may only name files from the Hub."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_condense.errors import DataError
 
-# how streams name files; nobody can guess the commit of a repository that only this reader may see
+# how streams name files; the commit of a repository that only this reader may see cannot be guessed
 _ADDRESS = re.compile(r"hf://datasets/[^@:]+@[0-9a-f]{40}/.+")
 _ARCHIVES = ("zip", "gzip", "bz2", "xz", "lz4", "zstd")
 ROWS = 2000  # looked at together
@@ -21,7 +21,7 @@ def from_hub(path: str) -> bool:
 
     *archives, place = path.split("::")
     folders = (constants.HF_HUB_CACHE, config.DOWNLOADED_DATASETS_PATH, config.EXTRACTED_DATASETS_PATH)
-    # no symbolic link is followed: those of the cache lead from a snapshot to its files, and strangers make none there
+    # symbolic links are not resolved: only the Hub's client makes links in the cache, from a snapshot to its files
     plain = os.path.normpath(place)
     inside = any(plain.startswith(os.path.abspath(folder) + os.sep) for folder in folders)
     known = all(archive.partition("://")[0] in _ARCHIVES for archive in archives)
@@ -33,7 +33,7 @@ def refuse_local_file(cell: Any, place: str) -> None:
 
     Args:
         cell: {"bytes": ..., "path": ...} as the Image feature stores it.
-        place: of the cell, for the message.
+        place: description of the cell, for the message.
     """
     if cell and not cell["bytes"] and cell["path"] and not from_hub(cell["path"]):
         raise DataError(

@@ -53,7 +53,7 @@ def class_folders(root: Path, listing: Listing) -> list[tuple[str, str]]:
 
 
 def _need_own_images(root: Path, folders: Sequence[tuple], placed: Sequence[PurePosixPath], level: int) -> None:
-    """Folders inside a class folder belong to its class, unless several of them are all that it holds."""
+    """Folders inside a class folder belong to its class, unless it holds nothing but several folders."""
     direct = {p.parts[:level] for p in placed if len(p.parts) - 1 == level}
     deeper = [p for p in placed if len(p.parts) - 1 > level]
     for folder in folders:

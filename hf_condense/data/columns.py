@@ -1,4 +1,4 @@
-"""Which column holds the images, which the labels, and what the labels are called."""
+"""Finds the columns of images and labels, and the class names."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def find_image_column(features: Any, named: str | None) -> str:
 
 
 def _image_step(features: Any) -> str:
-    """What to do where none of these columns holds an image a row."""
+    """The next step for the user when none of these columns holds one image per row."""
     several = [name for name, feature in features.items() if holds_lists_of_images(feature)]
     if several:
         return (
@@ -94,7 +94,7 @@ def _image_step(features: Any) -> str:
 
 
 def find_label_column(features: Any, named: str | None) -> str:
-    """Name of the column with the labels: the named one, else the only ClassLabel, else one called label, class ...
+    """Name of the column with the labels: the named one, else the only ClassLabel, else one named label, class ...
 
     Raises:
         DataError: no such column, none that looks like labels, or several.
@@ -127,7 +127,7 @@ def find_label_column(features: Any, named: str | None) -> str:
 
 
 def _label_step(features: Any) -> str:
-    """What to do where none of these columns is called as labels are."""
+    """The next step for the user when none of these columns has a usual name of labels."""
     inner = [
         f"{name}.{field}" for name, f in features.items() if isinstance(f, dict) for field in f if field in LABEL_NAMES
     ]
@@ -157,8 +157,8 @@ def read_labels(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels int64 [N] and class names; only the label column is read.
 
-    Words and numbers without names are put in sorted order. With `class_names` (those of the training split) labels
-    are mapped to them by name. Rows without a label are -1, as are empty words.
+    Strings, and numbers without names, are sorted. With `class_names` (those of the training split) labels
+    are mapped to them by name. Rows without a label, or with an empty string, are -1.
 
     Raises:
         DataError: a number without a name, or a label that the training split does not have.

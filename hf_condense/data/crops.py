@@ -66,7 +66,7 @@ def check_boxes(boxes: Tensor, height: int, width: int) -> None:
 
 
 def look_at(index: Tensor, start: Tensor, length: Tensor, size: int) -> Tensor:
-    """Where output pixels look: the input coordinate of each, with `align_corners=False`, inside the box.
+    """The input coordinate of each output pixel, with `align_corners=False`, inside the box.
 
     So the two neighbours of a coordinate weigh 1 together, and nothing outside the box leaks in.
 
@@ -84,8 +84,8 @@ def axis_matrix(centres: Tensor, positions: Tensor, images: Tensor) -> Tensor | 
     """The bilinear weights [n or 1, size, extent] of one axis, on the device and in the type of `images`.
 
     Args:
-        centres: [n or 1, size] coordinate at which each output pixel looks (inside the box).
-        positions: [n or 1, extent] coordinate at which each input pixel stands; -1 puts it out of sight.
+        centres: [n or 1, size] input coordinate of each output pixel (inside the box).
+        positions: [n or 1, extent] coordinate of each input pixel; -1 excludes it.
 
     Returns:
         None where every output pixel is the input pixel of the same number; one matrix where all images share it.

@@ -1,4 +1,4 @@
-"""One encoded image in, pixels of one format out: mode, channels and size."""
+"""Decodes an image into pixels of a given format: mode, channels and size."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DECODING_VERSION = 1  # raised when the same bytes no longer give the same pixel
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """What decoded images look like; the same for train and test.
+    """The format of decoded images; the same for train and test.
 
     Args:
         channels: 1 (grey) or 3 (RGB).
-        image_size: side in pixels that networks see.
+        image_size: side in pixels of the input of networks.
         mean, std: of each channel, in unit pixels, for networks that are trained on these images.
     """
 
@@ -33,12 +33,12 @@ class PixelFormat:
 
     @property
     def stored_size(self) -> int:
-        """Side that is kept: larger than networks see where a crop is usual (224 -> 256), else the same."""
+        """Side of stored images: larger than networks' input where a crop is usual (224 -> 256), else the same."""
         return self.image_size if self.image_size <= 112 else self.image_size * 8 // 7
 
 
 def over_white(image: Image.Image) -> Image.Image:
-    """Lays an image with transparency over white (what a page shows behind it)."""
+    """Composites an image with transparency over white, as web pages show it."""
     rgba = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
 
@@ -46,20 +46,20 @@ def over_white(image: Image.Image) -> Image.Image:
 def plain_mode(image: Image.Image) -> Image.Image:
     """The same picture in mode L (grey) or RGB.
 
-    Transparency goes over white, palettes are looked up, 16 bits are scaled to 8 (65535 becomes 255).
+    Transparent pixels are blended with white, palettes are converted, 16 bits are scaled to 8 (65535 becomes 255).
 
     Raises:
-        ValueError: pixels with no agreed range (floating point; 32-bit ones that are not clearly 16-bit values).
+        ValueError: pixels with an ambiguous range (floating point; 32-bit ones that are not clearly 16-bit values).
     """
     if image.mode in ("L", "RGB"):
-        # a grey or RGB PNG may name one colour as transparent; that is left alone, as viewers mostly do
+        # a grey or RGB PNG may name one colour as transparent; it is ignored, as most viewers do
         return image
     if image.mode == "1":
         return image.convert("L")
     if image.mode == "I" or image.mode.startswith("I;16"):
         deep = np.asarray(image).astype(np.int64)
         if image.mode == "I" and (deep.min() < 0 or deep.max() > 65535 or 0 < deep.max() <= 255):
-            # TIFF has 8-bit values in 32 bits as well, and PGM 16-bit ones: which it is cannot be told from dark images
+            # TIFF has 8-bit values in 32 bits as well, and PGM 16-bit ones: dark images do not show which it is
             raise ValueError(f"32-bit pixels {deep.min()} to {deep.max()} have no agreed range: save 8 or 16 bits")
         return Image.fromarray(((deep + 128) // 257).astype(np.uint8))
     if image.mode in ("LA", "La"):
@@ -78,8 +78,8 @@ def open_image(cell: Any) -> Image.Image:
         cell: encoded bytes, or {"bytes": ..., "path": ...} as the Image feature stores it.
 
     Raises:
-        ValueError: there is no image in the cell.
-        Exception: whatever the decoder says about damaged bytes.
+        ValueError: the cell contains no image.
+        Exception: any error of the decoder on damaged bytes.
     """
     data = cell_bytes(cell)
     image = Image.open(io.BytesIO(data))
@@ -115,7 +115,7 @@ def square(image: Image.Image, side: int) -> Image.Image:
     """The centre square of `image` at `side` pixels (shorter side resized, bilinear with antialiasing).
 
     Equal to a resize of the shorter side followed by a centre crop, without rounding the crop to whole pixels. An
-    image of that size already comes back as it is.
+    image that already has that size is returned unchanged.
     """
     width, height = image.size
     if (width, height) == (side, side):
@@ -142,7 +142,7 @@ def worker_count() -> int:
 def map_ahead(function: Callable, items: Iterable, ahead: int = 3) -> Iterator:
     """`map` on threads that stays at most `ahead` items in front of the consumer, in order.
 
-    Bounded memory whatever the length; what a call raises is raised at its turn.
+    Memory is bounded for any length; an exception of a call is raised in its place in the order.
     """
     with ThreadPoolExecutor(worker_count()) as pool:
         todo, waiting = iter(items), []
@@ -152,6 +152,6 @@ def map_ahead(function: Callable, items: Iterable, ahead: int = 3) -> Iterator:
                 done = waiting.pop(0).result()
                 waiting += [pool.submit(function, item) for item in islice(todo, 1)]
                 yield done
-        finally:  # a consumer that stops early does not wait for work nobody wants
+        finally:  # a consumer that stops early does not wait for pending work
             for future in waiting:
                 future.cancel()

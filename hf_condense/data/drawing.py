@@ -10,7 +10,7 @@ from hf_condense.data.randomness import Key
 def per_class(labels: np.ndarray, limit: int, key: Key) -> np.ndarray:
     """Ascending rows: at most `limit` of each class, drawn without replacement.
 
-    A larger limit keeps what a smaller one had, so studies over its size are nested.
+    A larger limit contains the rows of a smaller one, so subsets of different sizes are nested.
     """
     kept = []
     for c in np.unique(labels):

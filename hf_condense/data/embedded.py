@@ -70,7 +70,7 @@ def png(pixels: np.ndarray) -> bytes:
 def generated_classes(num_classes: int, per_class: int, size: int, key: Key) -> DatasetDict:
     """Coloured textured shapes: as many classes as asked for, for tests of shape, memory and speed.
 
-    A class has a shape (regular polygon or star), a colour pair, a stripe pattern; an image of it has its own place,
+    A class has a shape (regular polygon or star), a colour pair, a stripe pattern; an image of it has a random place,
     scale, rotation, brightness and noise. Test images are a fifth of `per_class`, at least one.
 
     Returns:

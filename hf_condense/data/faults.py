@@ -1,4 +1,4 @@
-"""What is wrong with a set of images that can still be written: saturated, of one colour, copies of each other."""
+"""Finds faults of a set of images that can still be written: saturated, of one colour, copies of each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SATURATED = 0.99  # share of values that are 0 or 255 in images that have left t
 
 
 def image_faults(images: Tensor) -> list[str]:
-    """Sentences about uint8 images [N, C, H, W]; none where nothing stands out."""
+    """Describes the faults of uint8 images [N, C, H, W], one sentence each; empty if there are none."""
     count, flat = len(images), images.flatten(1)
     found = []
     extreme = sum(int(((part == 0) | (part == 255)).sum()) for part in flat.split(1024)) / max(flat.numel(), 1)

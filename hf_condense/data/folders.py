@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# folder names that mean a split, and what the split is called
+# folder name -> name of the split
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -36,7 +36,7 @@ Labelled = list[tuple[str, str]]  # path below the folder, class name
 def image_folder(root: Path, listing: Listing) -> dict[str, Dataset]:
     """Split -> Dataset with columns image (paths) and label, of images in class folders.
 
-    Only top folders with a split's name make splits. What is not read is counted in a warning.
+    Only top folders with a split's name make splits. Files that are not read are counted in a warning.
 
     Raises:
         DataError: there are no class folders, one only, or folders and classes do not match; the message says which.
@@ -62,7 +62,7 @@ def image_folder(root: Path, listing: Listing) -> dict[str, Dataset]:
 
 
 def _descended(root: Path, listing: Listing) -> tuple[Path, Listing]:
-    """Goes into a folder that holds all the others, as archives and downloads often have one."""
+    """Descends into a single top folder, which archives and downloads often have."""
     while len(listing.top) == 1 and listing.top[0].lower() not in SPLIT_NAMES:
         inner = listing.below(listing.top[0])
         if len(inner.images) < len(listing.images) or not all(len(p.parts) > 1 for p in inner.images):
@@ -75,8 +75,8 @@ def split_folders(root: Path, listing: Listing) -> dict[str, list[str]]:
     """Split -> top folders that it consists of; empty where all top folders are classes.
 
     Folders with a split's name are splits where they hold class folders and one of them is for training, or all top
-    folders have such names: `test` beside `control` is a class. Other folders beside splits are splits of their own
-    name, which a run uses only where it is asked to.
+    folders have such names: `test` beside `control` is a class. Other folders beside splits are splits under their
+    folder's name, which a run uses only on request.
 
     Raises:
         DataError: folders for training and for tests that hold images, but no classes.

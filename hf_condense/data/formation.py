@@ -54,7 +54,7 @@ def decode_as(images: Tensor, factor: int, kind: Formation = "single", most: int
 def decode_set(images: Tensor, labels: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     """What students are trained on: published images, uint8 or float unit pixels, with their labels int64 [n].
 
-    Decoded images are float unit pixels; with `factor` 1 everything is as it was.
+    Decoded images are float unit pixels; with `factor` 1 images and labels are returned unchanged.
     """
     if factor == 1:
         return images, labels

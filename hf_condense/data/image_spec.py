@@ -1,4 +1,4 @@
-"""What networks have to know of the images that they are given: size, channels, classes, mean and spread."""
+"""The input specification of networks: size, channels, classes, mean and standard deviation of images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """The images of a dataset, as a network meets them.
+    """The images of a dataset as input of a network.
 
     Args:
         image_size: side in pixels.

@@ -46,7 +46,7 @@ class ImageSource:
         rows: row of `table` for each image, int64 [N].
         labels: class of each image, int64 [N].
         class_names: names in label order.
-        pixels: what decoded images look like.
+        pixels: format of decoded images.
         split: name of the split, for messages.
         license: of the source dataset, where known.
         decode_gb: decoded images up to this size stay in memory; larger ones go to a memory-mapped file.
@@ -74,7 +74,7 @@ class ImageSource:
 
     @property
     def spec(self) -> ImageSpec:
-        """What networks have to know of these images."""
+        """The input specification of networks on these images."""
         return replace(self.plain_spec, class_names=self.class_names)
 
     @property
@@ -121,7 +121,7 @@ class ImageSource:
         return self._by_class[c]
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> ImageSource:
-        """The images of these rows, in this order, with the same classes. Decoded images are taken along."""
+        """The images of these rows, in this order, with the same classes. Decoded images are reused."""
         rows = np.asarray(rows, np.int64)
         part = ImageSource(
             self.table,
@@ -145,7 +145,7 @@ class ImageSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Stands for pixels, labels, class names and decoded form; the same wherever the files lie.
+        """Fingerprint of pixels, labels, class names and pixel format; independent of the files' location.
 
         All encoded images are hashed up to 4 GB; above it 4,096 of them, and the length of every one. Cells without an
         image count as such.
@@ -160,12 +160,12 @@ class ImageSource:
             for cell in self._cells(chunk):
                 try:
                     digest.update(hashlib.sha256(cell_bytes(cell)).digest())
-                except (ValueError, OSError):  # told when it is decoded, or left out by then
+                except (ValueError, OSError):  # reported when it is decoded, unless it was left out before
                     digest.update(b"no image")
         return fingerprint([digest.hexdigest(), list(self.class_names), self.channels, self.image_size])
 
     def images(self, rows: Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
-        """uint8 [n, C, S, S] of these rows (all where not said), S = `stored_size`.
+        """uint8 [n, C, S, S] of these rows (defaults to all), S = `stored_size`.
 
         Raises:
             DataError: an image does not decode; row, column and, where it is one, its file are named.
@@ -180,8 +180,8 @@ class ImageSource:
     def decoded(self) -> torch.Tensor:
         """uint8 [N, C, S, S] of the whole split, decoded once.
 
-        In memory up to `decode_gb`, above it a memory-mapped file in `cache_folder()` that later runs find again. Not to
-        be written to: the process would be killed.
+        In memory up to `decode_gb`, above it a memory-mapped file in `cache_folder()` that later runs reuse. The
+        array is read-only: writing to it would kill the process.
         """
         if self._decoded is None:
             if math.prod(self.shape) <= self.decode_gb * 1e9:
@@ -200,7 +200,7 @@ class ImageSource:
         return out
 
     def _shown(self, parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The same chunks, with a progress bar where a person would wait for long."""
+        """The same chunks, with a progress bar if decoding takes long."""
         long = math.prod(self.shape) > 2e8 and os.environ.get("RANK", "0") == "0"
         with Progress(f"decode {self.split}", len(self), show=long) as progress:
             for part in parts:
@@ -209,7 +209,7 @@ class ImageSource:
 
     @property
     def decoded_file(self) -> Path:
-        """Where decoded images are kept that are too many for memory."""
+        """The file of decoded images that do not fit in memory."""
         return cache_folder() / "decoded" / f"{fingerprint([DECODING_VERSION, self.fingerprint])}.npy"
 
     def _memory_mapped(self) -> torch.Tensor:
@@ -238,7 +238,7 @@ class ImageSource:
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
         """(rows int64 [b], images uint8 [b, C, S, S], labels int64 [b]) in row order, in bounded memory.
 
-        Decoded images are used where they are; otherwise threads decode a little ahead, and nothing is kept.
+        Decoded images are used where they are; otherwise threads decode a little ahead, and no images are stored.
         """
         decoded, labels = self._decoded, torch.from_numpy(self.labels)
         parts = iter(()) if decoded is not None else self._decode(np.arange(len(self)))
@@ -264,7 +264,7 @@ class ImageSource:
             for row, cell in zip(rows, self._cells(rows)):
                 try:
                     to_pixels(cell, self.channels, 8)
-                except MemoryError:  # says nothing of the image, which would be left out
+                except MemoryError:  # no fault of the image, which must not be left out for it
                     raise
                 except Exception as error:  # decoders raise whatever they like on damaged bytes
                     bad.append((int(row), str(error)))

@@ -1,4 +1,4 @@
-"""What lies in a folder: images and other files, in the order in which `datasets` reads them."""
+"""Lists a folder: images and other files, in the order in which `datasets` reads them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Listing:
     folders: tuple[PurePosixPath, ...]
 
     def below(self, folder: str) -> Listing:
-        """What lies under one of its top folders."""
+        """The listing of one of its top folders."""
 
         def inside(paths: Iterable[PurePosixPath]) -> tuple[PurePosixPath, ...]:
             return tuple(PurePosixPath(*p.parts[1:]) for p in paths if len(p.parts) > 1 and p.parts[0] == folder)
@@ -51,7 +51,7 @@ class Listing:
 
 
 def list_files(root: Path) -> Listing:
-    """What lies under `root`. Links to folders are followed, each folder once."""
+    """The listing of `root`. Links to folders are followed, each folder once."""
     files, folders, seen = [], [], set()
     for place, inner, names in os.walk(root, followlinks=True):
         real = os.path.realpath(place)

@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 def open_local(path: Path, settings: DataSettings) -> dict[str, Any]:
-    """Split -> Dataset (or, of data files with `streaming`, IterableDataset) of what `path` holds.
+    """Split -> Dataset (or, of data files with `streaming`, IterableDataset) of the data in `path`.
 
     Raises:
-        DataError: a folder or file that holds no labelled images; says what it holds. Else what `datasets` raises.
+        DataError: a folder or file without labelled images; the message lists its content. Else errors of `datasets`.
     """
     if path.is_dir():
         return _open_folder(path, settings)
@@ -60,7 +60,7 @@ def _open_folder(path: Path, settings: DataSettings) -> dict[str, Any]:
 
 
 def _open_data_files(path: Path, listing: Listing, settings: DataSettings) -> dict[str, Any]:
-    """What `datasets` makes of a folder of Parquet, CSV, tar ... files, or as its card says."""
+    """Loads a folder of Parquet, CSV, tar ... files with `datasets`, as its card configures it if it has one."""
     from datasets import load_dataset, load_dataset_builder
 
     if has_magic(str(path)):
@@ -95,7 +95,7 @@ def _warn_of_unused(path: Path, listing: Listing, used: set[str]) -> None:
 
 
 def _configured(path: Path) -> bool:
-    """Whether the folder's card says which files make which split."""
+    """Whether the folder's card defines the files of each split."""
     try:
         head = (path / "README.md").read_text(encoding="utf-8").split("---", 2)
         return len(head) == 3 and not head[0].strip() and "configs" in (yaml.safe_load(head[1]) or {})
@@ -104,7 +104,7 @@ def _configured(path: Path) -> bool:
 
 
 def nothing_in(path: Path, listing: Listing) -> DataError:
-    """The refusal of a folder without images that can be read."""
+    """The error for a folder without readable images."""
     holds = f"it holds {endings(listing.unread)}" if listing.unread else "it holds no files"
     return DataError(
         "dataset",

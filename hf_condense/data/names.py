@@ -1,4 +1,4 @@
-"""Datasets and class subsets as people call them. Standard library only, so that `--help` stays quick."""
+"""Short names of datasets and class subsets. Standard library only, so that `--help` stays quick."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """Where a dataset that goes by a short name lives, and how it is usually read.
+    """The Hub location of a dataset with a short name, and how it is usually read.
 
     Args:
         hub_id: repository on the Hub; the name itself for an embedded set.
         config: configuration to load.
         train_split, test_split: None means "find it".
         image_column, label_column: None means "find it by feature type".
-        image_size: side in pixels that networks usually see.
+        image_size: usual side in pixels of the input of networks.
         flip: whether a mirrored image keeps its class (not so for digits).
         mean, std: of training pixels in [0, 1], as published code normalises; None means "measure".
-        page: what a person opens to read about it and to accept a gate.
+        page: web page with its description and, for gated datasets, the terms to accept.
         embedded: made by `data.embedded`, no network needed.
         revision: branch to read where the main one cannot be loaded as it is.
         data_dir: folder of that branch.
@@ -53,7 +53,7 @@ class KnownDataset:
 
 
 def _imagenet(**changes) -> KnownDataset:
-    # its split "test" is unlabelled, so scores are taken on "validation"
+    # its split "test" is unlabelled, so "validation" is used for scores
     return KnownDataset(
         **{
             "hub_id": "ILSVRC/imagenet-1k",
@@ -204,7 +204,7 @@ CLASS_SETS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# a repository that several names share stands for the whole of it
+# a repository that several names share maps to the whole dataset
 _HUB_IDS = {known.hub_id.lower(): name for name, known in KNOWN.items() if known.classes is None}
 
 _WORDNET = re.compile(r"n\d{8}")
@@ -217,12 +217,12 @@ def canonical_name(name: str) -> str:
 
 
 def _spoken(name: str) -> str:
-    """One spelling for names that differ in case, underscores or hyphens."""
+    """Normalises names that differ in case, underscores or hyphens."""
     return " ".join(re.sub(r"[_\-\s]+", " ", name).lower().split())
 
 
 def synonyms(name: str) -> list[str]:
-    """The ways to say one class, most exact first: the whole name, then its WordNet id and each comma-separated part.
+    """The synonyms of one class, most exact first: the whole name, then its WordNet id and each comma-separated part.
 
     >>> synonyms("n01440764 tench, Tinca tinca")
     ['n01440764 tench, tinca tinca', 'tench, tinca tinca', 'n01440764', 'tench', 'tinca tinca']
@@ -235,10 +235,10 @@ def synonyms(name: str) -> list[str]:
 
 
 def match_class(wanted: str, class_names: Sequence[str]) -> int | None:
-    """Number of the class that `wanted` means, or None. Exact names win over synonyms, WordNet ids over words.
+    """Number of the class that `wanted` means, or None. Exact names go before synonyms, WordNet ids before words.
 
     Raises:
-        DataError: two classes answer to `wanted` ("crane" is a bird and a machine).
+        DataError: two classes match `wanted` ("crane" is a bird and a machine).
     """
     wanted = str(wanted).strip()
     if wanted in class_names:
@@ -259,7 +259,7 @@ def match_class(wanted: str, class_names: Sequence[str]) -> int | None:
 
 def _readable(wordnet_id: str) -> str:
     """ImageNet's readable names of a WordNet id (the id itself where ImageNet does not have it)."""
-    from timm.data import ImageNetInfo  # its lists; imported here because it takes seconds
+    from timm.data import ImageNetInfo  # imported here because it takes seconds
 
     info = ImageNetInfo("imagenet-1k")
     return info.label_name_to_description(wordnet_id) if wordnet_id in info.label_names() else wordnet_id
@@ -268,7 +268,7 @@ def _readable(wordnet_id: str) -> str:
 def _with_commas(wanted: Sequence[str], class_names: Sequence[str]) -> list[str]:
     """Puts the parts of a class name that holds commas together again: a command line splits there.
 
-    Parts that are class names to the letter stay apart.
+    Parts that are exact class names stay separate.
     """
     whole = {tuple(_spoken(part) for part in name.split(",")): name for name in class_names if "," in name}
     longest, parts, joined = max(map(len, whole), default=1), [str(name).strip() for name in wanted], []
@@ -293,7 +293,7 @@ def select_classes(wanted: Sequence[str], class_names: Sequence[str]) -> list[in
         class_names: all class names of the dataset, in label order.
 
     Raises:
-        DataError: a name that no class (or more than one class) answers to, or the same class twice.
+        DataError: a name that matches no class or several classes, or the same class twice.
     """
     if len(wanted) == 1 and wanted[0] in CLASS_SETS and match_class(wanted[0], class_names) is None:
         wanted = CLASS_SETS[wanted[0]]

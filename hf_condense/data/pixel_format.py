@@ -1,4 +1,4 @@
-"""What decoded images look like (channels, size, mean, std): as set, as published, or as the images are."""
+"""Settles channels, size, mean and std of decoded images: from settings, published values or the images."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from hf_condense.files import fingerprint, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-PROBE = 64  # images looked at to settle channels and size
+PROBE = 64  # images read to settle channels and size
 MEASURED = 2000  # images that mean and std are measured on
-DARK = 16  # of 255: images that are nowhere brighter have probably another range
+DARK = 16  # of 255: images without brighter pixels probably have another range
 
 
 def settle_pixels(train: ImageSource, known: KnownDataset | None, settings: DataSettings, key: Key) -> PixelFormat:
@@ -39,7 +39,7 @@ def settle_pixels(train: ImageSource, known: KnownDataset | None, settings: Data
     if settings.channels == "auto" and 0 < grey < len(seen):
         logger.info("%d of %d images looked at are grey: all are read as RGB (--channels 1: as grey)", grey, len(seen))
     size = settings.image_size or (known.image_size if known else None)
-    if size is None:  # small images keep their size, photographs are seen at the usual one
+    if size is None:  # small images keep their size, photographs are resized to the usual one
         side = int(np.median([min(i.size) for i in seen]))
         size = max(side, 4) if side <= 112 else 224
     mean, std = (known.mean, known.std) if known else (None, None)
@@ -62,7 +62,7 @@ def _peek(train: ImageSource, row: int, settings: DataSettings) -> Any:
 
 
 def _warn_of_dark(train: ImageSource, looked: dict[int, Any]) -> None:
-    """Warns where no image looked at is brighter than a sixteenth of white: values of 12 bits are often kept in 16."""
+    """Warns if no probed image is brighter than a sixteenth of white: 12-bit values are often stored in 16 bits."""
     largest = max(int(np.asarray(image).max()) for image in looked.values())
     if largest > DARK:
         return
@@ -89,7 +89,7 @@ def _measure(train: ImageSource, pixels: PixelFormat, settings: DataSettings, ke
 
 
 def without_corrupt(source: ImageSource) -> ImageSource:
-    """`source` without the images that do not decode. Which ones is found once and kept in the cache folder."""
+    """`source` without the images that do not decode. The list of these is computed once and cached."""
     path = cache_folder() / "undecodable" / f"{fingerprint([DECODING_VERSION, source.fingerprint])}.json"
     with one_at_a_time(path):
         if not path.exists():

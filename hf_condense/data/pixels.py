@@ -1,4 +1,4 @@
-"""Unit pixels, which networks see, the 8 bits in which images are kept, and the digest that names them."""
+"""Conversions between unit pixels (input of networks) and stored 8-bit images, and the digest of images."""
 
 from __future__ import annotations
 

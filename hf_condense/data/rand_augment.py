@@ -1,7 +1,7 @@
 """RandAugment (Cubuk et al. 2020) with given operations: those of torchvision, batched over the images that share one.
 
 torchvision and kornia draw from global state, and theirs treat a batch alike (torchvision) or loop over it and read
-values back from the device (kornia's posterize, solarize, sharpness, equalize); so the operations stand here.
+values back from the device (kornia's posterize, solarize, sharpness, equalize); so they are implemented here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def draw_ops(key: Key, n: int, slots: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def apply_rand_augment(images: Tensor, ops: Tensor, signs: Tensor, magnitude: int) -> Tensor:
-    """Applies the operations of every image in turn. Pixels that an operation moves in from outside are black.
+    """Applies the operations of every image in turn. Pixels from outside the image are black.
 
     Differentiable in the images, except that posterize and equalize pass no gradient.
 
@@ -47,7 +47,7 @@ def apply_rand_augment(images: Tensor, ops: Tensor, signs: Tensor, magnitude: in
             raise ValueError(f"{n} images do not fit the operations of {len(ops)}")
         ops, signs = ops[:1].expand(n, -1), signs[:1].expand(n, -1)
     level, to = magnitude / MAX_MAGNITUDE, {"device": images.device, "non_blocking": True}
-    held = torch.arange(n)  # which image stands at each place: those with the same operation are put side by side
+    held = torch.arange(n)  # image at each place: images with the same operation are made contiguous
     for slot in range(ops.shape[1]):
         order = ops[held, slot].argsort(stable=True)
         images, held = images[order.to(**to)], held[order]
@@ -70,7 +70,7 @@ def warp(images: Tensor, entries: dict[tuple[int, int], Tensor | float]) -> Tens
 
     Args:
         images: [k, C, H, W].
-        entries: (row, column) of the 2 x 3 matrix, x before y -> what is added there: a number, or one for each image [k].
+        entries: (row, column) of the 2 x 3 matrix, x before y -> value added there: a number, or one per image [k].
     """
     k, _, h, w = images.shape
     to = {"dtype": images.dtype, "device": images.device}

@@ -1,4 +1,4 @@
-"""Every random draw has a name: counter-based streams keyed by (seed, stage, shard, what, index)."""
+"""Named random draws: counter-based streams keyed by (seed, stage, shard, purpose, index)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Key:
         return Key(*self.parts, part)
 
     def seed(self) -> int:
-        """A 63-bit number that stands for this key (for libraries that want one seed)."""
-        # repr tells 1 from "1"; int() keeps numpy integers from spelling themselves differently
+        """A 63-bit seed derived from this key, for libraries that take a single seed."""
+        # repr distinguishes 1 from "1"; int() because numpy integers have another repr
         spelled = "/".join(repr(int(p)) if isinstance(p, (int, np.integer)) else repr(p) for p in self.parts)
         return int.from_bytes(hashlib.blake2b(spelled.encode(), digest_size=8).digest(), "big") >> 1
 
@@ -51,7 +51,7 @@ class Key:
 
 @contextmanager
 def keyed(key: Key) -> Iterator[None]:
-    """Runs code that only knows global random state (initialisation, dropout) under `key`, then puts the state back."""
+    """Seeds global random state (used by initialisation, dropout) from `key` for a block, then restores it."""
     python, legacy, cpu = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
     seed = key.seed()

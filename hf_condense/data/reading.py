@@ -1,4 +1,4 @@
-"""Opens what a person named as dataset (short name, Hub id, folder, object) and says clearly why when it cannot."""
+"""Opens a dataset given as short name, Hub id, folder or object, and raises clear errors when it cannot."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ PROBE_SECONDS = 5.0
 
 @dataclass
 class Opened:
-    """Splits as `datasets` objects, before columns and classes are looked at.
+    """Splits as `datasets` objects, before columns and classes are determined.
 
     Args:
         splits: name -> Dataset or IterableDataset.
-        id: what the person named.
+        id: the dataset as the user named it.
         known: the entry of the table of names, if it has one.
         revision: commit of the Hub repository, where known.
-        license: of the dataset, where its card or info says so.
+        license: of the dataset, where its card or info names it.
         hub: whether it came from the Hub (so that id and revision identify it).
         root: folder that paths in a local table start from.
     """
@@ -92,7 +92,7 @@ def _given(dataset: Any) -> Opened:
 
 
 def _transform(dataset: Any) -> str | None:
-    """Name of the function that `set_transform` or `with_transform` has put before a Dataset, or None."""
+    """Name of the function that `set_transform` or `with_transform` has set on a Dataset, or None."""
     shown = getattr(dataset, "format", {})  # streams have none
     if shown.get("type") != "custom":
         return None
@@ -142,7 +142,7 @@ def _from_hub(name: str, known: KnownDataset | None, settings: DataSettings) -> 
 
 @contextmanager
 def _without_waiting() -> Iterator[None]:
-    """Asks once whether the Hub answers. If not, what is cached is used, without minutes of retries."""
+    """Asks once whether the Hub answers. If not, cached files are used, without minutes of retries."""
     import datasets.config
     import huggingface_hub.constants as constants
     from huggingface_hub.utils import get_session
@@ -167,7 +167,7 @@ def _without_waiting() -> Iterator[None]:
 
 @contextmanager
 def clear_dataset_errors(name: str, known: KnownDataset | None, path: Path | None) -> Iterator[None]:
-    """Turns what `datasets` raises into a DataError with the next step. Errors of this library pass as they are."""
+    """Turns errors of `datasets` into a DataError with the next step. Errors of this library pass unchanged."""
     from datasets.exceptions import DatasetGenerationError
     from pyarrow import ArrowInvalid
 
@@ -201,7 +201,7 @@ def _damaged(name: str, path: Path | None, reason: BaseException) -> DataError:
 
 
 def _explained(name: str, known: KnownDataset | None, path: Path | None, error: Exception) -> DataError:
-    """The error of a failed `load_dataset`, by what its message says (the library gives no finer types)."""
+    """The error of a failed `load_dataset`, chosen by its message (the library has no finer types)."""
     said = str(error)
     hub_id = known.hub_id if known else name
     page = known.page if known else f"https://huggingface.co/datasets/{hub_id}"
@@ -250,7 +250,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _commit(splits: dict[str, Any]) -> str | None:
-    """The commit a Hub dataset was read at, as its info or its file list remembers it."""
+    """The commit at which a Hub dataset was read, from its info or its file list."""
     for dataset in splits.values():
         for address in dataset.info.download_checksums or {}:
             found = re.search(r"@([0-9a-f]{40})/", address)
@@ -260,12 +260,12 @@ def _commit(splits: dict[str, Any]) -> str | None:
 
 
 def _asked_commit(hub_id: str, revision: str | None) -> str | None:
-    """The commit as the Hub tells it (a stream remembers none), or None without network."""
+    """The commit from the Hub (streams do not record it), or None without network."""
     from huggingface_hub import HfApi
 
     try:
         return HfApi().dataset_info(hub_id, revision=revision, timeout=PROBE_SECONDS).sha
-    except Exception:  # provenance is poorer without it, the images are the same
+    except Exception:  # the provenance then lacks the commit; the images are the same
         return None
 
 

@@ -25,7 +25,7 @@ FAMILIES = ("flip", "color", "crop", "scale", "rotate", "cutout")  # in the orde
 
 @dataclass(frozen=True)
 class SiamesePolicy:
-    """Which families of augmentation there are and how they are combined.
+    """The families of augmentation in use and how they are combined.
 
     The families: "flip" (horizontal, probability 1/2), "color" (brightness, saturation, contrast), "crop" (a shift with
     zeros for what comes in), "scale" (each axis alone), "rotate" (about the centre) and "cutout" (a square of zeros).
@@ -68,14 +68,14 @@ class SiamesePolicy:
 
     @property
     def drawn(self) -> tuple[str, ...]:
-        """The families of which a call takes one; the others always act."""
+        """The families of which one is drawn per call; the others always act."""
         listed = [f for f in FAMILIES if f in self.families]
         return tuple(f for f in listed if self.mode == "single" or f in ("crop", "scale", "rotate"))
 
 
 @dataclass
 class SiameseDraw:
-    """What happens to each of g groups: tensors on the CPU with a row a group, None for families not in use.
+    """The drawn augmentation of each of g groups: tensors on the CPU with a row a group, None for families not in use.
 
     Args:
         family: int64 [g] which of `policy.drawn` acts, or None where there is no choice to make.
@@ -134,7 +134,7 @@ def apply_siamese(images: Tensor, draw: SiameseDraw, policy: SiamesePolicy, grou
     Args:
         images: float [n, C, H, W], normalised (zero is the mean pixel), of the size the draw was made for.
         draw: from `draw_siamese` with this policy.
-        group_of: int64 [n] row of the draw for each image, best on the CPU. Where not said, image i has row i, or all
+        group_of: int64 [n] row of the draw for each image, best on the CPU. By default image i has row i, or all
             images have the only row.
 
     Returns:
@@ -180,7 +180,7 @@ def _apply(family: str, images: Tensor, draw: SiameseDraw, policy: SiamesePolicy
 
 
 def _apply_drawn(images: Tensor, draw: SiameseDraw, policy: SiamesePolicy, rows: Tensor) -> Tensor:
-    """Sorts the images by family, applies each family to its own, and puts them back in order: two copies in all."""
+    """Sorts the images by family, applies each family to its images, and restores the order: two copies in all."""
     family = draw.family[rows]
     order = family.argsort(stable=True)
     counts = family.bincount(minlength=len(policy.drawn)).tolist()
@@ -229,13 +229,13 @@ def _rotate(images: Tensor, draw: SiameseDraw, policy: SiamesePolicy, rows: Tens
 
 
 def _look(images: Tensor, turns: Tensor, rows: Tensor) -> Tensor:
-    """Each output pixel looks at the place that its group's matrix [g, 2, 2] (of x and y about the centre) sends it to.
+    """Samples each output pixel at its position under its group's matrix [g, 2, 2] (of x and y about the centre).
 
     Bilinear, zeros outside. Versions of torch differ in `align_corners`; about the centre of a square image both mean
     the same. On GPUs the gradient sums in no fixed order.
     """
     with torch.autocast(images.device.type, enabled=False):
-        shared = len(turns) < len(rows)  # then a grid is made for a group, else for an image
+        shared = len(turns) < len(rows)  # then one grid per group, else one per image
         theta = F.pad(turns if shared else turns[rows], (0, 1)).to(images.device, images.dtype)
         grid = F.affine_grid(theta, [len(theta), 1, *images.shape[-2:]], align_corners=False)
         if shared:

@@ -1,4 +1,4 @@
-"""From a person's words (`--dataset cifar10 --classes ...`) to training and test images."""
+"""Opens training and test images from settings (`--dataset cifar10 --classes ...`)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEST_NAMES = ("test", "validation", "valid", "val", "dev", "eval")
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """Where the images came from; goes into the provenance of everything made from them.
+    """The origin of the images; recorded in the provenance of everything made from them.
 
     Args:
         id: short name, Hub id or folder as it was given.
@@ -55,7 +55,7 @@ class SourceInfo:
 
 @dataclass(frozen=True)
 class Splits:
-    """What `open_source` gives: images to condense, images to score on, and where both came from."""
+    """The result of `open_source`: images to condense, images to score on, and the origin of both."""
 
     train: ImageSource
     test: ImageSource
@@ -191,7 +191,7 @@ class _Reader:
         label = features_of(stream)[self.columns[1]]
         asked = settings.classes or ((opened.known.classes,) if opened.known and opened.known.classes else None)
         keep = None
-        if asked and isinstance(label, ClassLabel):  # do not store what --classes leaves out
+        if asked and isinstance(label, ClassLabel):  # do not store images that --classes leaves out
             keep = {*select_classes(asked, label.names), UNLABELLED}.__contains__
         training = split not in TEST_NAMES and split != settings.test_split
         limit = limit_before_hold_out(settings.max_per_class, settings.hold_out) if training else None
@@ -278,7 +278,7 @@ def _find_test(reader: _Reader, everything: _Labelled, train: _Labelled) -> _Lab
 
 
 def _tell_unused(opened: Opened, train: str, test: str | None) -> None:
-    """Names splits that the run leaves alone; a warning where test images are held out of the training split instead."""
+    """Logs the splits that the run does not use; warns where test images are held out of training ones."""
     unused = [split for split in opened.splits if split not in (train, test) and split not in TEST_NAMES]
     if unused:
         sizes = [

@@ -1,4 +1,4 @@
-"""Spaces in which pixels are moved and augmented: normalised, unit or whitened, and the way to unit pixels and back."""
+"""Spaces of optimised and augmented pixels: normalised, unit or whitened, with maps to unit pixels and back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PixelSpace(Protocol):
         """The gradient in z, at z, of a value whose gradient in unit pixels is given."""
 
     def clamp_(self, z: Tensor) -> None:
-        """Puts z, in place, where it decodes into [0, 1]."""
+        """Clamps z, in place, so that it decodes into [0, 1]."""
 
 
 class NormalisedPixels:

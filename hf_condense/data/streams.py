@@ -1,4 +1,4 @@
-"""Streams are read once: what a run needs of them is gathered into a local Arrow file."""
+"""Streams are read once: the rows that a run needs are gathered into a local Arrow file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def features_of(dataset: Any) -> Any:
-    """`datasets.Features` of a Dataset or stream (a stream that does not tell is asked for its first row)."""
+    """`datasets.Features` of a Dataset or stream (for a stream without features, those of its first row)."""
     from datasets import Dataset
 
     if dataset.features is not None:
@@ -47,9 +47,9 @@ def gather(
     """A memory-mapped Dataset with the image and label columns of a stream, images still encoded.
 
     Args:
-        keep: which labels to keep; all where not said.
+        keep: which labels to keep; defaults to all.
         limit: at most this many images of a class, a uniform draw over the whole stream (reservoir, kept in memory).
-        identity: what names this stream's content; the file is then found again by later runs. None: it goes with
+        identity: identifies the content of the stream, so that later runs reuse the file. None: it is deleted with
             the process.
         hub: whether it comes from the Hub, so that it must not name files of this machine.
 
@@ -98,7 +98,7 @@ def _encoded(stream: Any, image_column: str, label_column: str, keep: Callable |
                     refuse_local_file(cell, f"{image_column}, row {number} of the stream")
                 encoded = cell_bytes(cell)
             except (ValueError, FileNotFoundError) as error:
-                # kept as an empty cell, so that it is found, named and counted where any damaged image is
+                # stored as an empty cell, so that it is reported and counted as other damaged images are
                 logger.warning("row %d of the stream has no image: %s", number, error)
                 encoded = b""
             yield {image_column: {"bytes": encoded, "path": None}, label_column: row[label_column]}

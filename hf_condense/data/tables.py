@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as `datasets` calls tables beside images
-PATHS = "paths of hf-condense"  # a name that no column has, while one is replaced
+PATHS = "paths of hf-condense"  # temporary name of a column while it is replaced
 LOOKED_AT = 100  # rows by which a column of paths is recognised
 
 

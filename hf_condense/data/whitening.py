@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 VERSION = 1  # raised when the same images no longer give the same map
 EPS = 0.1  # added to every eigenvalue, as all methods that whiten do (the variance of unit pixels is about 0.06)
-LARGEST = 3 * 64 * 64  # values an image; the map has the square of that many, and takes their third power to find
+LARGEST = 3 * 64 * 64  # values an image; the map has its square of entries, and fitting takes its third power
 BLOCK = 1024  # images whose products are summed at once
 
 
@@ -43,7 +43,7 @@ class Whitening(nn.Module):
 
     @classmethod
     def fit(cls, images: Tensor, eps: float = EPS, fitted_on: str = "") -> Whitening:
-        """The map of uint8 (or float unit-pixel) images [N, C, S, S], found in float64 on the CPU, kept in float32.
+        """The map of uint8 (or float unit-pixel) images [N, C, S, S], in float64 on the CPU, stored in float32.
 
         Raises:
             ConfigError: the images are too large for it.
@@ -62,7 +62,7 @@ class Whitening(nn.Module):
             block = block - mean
             covariance.addmm_(block.T, block)
         values, vectors = torch.linalg.eigh(covariance / (len(images) - 1))
-        root = (values.clamp_min(0) + eps).sqrt()  # rounding takes eigenvalues of zero below it
+        root = (values.clamp_min(0) + eps).sqrt()  # rounding can make eigenvalues of zero negative
         whiten, restore = (vectors * root.reciprocal()) @ vectors.T, (vectors * root) @ vectors.T
         return cls(mean.view(shape).float(), whiten.float(), restore.float(), eps, fitted_on)
 
@@ -73,7 +73,7 @@ class Whitening(nn.Module):
 
     @property
     def facts(self) -> dict:
-        """What it is, for provenance and fingerprints."""
+        """Description for provenance and fingerprints."""
         return {"kind": "zca", "eps": self.eps, "fitted_on": self.fitted_on}
 
     def forward(self, unit: Tensor) -> Tensor:

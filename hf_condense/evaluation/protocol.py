@@ -64,8 +64,8 @@ class Protocol:
         siamese_mode: "single" or "combined" families.
         siamese_params: other values of `SiamesePolicy`, where they are not the usual ones.
         val_resize: "8/7" resizes test images to side S//7*8 and crops the centre (256 to 224); "none" takes them whole.
-        best_every, best_from: the extra column "best over the test set" looks every so many epochs (0: never), after
-            this share of the training.
+        best_every, best_from: the column "best over the test set" is taken every `best_every` epochs
+            (0: never), after this share of the training.
         bn_double_update: an extra forward pass a step, without gradient, as RDED's script has it.
         label_per: what stored labels belong to: a "view" (a label store), or an "image", whatever its view.
         learned_rate: whether students take the learning rates that were learned with the set, where it has some.

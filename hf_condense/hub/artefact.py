@@ -53,7 +53,7 @@ class Artefact:
         stages: int64 [N], PDD stage of each image (stage order is training order).
         float_images: float32 [N, C, H, W] of methods whose images leave [0, 1]; published in a config of their own.
         store_folder: per-view label store; its files go to `soft_labels/`.
-        preview_rows: rows shown in preview.png; a fair choice of classes where not said.
+        preview_rows: rows shown in preview.png; defaults to an even choice of classes.
     """
 
     images: Tensor
@@ -100,7 +100,7 @@ def write_artefact(folder: Path | str, artefact: Artefact) -> dict[str, Any]:
         The `content` of condensation.json, completed with image facts, soft-label facts and the content hash.
 
     Raises:
-        ArtefactError: the disk is full or the place cannot be written to; what was there before is untouched.
+        ArtefactError: the disk is full or the place cannot be written to; an earlier artefact is unchanged.
     """
     content = complete_content(artefact)
     faults = image_faults(artefact.images)
@@ -137,7 +137,7 @@ def write_artefact(folder: Path | str, artefact: Artefact) -> dict[str, Any]:
 
 
 def complete_content(artefact: Artefact) -> dict[str, Any]:
-    """`content` with what only the finished set can tell."""
+    """`content` completed with the facts of the finished set."""
     n, channels, height, width = artefact.images.shape
     counts = torch.bincount(artefact.labels.cpu(), minlength=len(artefact.class_names))
     pixels = pixels_hash(
@@ -189,7 +189,7 @@ def decode_png(data: bytes, channels: int, height: int | None = None, width: int
     """uint8 [C, H, W] of a PNG written by `encode_png`.
 
     Args:
-        height, width: what the image must be; its header is read before its pixels take any memory.
+        height, width: expected size; the header is checked before memory is allocated for the pixels.
 
     Raises:
         ValueError: it is of another size or format.
@@ -206,7 +206,7 @@ def decode_png(data: bytes, channels: int, height: int | None = None, width: int
 
 
 def data_features(class_names: Sequence[str], soft: bool, staged: bool) -> Features:
-    """Columns of the default config: image and label, the soft label and the PDD stage where there are such."""
+    """Columns of the default config: image and label, and soft label and PDD stage where the set has them."""
     features = Features({"image": Image(), "label": ClassLabel(names=list(class_names))})
     if soft:
         features["soft_label"] = List(Value("float16"), length=len(class_names))
@@ -230,7 +230,7 @@ def _write_data(folder: Path, artefact: Artefact) -> None:
             columns.append(pa.FixedSizeListArray.from_arrays(flat, len(artefact.class_names)))
         if artefact.stages is not None:
             columns.append(pa.array(artefact.stages[rows].cpu().numpy(), pa.int32()))
-        # the schema carries the features, so that ClassLabel and Image survive without a word in the card
+        # the schema carries the features, so that ClassLabel and Image types do not depend on the card
         table = pa.table(columns, schema=features.arrow_schema)
         pq.write_table(
             table,

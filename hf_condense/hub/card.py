@@ -1,4 +1,4 @@
-"""The dataset card: facts gathered from provenance, and a template apart from them."""
+"""The dataset card: facts gathered from the provenance, rendered with a template."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CONFIGS = (("default", "data"), ("soft_labels", "soft_labels"), ("tensors", "ten
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card says.
+    """The facts that the card shows.
 
     Args:
         header: the YAML block, as data.
         repo_id: `org/name` once it is known, else None.
         content, record: of condensation.json.
-        bytes: config -> bytes of its files.
-        regime: the label regime of the example: the richest that needs no teacher.
+        bytes: size of the files of each config, in bytes.
+        regime: label regime of the code example: the richest one that needs no teacher.
     """
 
     header: dict[str, Any]
@@ -48,7 +48,7 @@ def card_facts(content: dict[str, Any], record: dict[str, Any], repo_id: str | N
 
 
 def header(content: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """The YAML block: keys the Hub acts on, then a `distillation` block of our own."""
+    """The YAML block: the Hub's metadata keys, then a `distillation` block."""
     method, source, images = content["method"], content["source"], content["images"]
     models, sent = content.get("models", []), record.get("published_models", {})
     block: dict[str, Any] = {
@@ -104,7 +104,7 @@ def dataset_info(content: dict[str, Any], record: dict[str, Any]) -> dict[str, A
 
 
 def title(content: dict[str, Any]) -> str:
-    """What the set is called, in one line."""
+    """The title of the set, in one line."""
     source, images = content["source"]["id"].removeprefix("local:"), content["images"]
     count = per_class(images)
     name = source.rsplit("/", 1)[-1]
@@ -117,7 +117,7 @@ def per_class(images: dict[str, Any]) -> str:
 
 
 def caps(content: dict[str, Any]) -> dict[str, str]:
-    """What a shortened run left out, in words for "train" and "test"; empty words where it used all there is."""
+    """Describes which "train" and "test" images a shortened run left out; empty strings if it used all of them."""
     data, scores = content["config"].get("data", {}), content.get("scores") or {}
     train, test = data.get("max_per_class"), data.get("max_test")
     used = next((f"{line['images']:,} images" for line in scores.get("table", []) if line["row"] == "full"), "a part")
@@ -138,8 +138,8 @@ def hub_dataset(source_id: str) -> str | None:
 def configs(files: dict[str, dict], content_hash: str) -> list[dict[str, Any]]:
     """The `configs` block for the files that are there, the default config first and marked.
 
-    The description keeps two sets apart: `datasets` finds a local folder in its cache by the folder's own name and by
-    this block, so without it `load_dataset("b/dataset")` would give what `load_dataset("a/dataset")` has read before.
+    The description distinguishes sets: the cache key of `datasets` for a local folder is its name and this block, so
+    without it `load_dataset("b/dataset")` would return the cached data of `load_dataset("a/dataset")`.
     """
     block = []
     for name, folder in CONFIGS:
@@ -156,7 +156,7 @@ def render_card(facts: CardFacts) -> str:
     """README.md of the dataset repository."""
     import jinja2
 
-    # no autoescape, which is for HTML: what others wrote goes in as text, by `markdown` and `block`
+    # no autoescape, which is for HTML: foreign text is escaped by `markdown` and `block`
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"size": readable_bytes, "seconds": readable_seconds, "block": block}
     template = environment.from_string(
@@ -187,7 +187,7 @@ def render_card(facts: CardFacts) -> str:
 
 
 def web_address(text: str) -> str | None:
-    """The text where it is an address of the web and nothing else."""
+    """The text if it is exactly one web address."""
     return text if re.fullmatch(r"https?://[\w./%~:@?=&#+-]+", text) else None
 
 

@@ -1,4 +1,4 @@
-"""A set of files as one commit: what differs is looked up first, and only that is sent."""
+"""Pushes a set of files as one commit: the files are compared with the repository, and only changed ones are sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from hf_condense.hub.refusals import TransportError, lost_answer, status_of
 
-ATTEMPTS = 3  # at a commit, when somebody else pushes at the same time
+ATTEMPTS = 3  # at a commit, when another process pushes at the same time
 Files = Mapping[str, Path | bytes]
 Kind = Literal["dataset", "model", "space"]
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Change:
-    """One file and what a push does to it: new, changed, same (not sent) or gone (deleted)."""
+    """One file and its state in a push: new, changed, same (not sent) or gone (deleted)."""
 
     path: str
     state: Literal["new", "changed", "same", "gone"]
@@ -32,7 +32,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Commit:
-    """What a push does to a repository, or did.
+    """The changes that a push makes, or has made, in a repository.
 
     Args:
         kind: dataset, model or space.
@@ -49,24 +49,24 @@ class Commit:
 
     @property
     def sent(self) -> list[Change]:
-        """Files that go up."""
+        """Files that are uploaded."""
         return [change for change in self.changes if change.state in ("new", "changed")]
 
     @property
     def bytes(self) -> int:
-        """Of the files that go up."""
+        """Size of the uploaded files in bytes."""
         return sum(change.bytes for change in self.sent)
 
 
 def compare(
     api: HfApi | None, repo_id: str, kind: Kind, files: Files, revision: str | None = None, owned: tuple[str, ...] = ()
 ) -> Commit:
-    """What a commit of `files` would change in the repository; all is new where there is none yet.
+    """The changes that a commit of `files` would make; all files are new if the repository does not exist.
 
     Args:
-        api: None where no Hub can be asked: then there is none yet.
+        api: None if the Hub cannot be reached; the repository then counts as missing.
         files: path in the repository -> file, or its bytes.
-        revision: branch; main where not said.
+        revision: branch; defaults to main.
         owned: folders of the repository in which nothing but `files` may stay.
     """
     head = None if api is None else _head(api, repo_id, kind, revision)
@@ -91,9 +91,9 @@ def commit(
     create_pr: bool = False,
     owned: tuple[str, ...] = (),
 ) -> Commit:
-    """Makes a repository that exists hold `files`, in one commit or not at all; without a difference there is none.
+    """Writes `files` into an existing repository in a single commit; makes no commit if nothing differs.
 
-    Where somebody else pushes between look and commit, it looks again and tries once more, up to three times.
+    If another process pushes between comparison and commit, both are repeated, up to three times.
 
     Args: see `compare`; `create_pr` opens a pull request instead of changing the branch.
 
@@ -107,7 +107,7 @@ def commit(
         if not operations:
             return planned
         try:
-            # the parent is named, so that what was looked at is what is built upon
+            # with the parent named, the commit fails if the branch has changed since the comparison
             done = api.create_commit(
                 repo_id,
                 operations,

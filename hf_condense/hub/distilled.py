@@ -1,4 +1,4 @@
-"""A distilled dataset as somebody uses it: read, verified, and handed to any training loop."""
+"""A published distilled dataset: reads it, verifies it and gives it to any training loop."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class DistilledDataset:
     """A condensed set in memory. Made by `load`, which checks it.
 
     Args:
-        folder: where it lies on this machine.
+        folder: its local path.
         images: uint8 [N, C, H, W].
         labels: int64 [N].
         soft_labels: float16 [N, K] of the teacher on the un-augmented images, or None.
@@ -73,7 +73,7 @@ class DistilledDataset:
         """Reads a folder or a Hub dataset repository and checks its content hash.
 
         Raises:
-            ArtefactError: nothing is there, a file is missing or damaged, or the data are not what was published.
+            ArtefactError: nothing is there, a file is missing or damaged, or the data differ from the published ones.
         """
         data = cls.read(locate(folder_or_id, revision))
         if data.content["labels"].get("store") is not None and data._manifest is None:
@@ -107,13 +107,13 @@ class DistilledDataset:
         """Reads a folder without checking the content hash (`load` does; `inspection` reports it).
 
         Raises:
-            ArtefactError: a file is missing or damaged, or holds something else than this library writes.
+            ArtefactError: a file is missing or damaged, or its content is not of the form that this library writes.
         """
         both = read_record(folder)
         try:
             tables = read_tables(folder, both["content"])
             manifest = store_manifest(folder / SOFT_LABELS)
-        # what pyarrow, `datasets` and NumPy raise on tables of another make
+        # what pyarrow, `datasets` and NumPy raise on tables of another layout
         except (pa.ArrowException, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ArtefactError(str(folder), reason, "tables as hf-condense writes them", NEXT) from error
@@ -122,7 +122,7 @@ class DistilledDataset:
 
     @property
     def content_hash(self) -> str:
-        """The hash of what was read (not the recorded one): of all that a student needs, of format 1 `pixels_hash`."""
+        """The hash computed from the data that were read: over all that a student needs; in format 1 `pixels_hash`."""
         if self.content["format"] == 1:
             return self.pixels_hash
         return content_hash(self.content, self.pixels_hash, self._manifest)
@@ -136,7 +136,7 @@ class DistilledDataset:
 
     @property
     def uncovered(self) -> tuple[str, ...]:
-        """What its hash says nothing about, though students need it."""
+        """The parts that students need and that the hash does not cover."""
         return UNCOVERED if self.content["format"] == 1 else ()
 
     @cached_property
@@ -173,19 +173,19 @@ class DistilledDataset:
         seed: int = 0,
         whitening: Whitening | None = None,
     ) -> Iterator[Batch]:
-        """One epoch of augmented batches on `device`, as the set was meant to be used.
+        """One epoch of augmented batches on `device`, with the recorded augmentation and labels.
 
-        A set that was made in stages is gone through in stages: which images an epoch shows depends on its number
+        A set that was made in stages is trained on in stages: the images of an epoch depend on its number
         (`training_stages` says how many epochs each stage has, and at which rates).
 
         Args:
             regime: hard (class numbers only), stored (`soft` holds the published logits of each view, or the logarithm
                 of each image's label where labels belong to images), online (`soft` holds the logits of `teacher`).
-            epoch: names the epoch's order and views; any order of epochs is fine. A store with fewer epochs begins again.
-            batch_size: the recorded one where not said; with stored labels a divisor of the stored batch.
+            epoch: determines order and views; epochs may be requested in any order. A store with fewer epochs repeats.
+            batch_size: defaults to the recorded one; with stored labels a divisor of the stored batch.
             teacher: for `online`, and for stored labels that are virtual: the recorded one, as `published_teacher` or
                 `read_checkpoint` of each folder in the run's `pool/models` gives it.
-            seed: names order and views of `hard` and `online`; stored labels bring theirs.
+            seed: determines order and views of `hard` and `online`; stored labels include theirs.
             whitening: of the source, for sets whose networks see whitened pixels (`data.whitening.fitted_whitening`).
 
         Raises:
@@ -210,7 +210,7 @@ class DistilledDataset:
         return RecordedTraining(self.content.get("training", {}), self.class_names, stages, self.soft_labels)
 
     def training_stages(self) -> list[TrainingStage]:
-        """What a student sees in each stage of its training, in which epochs, at which rates; one stage for most sets.
+        """Images, epochs and learning rates of each stage of a student's training; most sets have one stage.
 
         Raises:
             ArtefactError: the set carries no recipe.
@@ -233,8 +233,8 @@ class DistilledDataset:
         Args:
             network: a name for `load_model`, from scratch; or a network, from the weights it has.
             regime, teacher, whitening: as for `training_batches`.
-            seed: names initial weights, order and views.
-            state_folder: where an unfinished training is kept, to go on from; the caller deletes it.
+            seed: determines initial weights, order and views.
+            state_folder: folder of checkpoints from which an interrupted training resumes; the caller deletes it.
 
         Raises:
             ConfigError, ArtefactError: a network of another kind, a regime without what it needs, or a set without a recipe.
@@ -249,7 +249,7 @@ class DistilledDataset:
 
     def torch_dataset(self, soft: bool = False, transform: Callable[[Tensor], Tensor] | None = None) -> TorchDataset:
         """For a DataLoader: items {"pixel_values", "labels"}. For transformers' Trainer with class numbers; with soft
-        labels take `for_trainer`, because Trainer's own choice of loss for them is a wrong one.
+        labels take `for_trainer`, because Trainer's default loss for them is wrong.
 
         Args:
             soft: labels are the soft labels as probabilities (float32 [K]) instead of class numbers.
@@ -311,15 +311,15 @@ class DistilledDataset:
         return self.soft_labels.float().softmax(1) if logits else self.soft_labels.float()
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Pushed:
-        """Publishes the folder as a dataset repository, in one commit of what differs from what is there.
+        """Publishes the folder as a dataset repository, in one commit of the files that differ.
 
         Args:
             repo_id: `owner/name`; the token's owner where there is only a name.
             options: private, public, create_pr, revision, dry_run, as for `hub.push.push`.
 
         Raises:
-            ArtefactError: a file is not as it was written.
-            ConfigError: options that contradict each other, or a label regime whose teacher nobody could get.
+            ArtefactError: a file was changed after it was written.
+            ConfigError: options that contradict each other, or a label regime whose teacher is not published.
             HubError: the Hub refuses, or cannot be reached.
         """
         return push(self.folder, repo_id, **options)
@@ -351,7 +351,7 @@ class DistilledDataset:
 
 
 class TorchDataset(torch.utils.data.Dataset):
-    """Training images as unit pixels with their labels, in the words of transformers."""
+    """Training images as unit pixels with their labels, under the keys that transformers uses."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Callable[[Tensor], Tensor] | None) -> None:
         self.images, self.labels, self.transform = images, labels, transform

@@ -1,4 +1,4 @@
-"""Expert trajectories as a model repository, so that one training serves everybody who matches trajectories."""
+"""Publishes expert trajectories as a model repository, so that trajectory matching can reuse them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def push_experts(
     Args:
         folder: of `train_experts`; every checksum is tested before anything is sent.
         source: {"id", "license"} of the images that they were trained on. As for distilled sets, experts of a source
-            that is not for everybody are private and gated unless `public`.
+            with restricted terms are private and gated unless `public`.
         options: `revision`, `create_pr`, as for `commits.commit`.
 
     Raises:

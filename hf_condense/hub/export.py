@@ -31,8 +31,8 @@ def export(
 ) -> Path:
     """Writes the training images and labels of a distilled dataset for programs that do not read Parquet.
 
-    Whatever its label regime, a set has images and class numbers, and these are written; `origin.json` beside them says
-    where they are from. Where images hold several training images as tiles, these are written, rounded to 8 bits.
+    Images and class numbers are written, whatever the label regime; `origin.json` beside them records the source of
+    the data. Where images hold several training images as tiles, these are written, rounded to 8 bits.
 
     Args:
         place: folder or Hub id of a distilled dataset (`revision` of it), or a run folder.

@@ -1,4 +1,4 @@
-"""What the hashes of a distilled dataset cover, and how they are computed."""
+"""The hashes of a distilled dataset: what they cover and how they are computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a distilled dataset is, where it came from, whether its hashes hold, and the bytes a student needs."""
+"""Inspects a distilled dataset: its source, whether its hashes hold, and the bytes that a student needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLOAT_BYTES = 4
 
 
 def inspect_folder(folder_or_id: str | Path, revision: str | None = None) -> dict[str, Any]:
-    """Reads a distilled dataset and checks it; says what does not hold instead of raising.
+    """Reads a distilled dataset and checks it; failed checks are reported instead of raised.
 
     Returns:
         Plain data: holds (whether all of it is as it was published), title, commit (of the Hub repository, else None),
@@ -118,4 +118,4 @@ def report(facts: dict[str, Any]) -> str:
     lines += [f"           {state}: {name}" for name, state in wrong.items()]
     for regime, count in facts["needed"].items():
         lines.append(f"  needs    {readable_bytes(count):>10}  {regime} labels")
-    return "\n".join(map(printable, lines))  # no title or name may write lines of its own
+    return "\n".join(map(printable, lines))  # a title or name with line breaks must not add lines

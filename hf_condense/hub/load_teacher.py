@@ -1,4 +1,4 @@
-"""The teacher of a distilled dataset as it labelled: its networks from the run that made the set, or from the Hub."""
+"""Loads the teacher of a distilled dataset: its networks from the run that made the set, or from the Hub."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hf_condense.models.image_model import ImageModel
 
 
 def load_teacher(data: DistilledDataset) -> Ensemble:
-    """The teacher of a distilled dataset, averaged as it was when it labelled, for `training_batches` and `train`.
+    """The teacher of a distilled dataset, averaged as for its labels, for `training_batches` and `train`.
 
     Its networks are read from the pool of the run folder that holds the set, or fetched from where they were pushed
     (`--push_models`); weights that differ from the recorded ones are refused.
 
     Raises:
-        ModelError: a teacher is in neither place, cannot be had, or has other weights than recorded.
+        ModelError: a teacher is in neither place, cannot be fetched, or has other weights than recorded.
         ArtefactError: the folder of a network is damaged.
     """
     pool = data.folder.parent / "pool" / "models"
@@ -34,7 +34,7 @@ def published_teacher(data: DistilledDataset) -> Ensemble:
     """As `load_teacher`, from the Hub alone: the networks that were pushed beside the set.
 
     Raises:
-        ModelError: a teacher was not pushed, cannot be had, or has other weights than recorded.
+        ModelError: a teacher was not pushed, cannot be fetched, or has other weights than recorded.
     """
     teachers = recorded_teachers(data.content)
     sent = data.record.get("published_models", {})

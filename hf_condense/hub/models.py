@@ -1,4 +1,4 @@
-"""Networks of a run as model repositories: what is sent, how a provenance record names them, how they come back."""
+"""Networks of a run as model repositories: publishing, identifying and loading them."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ SENT = (".safetensors", ".json", ".md")  # never a pickle
 
 
 def model_repository(repo_id: str, name: str) -> str:
-    """`<repo>-<model>`, in the letters that the Hub takes."""
+    """`<repo>-<model>`, in characters that the Hub allows."""
     plain = re.sub(r"[^A-Za-z0-9_.]+", "-", name.rpartition(":")[2])
     return f"{repo_id}-{re.sub(r'[.]{2,}', '.', plain).strip('-.')}"
 
 
 def published_place(model: Mapping[str, Any], record: Mapping[str, Any]) -> tuple[str, str] | None:
-    """(Hub id, revision) where exactly these weights can be had, or None.
+    """(Hub id, revision) that holds exactly these weights, or None.
 
-    That is where a push has sent them, or where they came from if they were taken as published: training on from
-    published weights makes others.
+    This is the repository of a push, or the origin of weights that were used as published; weights that were trained
+    further exist only where a push sent them.
 
     Args:
         model: an entry of `content["models"]`.
@@ -50,7 +50,7 @@ def published_place(model: Mapping[str, Any], record: Mapping[str, Any]) -> tupl
 
 
 def unpublished(content: Mapping[str, Any], record: Mapping[str, Any], role: str | None = None) -> list[str]:
-    """Names of the models (of one role) that nobody else can get."""
+    """Names of the models (of one role) that are not published."""
     models = [m for m in content.get("models", []) if role is None or role in m["roles"]]
     return [m["name"] for m in models if published_place(m, record) is None]
 
@@ -75,7 +75,7 @@ def find_member(pool: Path, model: Mapping[str, Any]) -> Path:
 
 
 def model_files(folder: Path, repo_id: str, source_id: str) -> dict[str, Path | bytes]:
-    """What goes to a model's repository: weights, configuration, facts and card; no place of this machine.
+    """The files of a model's repository: weights, configuration, facts and card, without local paths.
 
     Args:
         folder: of the member, as `PoolMember.save` wrote it; its sha256 is checked.
@@ -102,7 +102,7 @@ def fetch_model(id: str, revision: str, sha256: str) -> ImageModel:
     """A network that a push has sent, from the Hub or its cache, checked by the hash of its weights.
 
     Raises:
-        ModelError: it cannot be had, or has other weights.
+        ModelError: it cannot be fetched, or has other weights.
     """
     allowed = "a model repository that can be read"
     folder = fetch_snapshot(id, "model", revision=revision, error=ModelError, field="teacher", allowed=allowed)

@@ -1,4 +1,4 @@
-"""Where a distilled dataset is: a folder, the dataset of a run folder, or a repository of the Hub."""
+"""Locates a distilled dataset: a folder, the dataset of a run folder, or a repository of the Hub."""
 
 from __future__ import annotations
 

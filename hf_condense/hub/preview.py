@@ -1,4 +1,4 @@
-"""Pictures a person can look at: grids of images by class, rows of images beside each other."""
+"""Preview pictures: grids of images by class, and rows of images beside each other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INK, PAPER = (38, 40, 46), (255, 255, 255)
 GAP, MARGIN = 3, 16
 MAX_CLASSES, MAX_COLUMNS = 40, 10
 SHOWN_SIDE = 64  # images below this are enlarged by a whole factor, so that pixels stay square and sharp
-LONGEST_NAME = 200  # characters of a name that are measured at all
+LONGEST_NAME = 200  # characters; the rest of a longer name is cut before measuring
 GRID_SIDE = 128  # images of a grid above this are shrunk: a preview should not outweigh the set
 
 
@@ -34,8 +34,8 @@ def image_grid(
     Args:
         images: uint8 [N, C, H, W].
         labels: int64 [N].
-        columns: images shown of a class; 10 at most where not said.
-        rows: which images to show; of up to 40 classes spread evenly over the class order where not said.
+        columns: images shown of a class; defaults to at most 10.
+        rows: which images to show; defaults to those of up to 40 classes, spread evenly over the class order.
     """
     labels = torch.as_tensor(labels).cpu()
     chosen = torch.as_tensor(rows if rows is not None else _fair_rows(labels, columns or MAX_COLUMNS))
@@ -98,7 +98,7 @@ def _picture(image: Tensor) -> Image.Image:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # matplotlib's own font: there on every machine, and class names need not be English
+    # the font of matplotlib: always installed, and class names need not be English
     import matplotlib
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)

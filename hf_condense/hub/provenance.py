@@ -36,14 +36,14 @@ LIBRARIES = (
     "pyarrow",
     "pillow",
 )
-# settings that say where or how often something is written, not what comes out
+# settings that affect where or how often something is written, not the result
 WITHOUT_EFFECT = frozenset(
     {"output_dir", "overwrite", "push_to_hub", "push_models", "trackers", "checkpoint_every", "decode_gb"}
 )
 
 
 def portable(value: Any) -> Any:
-    """`value` without places of this machine: a path becomes `local:<name>`, settings without effect go."""
+    """`value` without local paths (they become `local:<name>`) and without settings that have no effect."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
@@ -60,7 +60,7 @@ def portable(value: Any) -> Any:
 
 
 def describe_model(member: PoolMember, roles: Iterable[str]) -> dict[str, Any]:
-    """A pool member by what others can check: id, revision, sha256 of its weights. Roles: observer, teacher ..."""
+    """Describes a pool member: id, revision, sha256 of its weights, and roles (observer, teacher ...)."""
     weak = {"kind": member.kind, "epoch": member.epoch, "ratio": member.ratio} if member.is_weak else {}
     return portable(
         {
@@ -77,7 +77,7 @@ def describe_model(member: PoolMember, roles: Iterable[str]) -> dict[str, Any]:
 
 
 def describe_network(model: ImageModel, roles: Iterable[str]) -> dict[str, Any]:
-    """A network beside the pool, taken as it was published, in the same words."""
+    """Describes a network outside the pool, used as published, with the same keys."""
     facts = {"sha256": model.sha256(), "top1": None, "epochs": 0, "parameters": model.parameter_count}
     return portable({"name": model.name, "roles": list(roles), **model.source, **facts})
 
@@ -90,7 +90,7 @@ def training_block(
     formation_factor: int = 1,
     **more: Any,
 ) -> dict[str, Any]:
-    """What a student needs to train as it was scored, in full: a reader needs no table of protocols.
+    """The full training settings of the scored student; a reader needs no table of protocols.
 
     Args:
         policy: the views of `hard` and `online` training (stored labels bring their own); None trains on whole images.
@@ -122,7 +122,7 @@ def gather_content(
     scores: Any = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Everything that settings determine: equal settings give equal bytes, so no time, version or path stands here.
+    """Everything that settings determine: equal settings give equal bytes, so it contains no time, version or path.
 
     Args:
         config: resolved settings by section (`Config.sections()`).
@@ -156,7 +156,7 @@ def gather_record(
     scores_table: str = "",
     **more: Any,
 ) -> dict[str, Any]:
-    """What this run happened to be: versions, commit, machine, date, seconds and peak memory of each stage.
+    """Facts of this one run: versions, commit, machine, date, seconds and peak memory of each stage.
 
     Args:
         stages: stage name -> {"seconds": float, "peak_bytes": int}.
@@ -198,14 +198,14 @@ def git_state() -> dict[str, Any] | None:
         return done.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # else it is someone else's repository around us
+        git("ls-files", "--error-unmatch", "__init__.py")  # otherwise the repository is that of an enclosing project
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "."))}
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def device_name(device: torch.device) -> str:
-    """What computed: the accelerator's name, or the processor's and its cores."""
+    """The device of the run: the accelerator's name, or the processor's and its cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":

@@ -1,4 +1,4 @@
-"""Publishes a finished run: its dataset in one commit, its networks beside it, and neither wider than their source allows."""
+"""Publishes a finished run: its dataset in one commit and its networks, no more openly than the source allows."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ POOL_ROLES = {"observer", "teacher"}  # of networks in the run's pool; others ar
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did, or would do.
+    """The result of a push, or of a dry run.
 
     Args:
         commits: of the model repositories, then of the dataset.
-        target: how openly, and whether anything was sent at all.
-        refused: why a dry run would be refused if it were none, or None.
+        target: visibility, and whether this was a dry run.
+        refused: reason for which a real push would be refused, or None.
     """
 
     commits: tuple[Commit, ...]
@@ -44,7 +44,7 @@ class Pushed:
         return self.commits[-1]
 
     def text(self) -> str:
-        """For a person: each repository with what goes up, and its size."""
+        """Readable summary: each repository with the uploaded files and their size."""
         lines = []
         for done in self.commits:
             shown = [c for c in done.changes if c.state != "same"]
@@ -78,26 +78,26 @@ def push(
     dry_run: bool = False,
     push_models: bool = False,
 ) -> Pushed:
-    """Makes the dataset repository `repo_id` hold the distilled dataset of a run, in one commit.
+    """Publishes the distilled dataset of a run as the dataset repository `repo_id`, in one commit.
 
     Files that are there already are not sent, and without a difference there is no commit: it is safe to repeat. Models
-    go first, each in one commit of its own, so that the dataset never names what is not there. A source that is gated,
+    go first, each in one commit of its own, so that the dataset never names a missing model. A source that is gated,
     not public or not for commercial use makes all of them private and gated.
 
     Args:
         place: run folder, or a folder with a distilled dataset.
         repo_id: `owner/name`; the token's owner where there is only a name.
-        private: whether repositories are made private; the owner's default where not said.
+        private: whether repositories are made private; defaults to the owner's setting.
         public: publishes openly what comes from such a source.
         create_pr: opens a pull request on the dataset instead of changing it.
-        revision: branch of the dataset, made where it is missing; main where not said.
-        dry_run: only says what would go up, and what would be refused; a Hub that does not answer counts as empty.
-        push_models: sends the networks that nobody else can get to `<repo>-<model>`, as safetensors, and names them by
+        revision: branch of the dataset, created where it is missing; defaults to main.
+        dry_run: only reports what would be uploaded or refused; a Hub that does not answer counts as empty.
+        push_models: sends the networks that are not published to `<repo>-<model>`, as safetensors, and names them by
             revision and sha256 in the set's record.
 
     Raises:
         ArtefactError: there is no whole distilled dataset.
-        ConfigError: options that contradict each other, or a label regime whose teacher nobody could get.
+        ConfigError: options that contradict each other, or a label regime whose teacher is not published.
         ModelError: a network to send is not in the run's pool, or damaged.
         HubError: the Hub refuses, or cannot be reached. The same command goes on.
     """
@@ -154,7 +154,7 @@ def dataset_files(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
     as_written = {k: v for k, v in record.items() if k != "published_models"}
     if card == render_card(card_facts(content, as_written)):
         card = render_card(card_facts(content, record, repo_id))
-    else:  # somebody wrote into it: theirs is kept
+    else:  # another process wrote into it: its files stay
         card = card.replace(PLACE, repo_id)
     return {**files, CARD: card.encode()}
 

@@ -1,4 +1,4 @@
-"""condensation.json of whoever wrote it, and the files it lists: held against what readers rely on before they do."""
+"""Reads condensation.json from any source and validates it and the files it lists before they are used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_record(folder: Path) -> dict[str, dict[str, Any]]:
     """`content` and `record` of a distilled dataset.
 
     Raises:
-        ArtefactError: the file is missing or damaged, of a later format, or a value in it is not what may stand there.
+        ArtefactError: the file is missing or damaged, of a later format, or a value in it is not allowed.
     """
     path = check_inside(folder, folder / CONDENSATION)
     found = base.read_json(path, base.LARGEST, NEXT)
@@ -39,7 +39,7 @@ def read_record(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_training(content: dict[str, Any], place: Path) -> None:
-    """Raises ArtefactError where the training block is none that this version can train by, or not for these images."""
+    """Raises ArtefactError if this version cannot train with the training block, or it does not fit the images."""
     facts, side = content["training"], max(content["images"]["height"], content["images"]["width"])
     where = f"training of {place}"
     if facts.get("recipe") is not None:
@@ -52,7 +52,7 @@ def check_training(content: dict[str, Any], place: Path) -> None:
 
 
 def listed_file(folder: Path, name: str) -> Path:
-    """The place of a file that a record names, which is inside the set's folder.
+    """The path of a file that a record names, inside the set's folder.
 
     Raises:
         ArtefactError: the name, or a symbolic link, leads out of the folder.
@@ -64,7 +64,7 @@ def listed_file(folder: Path, name: str) -> Path:
 
 
 def check_files(folder: Path, files: dict[str, dict]) -> dict[str, str]:
-    """File -> holds, changed or missing, by sha256. The card may be edited, so it is not among them.
+    """File -> holds, changed or missing, by sha256. The card is left out, because it may be edited.
 
     Raises:
         ArtefactError: a file outside the folder is listed; it is not opened.

@@ -1,4 +1,4 @@
-"""What the Hub refuses, or what breaks on the way to it, told as an error with a next step."""
+"""Turns refusals of the Hub and connection failures into errors with a next step."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _BY_STATUS = {
 
 
 class NoAnswer(HubError):
-    """No Hub could be reached."""
+    """The Hub could not be reached."""
 
 
 def lost_answer(repo_id: str, error: BaseException) -> NoAnswer:
-    """What a commit ends in that was sent and not answered: nobody knows whether it was made."""
+    """A commit was sent and not answered: whether it was made is unknown."""
     step = f"it may have landed all the same; check the network, then {_AGAIN}, and a commit that landed is not made twice"
     return NoAnswer("repository", repo_id, f"an answer to the commit ({_line(error)})", step)
 
@@ -67,7 +67,7 @@ def _explained(repo_id: str, error: Exception) -> HubError:
         said = " ".join(str(error).split())
         return HubError("README.md", repo_id, f"a card that the Hub takes ({said})", "mend its YAML block")
     reason: BaseException | None = error
-    while reason is not None and status_of(reason) is None:  # an upload's failure stands behind that of its thread
+    while reason is not None and status_of(reason) is None:  # the upload's error is the cause of its thread's error
         reason = reason.__cause__
     page = next((p for p in map(_page, (error, error.__cause__, reason)) if p is not None), None)
     if page is not None:
@@ -91,7 +91,7 @@ def _page(error: BaseException | None) -> str | None:
     """The title of a page of HTML that came where data were asked for; None for everything else."""
     response = getattr(error, "response", None)
     text = getattr(error, "doc", "")  # of what was no JSON
-    # a Hub in trouble sends pages too, with a status that says so
+    # an overloaded Hub sends pages too, with an error status
     if response is not None and response.status_code in (*range(400), 511):
         text = response.text if "html" in response.headers.get("content-type", "") else ""
     if not text.lstrip().startswith("<"):

@@ -1,4 +1,4 @@
-"""A student trained on a distilled dataset as a model repository: what taught it, and how well it does on real images."""
+"""Publishes a student trained on a distilled dataset as a model repository, with its accuracy on real images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class BoardEntry:
     Args:
         id: the board's dataset repository; `revision` its commit.
         task: `<source>-ipc<k>-<regime>`, as its eval.yaml has it.
-        result: id of the result, None where the student is of none.
+        result: id of the result, None if the student belongs to none.
     """
 
     id: str
@@ -66,12 +66,12 @@ def push_student(
 
     The card names the distilled dataset under `datasets:`. `.eval_results/` holds an entry for the leaderboard `board`,
     and one for the source dataset (the accuracy on its test images) where that dataset has an `eval.yaml`: without one
-    the Hub shows it nowhere. As for the dataset itself, a source that is not for everybody makes the student private and
+    the Hub shows it nowhere. As for the dataset itself, a source with restricted terms makes the student private and
     gated.
 
     Args:
         model: trained on `data`: of `data.train` or `load_model`, or a network of timm or transformers.
-        data: what it was trained on.
+        data: the distilled dataset that it was trained on.
         dataset: Hub id of that set; `dataset_revision` its commit.
         top1: share of the source's test images that it gets right (0 to 1).
         regime: label regime of its training: hard, stored or online.

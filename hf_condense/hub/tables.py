@@ -1,4 +1,4 @@
-"""Parquet of a distilled dataset as tensors: whatever a file unfolds to, it takes no more memory than its record says."""
+"""Reads Parquet of a distilled dataset as tensors, in no more memory than its record declares."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PNG_OVERHEAD = 1 << 16  # bytes of a PNG above twice its pixels
 
 @dataclass
 class SetTables:
-    """What the files of a distilled dataset hold; fields as in `DistilledDataset`, the table with features of our own."""
+    """The content of a distilled dataset's files; fields as in `DistilledDataset`, the table with fixed features."""
 
     images: Tensor
     labels: Tensor
@@ -41,7 +41,7 @@ class SetTables:
 
 
 def read_tables(folder: Path, content: dict[str, Any]) -> SetTables:
-    """Images and labels of a set, held against its record.
+    """Images and labels of a set, checked against its record.
 
     Raises:
         ArtefactError: a file is missing, damaged, linked to from elsewhere, or holds something else than the record says.
@@ -150,7 +150,7 @@ def _soft(table: pa.Table, n: int, k: int, folder: Path) -> Tensor:
 
 
 def _names(schema: pa.Schema, folder: Path) -> list[str]:
-    """Class names as the files have them, for whoever reads them without this library."""
+    """Class names as stored in the files, for readers without this library."""
     try:
         names = json.loads(schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
         if isinstance(names, list) and all(isinstance(name, str) for name in names):

@@ -13,14 +13,14 @@ from hf_condense.models.image_model import ImageModel
 
 
 def needs_teacher(content: Mapping[str, Any]) -> list[str]:
-    """Label regimes of a set that work only where its teachers can be had."""
+    """Label regimes of a set that require its teachers."""
     labels = content["labels"]
     virtual = (labels.get("store") or {}).get("store") == "virtual"
     return [r for r in labels["regimes"] if r == "online" or (r == "stored" and virtual)]
 
 
 def refuse_lost_teachers(regimes: list[str], lost: list[str]) -> None:
-    """Raises ConfigError where label regimes would need teachers whom nobody else can get."""
+    """Raises ConfigError where label regimes need teachers that are not published."""
     check(
         not (regimes and lost),
         "push_models",
@@ -38,7 +38,7 @@ def recorded_teachers(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def check_teacher(
     content: Mapping[str, Any], record: Mapping[str, Any], folder: Path, teacher: Ensemble | None
 ) -> None:
-    """Refuses a teacher whose labels would not be those of the set: a network by the same name has other weights.
+    """Refuses a teacher that is not the one of the set: a network with the same name can have other weights.
 
     Raises:
         ConfigError: there is none, or one of its networks is none of the record's (where nothing is recorded: untrained).
@@ -67,7 +67,7 @@ def need_image_model(field: str, model: object, *others: type) -> None:
 
 
 def from_the_run(content: Mapping[str, Any], folder: Path) -> str:
-    """Where the teachers lie if nobody published them, as something to type."""
+    """The folders of unpublished teachers, as an argument to type."""
     pool, made = folder.parent / "pool/models", content.get("soft_label") or {}
     pool = pool if pool.is_dir() else "RUN/pool/models"  # of the run that made the set, wherever that is
     how = f'"{made.get("ensemble") or "logits"}", bn="{made.get("teacher_bn", "running")}"'

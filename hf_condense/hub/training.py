@@ -1,4 +1,4 @@
-"""How students of a published set are trained: protocol, stages and rates, rebuilt from what is recorded with it."""
+"""The student training of a published set: protocol, stages and rates, rebuilt from its record."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def recorded_training(
     rates: Sequence[float] | None = None,
     whitening: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What is recorded for `training_block`, beside views and sizes.
+    """The record of a training for `training_block`, beside views and sizes.
 
     Args:
         protocol: resolved for the student that the record stands for.
@@ -95,13 +95,13 @@ class RecordedTraining:
         self, facts: dict[str, Any], class_names: Sequence[str], stages: Tensor | None, soft: Tensor | None
     ) -> None:
         self.facts, self.class_names, self.soft = facts, tuple(class_names), soft
-        self.stages = stages if "recipe" in facts else None  # nothing says how to go through them
+        self.stages = stages if "recipe" in facts else None  # without a recipe the schedule of the stages is unknown
         self.rates: list[float] | None = facts.get("learned_rates")
         self.pixels: dict[str, Any] = facts.get("pixels", {})
         self.protocol = self._protocol()
 
     def _protocol(self) -> Protocol:
-        """The recorded one; where only views were recorded, one that says nothing of the optimiser."""
+        """The recorded protocol; where only views were recorded, one without optimiser settings."""
         recipe = self.facts.get("recipe")
         if recipe is None:
             batch, epochs = self.facts.get("batch_size") or 64, self.facts.get("epochs") or 1
@@ -116,7 +116,7 @@ class RecordedTraining:
         return regime == "stored" and self.protocol.label_per == "image" and self.soft is not None
 
     def plan(self, images: int) -> list[TrainingStage]:
-        """The stages of the training on so many images."""
+        """The stages of the training on this number of images."""
         self._require_recipe()
         _, recipe = training_plan(self.protocol, images, self.stages, self.rates)
         parts = [torch.arange(images)] if self.stages is None else stage_rows(self.stages, self.protocol.mode)

@@ -1,4 +1,4 @@
-"""How openly something may be published, and the repository that is made so before anything is in it."""
+"""Decides how openly something may be published, and sets the repository's visibility before any upload."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 10  # seconds that a dry run waits for the Hub
 
 
 def restriction(source: dict[str, Any], api: HfApi) -> str | None:
-    """Why what was made from this source is not for everybody, or None. Asks the Hub about sources that lie there.
+    """Why data made from this source may not be public, or None. Asks the Hub about sources that it hosts.
 
     Args:
         source: `content["source"]` of the provenance.
@@ -43,7 +43,7 @@ def restriction(source: dict[str, Any], api: HfApi) -> str | None:
 
 
 def answers(api: HfApi) -> bool:
-    """Whether the Hub says anything at all."""
+    """Whether the Hub responds."""
     try:
         with clear_hub_errors(api.endpoint):
             get_session().head(api.endpoint, timeout=PATIENCE)
@@ -54,12 +54,12 @@ def answers(api: HfApi) -> bool:
 
 @dataclass(frozen=True)
 class Target:
-    """How openly things are published, for every repository of a push.
+    """The visibility of every repository of a push.
 
     Args:
         api: None in a dry run that no Hub answers; nothing is then known of repositories and of the source's terms.
         private: None leaves it to the owner's default, and a repository that exists as it is.
-        reason: why they are private and each reader has to be let in by hand, or None.
+        reason: why they are private and gated (each reader is approved by hand), or None.
         dry_run: look, and change nothing.
     """
 
@@ -72,10 +72,10 @@ class Target:
     def of_source(
         cls, source: dict[str, Any], private: bool | None = None, public: bool = False, dry_run: bool = False
     ) -> Target:
-        """As a person asks for it, and no wider than the source allows unless they say `public`.
+        """The requested visibility, limited by the source's terms unless `public` is set.
 
         Raises:
-            ConfigError: the wishes contradict each other, or the source.
+            ConfigError: the options contradict each other, or the source's terms.
             HubError: the Hub could not be asked about the source.
         """
         check(not (public and private), "private", private, "one of --private and --public", "drop one of them")
@@ -94,7 +94,7 @@ class Target:
         return cls(api, True if reason else False if public else private, reason, dry_run)
 
     def send(self, repo_id: str, kind: Kind, files: Files, message: str, **options: Any) -> Commit:
-        """One commit to a repository, which is made where there is none and closed before it is filled.
+        """One commit to a repository, which is created if missing and made private before any upload.
 
         Args: see `commits.commit`; a branch (`revision`) that is missing is made.
 
@@ -105,7 +105,7 @@ class Target:
         with clear_hub_errors(repo_id):
             if self.dry_run:
                 return compare(self.api, repo_id, kind, files, revision, options.get("owned", ()))
-            static = {"space_sdk": "static"} if kind == "space" else {}  # pages alone: nothing of ours runs there
+            static = {"space_sdk": "static"} if kind == "space" else {}  # static pages, no server-side code
             self.api.create_repo(repo_id, repo_type=kind, private=self.private, exist_ok=True, **static)
             self._close(repo_id, kind)
             if revision is not None:

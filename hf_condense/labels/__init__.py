@@ -1,1 +1,1 @@
-"""Soft labels: making, storing, replaying."""
+"""Soft labels: computing, storing and replaying them."""

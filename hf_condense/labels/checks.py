@@ -1,4 +1,4 @@
-"""Epochs of a label store that a stranger may have written: sizes before they are read, ranges before they are used."""
+"""Checks epochs of an untrusted label store: sizes before reading, ranges of values before use."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def check_views(policy: ViewPolicy, side: int, place: str) -> None:
 
 
 def check_file(file: pq.ParquetFile, path: Path, groups: int, rows: int | None, widths: Mapping[str, int]) -> None:
-    """Raises ArtefactError unless a file has so many groups of so many rows, and unfolds to what its size can hold.
+    """Raises ArtefactError unless a file has the expected groups and rows, and a plausible size when decompressed.
 
     Args:
-        rows: of each group; None where they are not told, up to 256.
+        rows: of each group; None if unknown, up to 256.
     """
     meta = file.metadata
     found = [meta.row_group(g).num_rows for g in range(meta.num_row_groups)]
@@ -82,7 +82,7 @@ def check_columns(
     policy: ViewPolicy,
     place: str,
 ) -> None:
-    """Raises ArtefactError where a column of an epoch has another width, or a value that stands for nothing."""
+    """Raises ArtefactError where a column of an epoch has another width, or a value that is not valid."""
     side = settings["side"]
     reach = {
         "index": (0, settings["images"] - 1),

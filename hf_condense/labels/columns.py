@@ -45,8 +45,8 @@ def expected_bytes(
     """Bytes of the epochs of a store before it is made; of floats within two percent from a thousand views on.
 
     Every view has its label and, where views are explicit, a crop (four numbers of 4 bytes), a flip (a bit), its row (4
-    bytes) and its partner when mixed (4). Parquet adds what tells one list from the next, some bits a view for the CutMix
-    box, and page headers. What is compressed takes less.
+    bytes) and its partner when mixed (4). Parquet adds the levels of lists, some bits a view for the CutMix box, and
+    page headers. Compressed columns take less.
 
     Args:
         images: views of an epoch.
@@ -70,7 +70,7 @@ def epoch_table(
 ) -> pa.Table:
     """All views of one epoch, in the order in which they are trained on, from (rows, views, logits) of its batches.
 
-    Views that are "keyed" leave only their digest.
+    Of "keyed" views only the digest is stored.
     """
     columns: dict[str, list[Tensor]] = {}
     drawn: list[tuple[Tensor, Views]] = []
@@ -133,7 +133,7 @@ def table_batches(columns: dict[str, Tensor], sizes: int | list[int]) -> Iterato
 def write_epochs(
     path: Path, tables: Iterable[pa.Table], progress: Progress | None = None, encoding: Encoding = HALF
 ) -> None:
-    """One file, whole or absent, a row group for each table."""
+    """Writes a file atomically, with a row group for each table."""
     with atomic_path(path) as temporary:
         writer = None
         for table in tables:
@@ -151,7 +151,7 @@ def _layout(schema: pa.Schema, encoding: Encoding) -> dict:
     repeated = [leaves[name] for name in (*PER_BATCH, *encoding.repeated) if name in leaves]
     if not encoding.compressed:
         return {"compression": "none", "use_dictionary": repeated}
-    # Parquet knows no number below 32 bits: split in planes, the bytes that are always zero vanish
+    # Parquet has no numbers below 32 bits: split in planes, the bytes that are always zero compress to nothing
     planes = {leaves["codes"]: "BYTE_STREAM_SPLIT"}
     # Arrow's own schema beside Parquet's would be a third of a small packed store
     return {
@@ -184,5 +184,5 @@ def to_tensor(array: pa.Array) -> Tensor:
     """The tensor [n] or [n, m] of a column."""
     if pa.types.is_fixed_size_list(array.type) or pa.types.is_list(array.type):
         return to_tensor(array.flatten()).reshape(len(array), -1)
-    # the copy makes it writable, which torch asks for
+    # torch requires a writable array
     return torch.from_numpy(np.array(array.to_numpy(zero_copy_only=False)))

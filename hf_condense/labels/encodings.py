@@ -1,4 +1,4 @@
-"""How the logits of views become columns of a store, and logits again: floats, 8 bits a class, or the largest few."""
+"""Encodings of the logits of views in the columns of a store: floats, 8 bits a class, or the largest few."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-SMALLEST_STEP = 2.0**-14  # smallest normal half: where all values are equal, any step will do
+SMALLEST_STEP = 2.0**-14  # smallest normal half; used if all values are equal
 
 
 @dataclass(frozen=True)
 class Floats:
-    """The logits as they are, rounded to `dtype`."""
+    """All logits, rounded to `dtype`."""
 
     dtype: str = "float16"
     columns: ClassVar[tuple[str, ...]] = ("logits",)
@@ -66,7 +66,7 @@ class Largest:
     """The `count` largest logits in a few bits, in falling order, and one value in place of each of the others.
 
     That value, m, keeps the weight which the others have together at `temperature` T: (K - count) exp(m / T) is the sum
-    of their exp(z / T), so the probability of no class that is kept changes. Without a temperature it is their mean,
+    of their exp(z / T), so probabilities of stored classes do not change. Without a temperature it is their mean,
     which is nearest to them in squared distance and what m tends to as T grows. Smallest value and step are one for a
     batch.
     """

@@ -1,4 +1,4 @@
-"""What a label store holds: which epochs, which labels, and whether the parameters of views are stored."""
+"""The format of a label store: its epochs, its labels, and whether the parameters of views are stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hf_condense.data.randomness import Key
 
 
 def store_format(settings: LabelSettings, temperature: float | None = None, parts: int = 1) -> dict[str, Any]:
-    """The part of `settings` that makes a difference to a store, as its manifest has it.
+    """The part of `settings` that affects a store, as its manifest records it.
 
     Args:
         temperature: at which students soften labels; None where their loss compares logits.

@@ -1,4 +1,4 @@
-"""Virtual labels are computed again by the teacher, and compared with a few that were stored."""
+"""Compares virtual labels, computed again by the teacher, with a few stored ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Regeneration:
     """How regenerated labels differ from the stored ones.
 
     Args:
-        verdict: "equal" to the bit, "close" (what another machine or precision does), or "different".
+        verdict: "equal" to the bit, "close" (as on another machine or in another precision), or "different".
         divergence: mean KL(kept || made again) of their softmax, in nats.
     """
 

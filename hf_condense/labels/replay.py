@@ -1,4 +1,4 @@
-"""Reading a label store: the batches that the teacher labelled, with its labels, in every store format."""
+"""Reads a label store: the batches that the teacher labelled, with its labels, in every store format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 EVENED = 3  # the format where the last two batches are evened out (`views.leaves_one`); before, the last had one image
 PARTS = 4  # as 3, and the teacher has labelled each of `accumulation` parts of a batch by itself
-TINY = 1e-8  # probability below what half precision can tell from zero
+TINY = 1e-8  # a probability that half precision rounds to zero
 
 
 def as_logits(probabilities: Tensor) -> Tensor:

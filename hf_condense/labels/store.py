@@ -1,4 +1,4 @@
-"""Making a label store: the teacher's labels for the views of a training, as Parquet that `datasets` reads."""
+"""Writes a label store: the teacher's labels for the views of a training, as Parquet that `datasets` reads."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def write_store(
     """Labels views of `epochs` epochs, and resumes an interrupted call with the same arguments.
 
     Args:
-        folder: becomes `manifest.json` and `views-<n>.parquet`, each file whole or absent.
+        folder: becomes `manifest.json` and `views-<n>.parquet`, each file written atomically.
         images: the published uint8 images [N, C, S, S]; `labels` their classes, int64 [N].
-        key: names order and views (`labels.views.view_batches`), and which epochs a smaller store keeps.
+        key: determines order and views (`labels.views.view_batches`), and the epochs of a smaller store.
         batch_size: mixing partners come from one batch, so students train in this size or a divisor of it.
-        form: what is kept, and in how many parts a batch is labelled (`formats.store_format`); by default the full store.
+        form: the stored columns, and in how many parts a batch is labelled (`formats.store_format`); default: all.
         limit: most batches an epoch.
         dtype: of logits that are stored as they are, "float16" or "float32".
         accelerator: an `accelerate.Accelerator` whose processes share the files among them.
@@ -67,7 +67,7 @@ def write_store(
         formation_factor: f, where each image holds f x f training images (`data.formation`): views are of those.
 
     Raises:
-        ModelError: labels are not finite; the network that makes them so is named.
+        ModelError: labels are not finite; the message names the network.
         ArtefactError: the folder holds labels made with other settings (the first that differs is named).
     """
     check(images.dtype == torch.uint8, "images", str(images.dtype), "the published uint8 images")
@@ -111,7 +111,7 @@ def write_store(
         finite = torch.ones((), dtype=torch.bool, device=device)
         for index, views, batch in view_batches(images, labels, policy, key, epoch, size, limit=limit):
             logits = teacher.logits(batch.images, batch_sizes(len(index), part))
-            finite &= logits.to(number).isfinite().all()  # read once an epoch: each look would wait for the device
+            finite &= logits.to(number).isfinite().all()  # read once an epoch: each read waits for the device
             if virtual and not finite:  # a few batches are kept of these, so the end may never be reached
                 refuse(epoch)
             yield index, views, logits
@@ -128,7 +128,7 @@ def write_store(
             yield probe_table(probes(labelled, epochs))
             return
         found = (epoch_table(kept[i], labelled(kept[i]), encoding, form["views"]) for i in positions)
-        # packed epochs are small beside what a row group costs
+        # packed epochs are small compared with the overhead of a row group
         yield from [pa.concat_tables(found)] if form["store"] == "packed" else found
 
     return _write_files(Path(folder), settings, tables, accelerator, progress)
@@ -148,12 +148,12 @@ def write_given(
     temperature: float | None = None,
     dtype: str = "float16",
 ) -> LabelStore:
-    """A full store of labels that were made elsewhere, with explicit views.
+    """Writes a full store of imported labels, with explicit views.
 
     Args:
         images: those of the labels, uint8 [N, C, S, S].
         given: epoch -> (rows int64 [b], views, labels [b, K]) of its batches of `batch_size` (the last may be short).
-        teacher: what is known of it, in the words of `Ensemble.describe`; above all `average`.
+        teacher: known facts of it, with the keys of `Ensemble.describe`, including `average`.
         kind: of labels; probabilities are turned into logits when they are read.
         temperature: that softened the probabilities; students then get logits from before it.
         dtype: "float16" or "float32".
@@ -178,7 +178,7 @@ def write_given(
 
 
 def _extent(settings: dict, images: Tensor, batch_size: int, epochs: int, limit: int | None) -> dict[str, Any]:
-    """How much a store holds, and how many epochs share a file."""
+    """The size of a store, and the number of epochs in a file."""
     size = min(batch_size, len(images))
     rows = min(len(images), (limit or len(images)) * size)
     one = expected_bytes(
@@ -205,7 +205,7 @@ def _write_files(
     accelerator=None,
     progress: Progress | None = None,
 ) -> LabelStore:
-    """Writes the files that are not there yet, and the manifest; `tables` makes those of the epochs in a file."""
+    """Writes the missing files and the manifest; `tables` makes those of the epochs in a file."""
     processes = Processes(accelerator)
     if processes.main:
         _claim(folder, settings)
@@ -242,7 +242,7 @@ def _claim(folder: Path, settings: dict) -> None:
 
 
 def _finish(folder: Path) -> None:
-    """Adds the list of files to the manifest: that is what makes a store complete."""
+    """Adds the list of files to the manifest, which marks the store as complete."""
     manifest = read_record(folder / "manifest.json", StoreManifest)
     if "files" not in manifest:
         paths = sorted(folder.glob("views-*.parquet"))

@@ -1,4 +1,4 @@
-"""The teacher: one network or an ensemble that makes soft labels."""
+"""The teacher: one network or an ensemble that computes soft labels."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Ensemble(nn.Module):
         """Probabilities fp16 [N, K], on the CPU, of un-augmented uint8 images [N, C, S, S].
 
         Raises:
-            ModelError: they are not finite; the network that makes them so is named.
+            ModelError: they are not finite; the message names the network.
         """
         self.to(device)
         parts = [self.logits(unit_pixels(part, device)).softmax(1).half() for part in images.split(batch_size)]
@@ -115,9 +115,9 @@ class Ensemble(nn.Module):
         return torch.cat(parts).cpu()
 
     def refuse(self, images: Tensor) -> None:
-        """Raises ModelError for labels of these unit pixels that are not finite, with the network to blame.
+        """Raises ModelError for labels of these unit pixels that are not finite; the message names the network.
 
-        Networks whose own outputs are finite have made an average that is not, or one too large for half precision.
+        If the outputs of all networks are finite, their average is not, or it is too large for half precision.
         """
         remedy = "take other weights, or train it again with a lower rate"
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Training views of a set, named by (key, epoch, batch): the same name gives the same batch, on any process, at any time."""
+"""Training views of a set, determined by (key, epoch, batch): equal arguments give equal batches on any process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def leaves_one(images: int, batch_size: int) -> bool:
 def batch_sizes(images: int, batch_size: int) -> list[int]:
     """Images in each batch of an epoch, or in each part of a batch.
 
-    The last may be short, but not of one image where the one before can help.
+    The last may be short, but does not have one image if the batch before can give it another.
     """
     whole, left = divmod(images, batch_size)
     if leaves_one(images, batch_size):
@@ -31,7 +31,7 @@ def batch_sizes(images: int, batch_size: int) -> list[int]:
 
 
 def epoch_batches(key: Key, epoch: int, images: int, batch_size: int, limit: int | None = None) -> list[Tensor]:
-    """Row numbers (int64, CPU) of each batch of an epoch: a fresh order every epoch, sizes as in `batch_sizes`.
+    """Row numbers (int64, CPU) of each batch of an epoch: a new order every epoch, sizes as in `batch_sizes`.
 
     Args:
         images: how many there are.
@@ -75,7 +75,7 @@ def view_batches(
         images: uint8, or float unit pixels, [N, C, S, S], on `device` or on the CPU.
         labels: int64 [N], on the device of the images.
         policy: how views are drawn.
-        key: names order and views; teachers and students that share it see the same.
+        key: determines order and views; teachers and students with the same key see the same batches.
         device: where views are made; defaults to that of the images.
         limit: most batches an epoch.
 
@@ -89,7 +89,7 @@ def view_batches(
 def render(
     images: Tensor, labels: Tensor, rows: Tensor, views: Views, policy: ViewPolicy, device: torch.device | None = None
 ) -> Batch:
-    """The batch that `views` name: rows of `images` augmented and mixed on `device`."""
+    """The batch of these `views`: rows of `images` augmented and mixed on `device`."""
     device = device or images.device
     here = rows.to(images.device, non_blocking=True)
     pixels = apply_views(unit_pixels(images.index_select(0, here), device), views, policy)

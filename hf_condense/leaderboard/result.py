@@ -295,7 +295,7 @@ class Remade:
 
 @dataclass(frozen=True)
 class Verification:
-    """`verified/<id>/<by>-<nonce>.json`: others' students on the sets of a result, with seeds that nobody chose.
+    """`verified/<id>/<by>-<nonce>.json`: others' students on the sets of a result, with seeds derived from a commit.
 
     Args:
         id: of the result. `commit`: of the results repository, from which seeds follow; zeros for a folder.

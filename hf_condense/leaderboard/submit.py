@@ -201,7 +201,7 @@ def _already(
     """The result that a repeated call has already submitted.
 
     Raises:
-        ConfigError: somebody submitted these sets before, or `supersedes` is not an earlier result of the same author with
+        ConfigError: these sets were submitted before, or `supersedes` is not an earlier result of the same author with
             at most as many seeds.
     """
     mine = sorted(s.pixels_hash for s in sets)

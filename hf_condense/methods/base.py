@@ -1,4 +1,4 @@
-"""The contract of a method: a pure plan of shards, how images start, what they are optimised for."""
+"""The interface of a method: a pure plan of shards, the first images and the objective."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StatisticsRequest:
     Args:
         patch: side in pixels of the cells of patch moments.
         policy: augmentation of the synthesis, under which the real images are seen.
-        mode: "exact" or "official" in one pass over the real images; "running" takes what BatchNorms remember, and
+        mode: "exact" or "official" in one pass over the real images; "running" takes those that BatchNorms store, and
             makes an exact pass only for networks without any.
         kinds: layers that are read, as in `Taps`.
     """
@@ -47,7 +47,7 @@ class StudentTrainer(Protocol):
     """Trains networks as the students of the run are trained; for methods that train networks on their own images.
 
     `protocol` is the run's, not yet resolved for a student; `ipc` counts training images of a class in the finished set;
-    `fingerprint` stands for everything that changes a trained network.
+    `fingerprint` covers everything that changes a trained network.
     """
 
     protocol: Any
@@ -60,7 +60,7 @@ class StudentTrainer(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a method sees of the run.
+    """The parts of a run that a method uses.
 
     Args:
         train: the real images.
@@ -96,16 +96,16 @@ class Context:
 
     @property
     def spec(self) -> SetSpec:
-        """Size of the set that is made."""
+        """Size of the synthetic set."""
         return SetSpec(self.num_classes, self.ipc, self.image_size)
 
 
 @dataclass(frozen=True)
 class UsedNetwork:
-    """A network beside the pool that a method has looked through, for the provenance.
+    """A network outside the pool that a method has used, for the provenance.
 
     Args:
-        role: what it did: "backbone", "ranker".
+        role: its use: "backbone", "ranker".
     """
 
     model: ImageModel
@@ -113,7 +113,7 @@ class UsedNetwork:
 
 
 class Method(ABC):
-    """One condensation method: composes shared parts, owns no loop.
+    """One condensation method: composes shared parts, and has no training loop.
 
     Subclasses set `name` (their key in the table of methods), `Settings` (a frozen dataclass) and `VERSION`, raised
     by hand when the images they make change.
@@ -140,7 +140,7 @@ class Method(ABC):
     def info(self) -> MethodInfo:
         return METHODS[self.name]
 
-    # pure: equal arguments give equal answers, before any data is read
+    # pure: equal arguments give equal results, before any data is read
 
     def plan(self, num_classes: int, ipc: int) -> Plan:
         """One start shard a class. Pure: equal arguments give equal plans."""
@@ -152,15 +152,15 @@ class Method(ABC):
         return Plan(labels, (starts,))
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe | None:
-        """How the pixels of an optimise shard are moved, or None for methods that only select. Pure, as `plan`."""
+        """The optimiser settings of the pixels of a shard, or None for methods that only select. Pure, as `plan`."""
         return None
 
     def images_per_step(self, num_classes: int, ipc: int) -> float:
-        """Images that go through a network forward and back for one step of all shards; what the estimate counts."""
+        """Images that go through a network forward and back for one step of all shards; used by the estimate."""
         return num_classes * ipc
 
     def images_before(self, real: int) -> float:
-        """Images that networks are trained on in `ready`, of `real` ones in an epoch; what the estimate counts."""
+        """Images that networks are trained on in `ready`, of `real` ones in an epoch; used by the estimate."""
         return 0.0
 
     @property
@@ -170,7 +170,7 @@ class Method(ABC):
 
     @property
     def fewer(self) -> str:
-        """What can be chosen where a class has too few of them."""
+        """The advice to the user if a class has too few of them."""
         return "a smaller --ipc"
 
     @property
@@ -190,7 +190,7 @@ class Method(ABC):
 
     @property
     def labels_by(self) -> str | None:
-        """Who gives each image a soft label in the objective, in words; the regime "stored" then means these labels.
+        """Describes the source of the objective's soft labels; the regime "stored" then means these labels.
 
         None where the objective gives none.
         """
@@ -207,10 +207,10 @@ class Method(ABC):
     # on data
 
     def check(self, context: Context) -> None:
-        """Refuses, before any work, what this method cannot do with the real images or networks of the run.
+        """Checks, before any work, that the method supports the real images and networks of the run.
 
         Args:
-            context: without observers and statistics, which are not made yet.
+            context: without observers and statistics, which do not exist yet.
 
         Raises:
             ConfigError, DataError: with the class or the network named.
@@ -218,13 +218,13 @@ class Method(ABC):
         need_images(context.train, context.ipc, self.real_images_each, remedy=self.fewer)
 
     def check_network(self, network: ImageModel, image_size: int) -> None:
-        """Refuses before any work a network that the method cannot work through.
+        """Checks, before any work, that the method supports a network.
 
         Args:
             network: one of the base models, untrained.
 
         Raises:
-            ModelError, ConfigError: what stands in the way is named.
+            ModelError, ConfigError: the network is not supported; the message names the reason.
         """
         return
 
@@ -233,13 +233,13 @@ class Method(ABC):
         return None
 
     def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> Any:
-        """What must be there before a group of shards is worked on: experts, networks trained on earlier stages.
+        """Prepares a group of shards: experts, networks trained on earlier stages.
 
-        Called on all processes, before each group whose shards are not all made.
+        Called on all processes, before each group with unfinished shards.
 
         Args:
             shard: the first of the group.
-            earlier: what the groups of earlier stages have made; None in the first stage.
+            earlier: results of the groups of earlier stages; None in the first stage.
 
         Returns:
             a value that only this method understands, which `start` and `objective` of the group get.
@@ -248,10 +248,10 @@ class Method(ABC):
 
     @abstractmethod
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
-        """First images of a start shard; `ready` is what the method's own `ready` gave."""
+        """First images of a start shard; `ready` is the result of the method's `ready`."""
 
     def objective(self, context: Context, ready: Any = None) -> Objective:
-        """What pixels are optimised for: a new one for each shard, one for a whole chained group."""
+        """The objective of the pixels: a new one for each shard, one for a whole chained group."""
         raise AssertionError(f"{self.name} has a recipe but no objective")
 
     def networks(self, context: Context) -> Iterable[UsedNetwork]:

@@ -1,4 +1,4 @@
-"""Coresets: real images chosen by where they lie in a network's features, or by how hard they are to learn."""
+"""Coresets: real images selected by their position in a network's feature space, or by their difficulty."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from hf_condense.selection.tiles import combine
 
 @dataclass(frozen=True)
 class CoresetSettings:
-    """Which selection, and what it looks through."""
+    """Settings of the selection and its network."""
 
     selection: Literal[
         "random",
@@ -70,7 +70,7 @@ class CoresetSettings:
         check(self.dynamics_lr > 0, "dynamics_lr", self.dynamics_lr, "above 0")
         check(self.dynamics_batch >= 2, "dynamics_batch", self.dynamics_batch, "2 or more")
         check(self.el2n_epochs >= 1, "el2n_epochs", self.el2n_epochs, "1 or more")
-        # nothing is forgotten between epochs before there are two
+        # forgetting needs two epochs or more
         least = 2 if self.selection == "forgetting" else 1
         check(self.dynamics_epochs >= least, "dynamics_epochs", self.dynamics_epochs, f"{least} or more")
         named = self.backbone is not None or self.selection != "backbone_centres"
@@ -80,8 +80,8 @@ class CoresetSettings:
 class Coreset(Method):
     """A shard a class, chosen within the class.
 
-    Fewer images are the first of more for every selection but `k_medoids` and `backbone_centres`, whose clusters are
-    others for every number. Herding, K-center and medoids measure distances in the features of the first observer; the
+    Fewer images are the first of more for every selection but `k_medoids` and `backbone_centres`, whose clusters
+    depend on the number. Herding, K-center and medoids measure distances in the features of the first observer; the
     others need no observer.
     """
 
@@ -150,7 +150,7 @@ class Coreset(Method):
         found = features_of(self._backbone(context), context.train, rows, context.image_size, context.device)
         return medoids(found, count, key).numpy()
 
-    # what selections look at
+    # inputs of the selections
 
     def _backbone(self, context: Context) -> ImageModel:
         return _pretrained(self.settings.backbone, context.train.plain_spec)
@@ -186,14 +186,14 @@ SELECTIONS: dict[str, Callable[..., np.ndarray]] = {
     "forgetting": Coreset._forgetting,
     "el2n_easy": Coreset._el2n_easy,
     "el2n_hard": Coreset._el2n_hard,
-    "pca_tiles": Coreset._el2n_easy,  # tiles are made of the easiest
+    "pca_tiles": Coreset._el2n_easy,  # tiles use the easiest images
     "backbone_centres": Coreset._backbone_centres,
 }
 
 
-@lru_cache(maxsize=1)  # all classes look through the same one
+@lru_cache(maxsize=1)  # all classes use the same network
 def _pretrained(name: str, images: ImageSpec) -> ImageModel:
-    """The network `name` with its published weights, frozen. Its head, which may be new, is not looked at.
+    """The network `name` with its published weights, frozen. Its head, which may be new, is not used.
 
     Raises:
         ModelError: it has none, or they cannot be fetched.

@@ -78,7 +78,7 @@ class DC(MatchingFamily):
         s = self.settings
         loops = Loops(*s.loops(context.ipc), s.network_lr, s.train_batch, s.real_batch, s.distance)
         views = self.views(context)
-        # every new network clusters anew: expensive at IPC 1, where each step has one
+        # every new network clusters again: expensive at IPC 1, where each step has one
         centres = self.centres(context, views)
         return GradientMatching(context.fresh, views, loops, centres)
 

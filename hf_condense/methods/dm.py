@@ -32,7 +32,7 @@ class DMSettings(FamilySettings):
 
 
 class DM(MatchingFamily):
-    """Shards of whole classes. Classes do not see each other: how they are cut changes nothing but rounding."""
+    """Shards of whole classes. Classes are independent: how they are divided into shards changes only rounding."""
 
     name = "dm"
     Settings = DMSettings

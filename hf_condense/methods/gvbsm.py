@@ -66,7 +66,7 @@ class GVBSMSettings:
         self.matching()
 
     def matching(self) -> MatchingSettings:
-        """What of it belongs to statistic matching: targets are those of all data, classes have none."""
+        """The settings of statistic matching: targets are those of all data, without class statistics."""
         shared = (
             "match_weight",
             "first_layer_weight",

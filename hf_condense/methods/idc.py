@@ -1,4 +1,4 @@
-"""IDC: many training images in each stored one (arXiv:2205.14959); DREAM: IDC on representative images (arXiv:2302.14416)."""
+"""IDC: several training images in a stored one (arXiv:2205.14959); DREAM: representative images (arXiv:2302.14416)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What DC, DSA and DM share: free pixels under SGD, real or noise starts, and siamese augmentation with the real images."""
+"""Common parts of DC, DSA and DM: free pixels under SGD, real or noise starts, and siamese augmentation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FamilySettings(SamplerSettings):
 
 
 class MatchingFamily(Method):
-    """Pixels move freely in normalised space; they are published in 8 bits and, unclamped, as float images."""
+    """Pixels are unbounded in normalised space; they are published in 8 bits and, unclamped, as float images."""
 
     @property
     def real_images_each(self) -> int:
@@ -55,7 +55,7 @@ class MatchingFamily(Method):
         return Start(*random_real(train, shard.labels, size, key))
 
     def free_pixels(self, steps: int) -> Recipe:
-        """SGD at a constant rate on pixels that are never clamped."""
+        """SGD at a constant rate, without clamping of pixels."""
         s = self.settings
         return Recipe(steps, s.lr, optimizer="sgd", momentum=s.momentum, schedule="constant", clamp_every=0)
 

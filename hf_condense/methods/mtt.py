@@ -132,7 +132,7 @@ class MTT(Method):
         return Start(*random_real(context.train, shard.labels, context.image_size, context.key / shard.id))
 
     def check_network(self, network: ImageModel, image_size: int) -> None:
-        FlatNetwork(network)  # refuses networks that remember statistics
+        FlatNetwork(network)  # refuses networks with running statistics
         need_twice_differentiable(network, image_size)
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
@@ -150,7 +150,7 @@ class MTT(Method):
 
     def images_per_step(self, num_classes: int, ipc: int) -> float:
         s = self.settings
-        return 3 * s.pairs * s.student_steps * self._batch(num_classes, ipc)  # once to go, twice for the way back
+        return 3 * s.pairs * s.student_steps * self._batch(num_classes, ipc)  # 1 forward, 2 backward
 
     def images_before(self, real: int) -> float:
         return 0.0 if self.settings.expert_folder else self.settings.experts * self.settings.trained_epochs * real
@@ -160,7 +160,7 @@ class MTT(Method):
         segments = TrajectorySegments(
             s.first_epochs, s.span, s.student_steps, self._batch(context.num_classes, context.ipc), s.pairs, s.gradient
         )
-        network = context.fresh.numbered(0, context.key / "experts")  # any of them: its weights are never read
+        network = context.fresh.numbered(0, context.key / "experts")  # any network: its weights are not read
         return TrajectoryMatching(
             FlatNetwork(network.eval()),
             ready,

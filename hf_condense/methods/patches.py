@@ -1,4 +1,4 @@
-"""The start from real crops that an observer ranks: RDED's images, and where EDC and SRe2L++ may begin."""
+"""First images from real crops that an observer ranks: those of RDED, and an option of EDC and SRe2L++."""
 
 from __future__ import annotations
 

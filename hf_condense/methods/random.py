@@ -12,7 +12,7 @@ from hf_condense.selection.real import random_real
 
 @dataclass(frozen=True)
 class RandomSettings:
-    """Nothing to set."""
+    """The method has no settings."""
 
 
 class Random(Method):

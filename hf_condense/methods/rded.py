@@ -24,7 +24,7 @@ PROTOCOLS = (
 
 @dataclass(frozen=True)
 class RDEDSettings:
-    """Settings of the selection (section 4 of the paper); EDC's RDED start goes by the same names."""
+    """Settings of the selection (section 4 of the paper); EDC's RDED start has settings of the same names."""
 
     rded_factor: int = setting(1, "tiles per side of an image")
     rded_candidates: int = setting(300, "real images looked at per class", quick=20)
@@ -36,10 +36,10 @@ class RDEDSettings:
 
 
 class RDED(Method):
-    """A shard a class, with its own randomness: classes may come and go without touching each other's images.
+    """A shard a class, with its own randomness: adding or removing classes does not change the images of others.
 
-    The first observer ranks. Students meet the set under labels that the teacher makes as they train, and, at factor 2,
-    with the cells of an image shuffled: both are the protocol's.
+    The first observer ranks the crops. The protocol trains students on online labels of the teacher and, at factor 2,
+    shuffles the cells of an image.
     """
 
     name = "rded"

@@ -1,4 +1,4 @@
-"""The table of methods: what each is called, where it comes from, what it needs. Imports only the standard library."""
+"""The table of methods: names, sources and requirements. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hf_condense.errors import ConfigError
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """What a person should know of a method before running it.
+    """Description of a method for users.
 
     Args:
-        name: what it is called on the command line.
-        title: its name in full.
-        where: `module:Class` of the implementation, imported when it is asked for.
+        name: its name on the command line.
+        title: its full name.
+        where: `module:Class` of the implementation, imported on first use.
         paper: link to the paper, or "" for a baseline.
         citation: BibTeX, or "".
         pool: whether synthesis needs a pool of trained networks.

@@ -1,4 +1,4 @@
-"""SRe2L (arXiv:2306.13092), CDA (arXiv:2311.18838) and SRe2L++ (arXiv:2501.07575): invert what BatchNorms remember."""
+"""SRe2L (arXiv:2306.13092), CDA (arXiv:2311.18838) and SRe2L++ (arXiv:2501.07575): invert BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -103,11 +103,11 @@ class SRe2LPlusSettings(SRe2LSettings):
 
 
 class SRe2L(Method):
-    """Shards that mix classes, each recovered on its own from what one network's BatchNorms remember; last iterate.
+    """Shards that mix classes, each recovered on its own from the BatchNorm statistics of one network; last iterate.
 
     Further observers take turns, one a step. Where they have no BatchNorm, the statistics of their other layers are
     measured on the real images. Fewer images are the first ones of more, from noise and from whole real images, as long
-    as shards are whole; patches are ranked anew for each number of images.
+    as shards are whole; patches are ranked again for each number of images.
     """
 
     name = "sre2l"
@@ -127,7 +127,7 @@ class SRe2L(Method):
         return Plan(starts.labels, (*starts.groups, shards))
 
     def statistics(self, context: Context) -> StatisticsRequest:
-        """What BatchNorms remember; networks without any see the real images in views of the last step."""
+        """Running statistics of BatchNorms; without any, those of real images in views of the last step."""
         patch = self.settings.matching().patch_side(context.image_size)
         return StatisticsRequest(patch, self._view(context, self.settings.iterations), "running")
 
@@ -172,7 +172,7 @@ class SRe2L(Method):
 
 
 class CDA(SRe2L):
-    """SRe2L whose crops shrink over the steps. At milestone 0 it is SRe2L to the last bit."""
+    """SRe2L with crops that shrink over the steps. At milestone 0 it is bitwise equal to SRe2L."""
 
     name = "cda"
     Settings = CDASettings
@@ -184,7 +184,7 @@ class CDA(SRe2L):
 
 
 class SRe2LPlus(SRe2L):
-    """SRe2L from real patches; its protocols label with the statistics of the very batch that is labelled."""
+    """SRe2L from real patches; its protocols label with the statistics of the labelled batch."""
 
     name = "sre2lpp"
     Settings = SRe2LPlusSettings

@@ -25,7 +25,7 @@ from hf_condense.plan import Shard, Synthetic
 
 @dataclass(frozen=True)
 class TeddySettings(SRe2LSettings):
-    """SRe2L's, and how the pool is used; how it is made is said in the settings of weak pools."""
+    """Settings of SRe2L and of the use of the pool; those of its training are the settings of weak pools."""
 
     lr: float = setting(0.1, "Adam's learning rate, in units of the dataset's standard deviation")
     init: Literal["noise", "real", "patches"] = setting(
@@ -59,7 +59,7 @@ class Teddy(SRe2L):
         return super().statistics(context) if self.settings.match == "statistics" else None
 
     def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> Targets:
-        """A place for gradients of the real data, which are the same for every shard of a group."""
+        """A dictionary for gradients of the real data, which are the same for every shard of a group."""
         return {}
 
     def objective(self, context: Context, ready: Targets | None = None) -> Objective:

@@ -1,1 +1,1 @@
-"""Networks: loading, the small nets of this field, the one fit loop, pools and statistics taps."""
+"""Networks: loading, the small networks of this field, the training loop, pools and statistics taps."""

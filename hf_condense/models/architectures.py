@@ -1,4 +1,4 @@
-"""Architectures by their plain name: what a file that a stranger wrote may choose, and how large the network would be."""
+"""Architectures by plain name: validates the choice of an untrusted file, and the size of the network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def build_timm(architecture: str, **args: Any) -> nn.Module:
 
 
 def check_architecture(architecture: str, args: dict[str, Any]) -> None:
-    """Names of networks, where one is built of another too: nothing that names a repository, a folder or weights.
+    """Checks names of networks, also of a base network: no repositories, folders or weights.
 
     Raises:
         ModelError: timm or torchvision have no such network.
@@ -57,10 +57,10 @@ def check_architecture(architecture: str, args: dict[str, Any]) -> None:
 def timm_shapes(
     architecture: str, num_classes: int, args: dict[str, Any], there: dict[str, list[int]]
 ) -> dict[str, list[int]]:
-    """Shapes of the tensors of a network that is not built: a stranger's sizes take no memory before they are checked.
+    """Shapes of the tensors of a network without building it: untrusted sizes allocate no memory before the check.
 
     Args:
-        there: shapes of the weights that it is for.
+        there: shapes of the stored weights.
     """
     if (
         architecture == "torchvision_net"
@@ -78,7 +78,7 @@ def timm_shapes(
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong, without advice: torch's own is to load a file in the way that runs the code in it."""
+    """The message of an error without torch's advice, which is to load the file in the mode that runs its code."""
     said = (str(error).strip().splitlines() or [""])[0]
     return (
         f"{type(error).__name__}: {said}"

@@ -1,4 +1,4 @@
-"""The card of a published network: facts in, Markdown out. The texts are templates in `models/cards/`."""
+"""Renders the card of a published network from its facts with the templates in `models/cards/`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ModelCardFacts:
     """The facts on the card of one network.
 
     Args:
-        name: what the person called it; also the timm architecture unless `architecture` differs.
-        library: "timm" or "transformers": which of them loads the folder.
+        name: its name as given by the user; also the timm architecture unless `architecture` differs.
+        library: "timm" or "transformers", which loads the folder.
         dataset: id of the dataset it was trained on; empty where that is not known.
         top1: share of test images it gets right (0 to 1).
         epochs: of the training on that dataset; 0 for published weights taken as they are.
@@ -65,7 +65,7 @@ def render(facts: ModelCardFacts, template: str = "base_model", **more: Any) -> 
 
 
 def environment() -> Environment:
-    """Where the templates of all cards are found; a fact that is missing is an error."""
+    """The template environment of all cards; a missing fact is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     places = FileSystemLoader(TEMPLATES)

@@ -1,4 +1,4 @@
-"""A trained network as a folder that timm or transformers loads, and that this library loads unchanged."""
+"""Writes and reads a trained network as a folder that timm or transformers also loads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_condense.models.image_model import ImageModel
 from hf_condense.records.base import checked, read_record, write_record
 from hf_condense.records.networks import ModelFacts, TransformersConfig
 
-FACTS = "image_model.json"  # facts for which neither library has a file
+FACTS = "image_model.json"  # facts that neither library stores
 
 
 def write_checkpoint(model: ImageModel, folder: Path, image_size: int) -> None:
@@ -26,7 +26,7 @@ def write_checkpoint(model: ImageModel, folder: Path, image_size: int) -> None:
     timm networks load anywhere with `timm.create_model("local-dir:FOLDER", pretrained=True)`; for those that this
     library registers, import their module of `hf_condense.models` (convnet, cifar_nets, resnet_ap) before. transformers
     networks load with `AutoModelForImageClassification.from_pretrained(FOLDER)`. Pruned ones come back with
-    `read_checkpoint` only: their shapes stand beside the weights, for no library has an architecture for them.
+    `read_checkpoint` only: their shapes are stored beside the weights, because no library has their architecture.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
@@ -94,12 +94,12 @@ def _write_transformers(model: ImageModel, folder: Path, mean: list, std: list) 
 def read_checkpoint(folder: Path | str) -> ImageModel:
     """The network of a folder written by `write_checkpoint`, on the CPU.
 
-    A stranger may have written it: only architectures that timm, torchvision or transformers have themselves are built,
+    The folder is untrusted: only architectures that timm, torchvision or transformers provide are built,
     with arguments that are sizes and counts, and only if the weights beside them are of that size.
 
     Raises:
-        ArtefactError: a file is missing or damaged, facts are not what they may be, or the weights are not those that
-            were written.
+        ArtefactError: a file is missing or damaged, a fact is not allowed, or the weights differ from those that were
+            written.
     """
     folder = Path(folder)
     facts = read_record(folder / FACTS, ModelFacts)
@@ -112,7 +112,7 @@ def read_checkpoint(folder: Path | str) -> ImageModel:
         raise
     except CondensationError as error:
         raise ArtefactError(str(folder), error.value, error.allowed, redo(folder)) from error
-    except Exception as error:  # what others built fails in any way with arguments that it cannot use
+    except Exception as error:  # other libraries raise errors of many types on unsuitable arguments
         raise ArtefactError(str(folder), first_line(error), "a whole checkpoint", redo(folder)) from error
     if model.sha256() != digest:
         raise ArtefactError(str(folder), model.sha256(), f"weights with sha256 {digest}", redo(folder))
@@ -161,7 +161,7 @@ def read_transformers(folder: Path, facts: dict[str, Any]) -> nn.Module:
     needed = {name: list(value.shape) for name, value in network.state_dict().items()}
     large = next((n for n, shape in needed.items() if shape != there.get(n, shape)), None)
     missing = sum(math.prod(shape) for n, shape in needed.items() if n not in there)
-    if large or missing > sum(map(math.prod, there.values())):  # tied weights stand there once
+    if large or missing > sum(map(math.prod, there.values())):  # tied weights are stored once
         raise ModelError("weights", "of another size", "those of the network in config.json", "")
     return AutoModelForImageClassification.from_pretrained(
         folder, config=config, trust_remote_code=False, use_safetensors=True, local_files_only=True
@@ -179,7 +179,7 @@ def shape_manifest(backbone: nn.Module) -> dict[str, Any]:
 
 
 def reshape(backbone: nn.Module, shapes: dict[str, list[int]], groups: dict[str, int]) -> None:
-    """Gives every layer of the unpruned architecture the sizes of the pruned one; the weights are then still to load.
+    """Gives every layer of the unpruned architecture the sizes of the pruned one; the weights are loaded afterwards.
 
     Raises:
         KeyError: the architecture has no such tensor.

@@ -30,7 +30,7 @@ def _initialise(network: nn.Module) -> None:
 
 
 class PooledNet(nn.Module):
-    """What the networks here share: `features`, global average pooling, one linear `classifier`."""
+    """Base class of the networks of this file: `features`, global average pooling, one linear `classifier`."""
 
     features: nn.Module
 

@@ -10,7 +10,7 @@ from hf_condense.errors import ModelError
 
 
 class ConvNet(nn.Module):
-    """`depth` blocks that each halve the side, and one linear layer on what is left (Gidaris & Komodakis, CVPR 2018).
+    """`depth` blocks that each halve the side, and one linear layer (Gidaris & Komodakis, CVPR 2018).
 
     Grey images of 28 px (MNIST, Fashion-MNIST) are padded to 32 px by the first convolution, as in the papers of
     this field: all of depth 3 then have 4 x 4 places left, and 128 * 4 * 4 = 2048 features.

@@ -11,12 +11,12 @@ from hf_condense.models.image_model import ImageModel
 def embed(model: ImageModel, images: Tensor) -> Tensor:
     """Features [n, d] of float unit pixels [n, channels, H, W]; gradients flow through them.
 
-    They are what enters the layer that makes the logits, so they mean the same for networks of every library: the
-    flattened last pooling of a ConvNet, the pooled map or token of timm's networks. A head that is a convolution over
-    a map sees it averaged over its pixels.
+    They are the input of the layer that computes the logits, for networks of every library: the
+    flattened last pooling of a ConvNet, the pooled map or token of timm's networks. For a head that is a convolution,
+    its input map is averaged over pixels.
 
     Raises:
-        ModelError: no layer of the network makes its logits.
+        ModelError: no layer of the network computes its logits.
     """
     entered: list[Tensor] = []
     head = find(model.backbone, model.num_classes, model.name)[0]

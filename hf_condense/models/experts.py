@@ -1,6 +1,6 @@
 """Expert trajectories: the weights of networks after every epoch of their training on the real images.
 
-What trajectory matching is matched to (arXiv:2203.11932, section 3.1).
+They are the targets of trajectory matching (arXiv:2203.11932, section 3.1).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ExpertRecipe:
         lr, momentum, weight_decay: of SGD, without a schedule; decay acts on all weights.
         batch: batch size.
         families: of siamese augmentation, one for each batch, with numbers for each image; () for none.
-        dtype: of the snapshots. float16 takes half the room and costs digits where snapshots are close to each other:
+        dtype: of the snapshots. float16 halves the file size and loses precision where snapshots are close:
             of experts of digits, |difference|^2 two epochs apart is 0.01 % off at first and 2 % after 38 epochs.
     """
 
@@ -117,7 +117,7 @@ class ExpertBuffer:
         """The first `experts` of a folder, or all.
 
         Args:
-            verify: whether every byte is checked, not only the number of bytes.
+            verify: whether checksums are verified, not only file sizes.
 
         Raises:
             ArtefactError: files are missing, damaged or of another version, or there are fewer experts.
@@ -151,7 +151,7 @@ class ExpertBuffer:
         return found
 
     def _open(self, path: Path) -> Any:
-        """The snapshots of a file, of which nothing is read yet."""
+        """The snapshots of a file, opened without reading them."""
         from safetensors import safe_open
 
         shape, wanted = load_tensor_shapes(path), [self.epochs + 1, self.size]
@@ -174,7 +174,7 @@ def train_experts(
     """Experts trained on a source, or those of `folder`; kept in the cache folder, where more of them extend it.
 
     Expert k begins as `fresh.numbered(k, key)`. Images are augmented and seen as its `normalise` gives them. Processes
-    share the experts, and all get the same buffer. What was interrupted goes on from its last whole epoch.
+    share the experts, and all get the same buffer. An interrupted training resumes from its last whole epoch.
 
     Args:
         fresh: gives the networks (untrained, or chains); needs `numbered` and `fingerprint`.
@@ -183,7 +183,7 @@ def train_experts(
         folder: of experts that were trained before, or a Hub model repository of them: nothing is trained.
 
     Raises:
-        ConfigError: the networks remember more than weights; weights became infinite, or two snapshots in a row are
+        ConfigError: the networks have state beside weights; weights became infinite, or two snapshots in a row are
             equal; the experts of `folder` are of another network, or of images normalised otherwise.
         ArtefactError: files are damaged, or `folder` holds too few.
     """
@@ -247,7 +247,7 @@ class _Training:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def _train(self, number: int, folder: Path, progress: Progress) -> tuple[Tensor, list[float]]:
-        """Snapshots [epochs + 1, P] as they are kept, and the mean loss of each epoch. `folder` is for what is unfinished."""
+        """Snapshots [epochs + 1, P] as stored, and the mean loss of each epoch. `folder` holds unfinished ones."""
         network, recipe = self.fresh.numbered(number, self.key), self.recipe
         flat, key = FlatNetwork(network), self.key / number / "training"
         if self._encoded is None:
@@ -349,7 +349,7 @@ def _fetched(place: Path | str) -> Path:
 
 
 def _imported(folder: Path, flat: FlatNetwork, recipe: ExpertRecipe, count: int) -> ExpertBuffer:
-    """The experts of a folder, if they are of this network, have seen the same and were trained for long enough."""
+    """The experts of a folder, if network and normalisation are equal and they were trained for enough epochs."""
     buffer, seen = ExpertBuffer.open(folder, count, verify=True), _seen(flat.network)
     needed = (
         (
@@ -367,7 +367,7 @@ def _imported(folder: Path, flat: FlatNetwork, recipe: ExpertRecipe, count: int)
 
 
 def _write_manifest(folder: Path, identity: dict, count: int) -> None:
-    """Lists the experts that are there; those that another run has listed stay."""
+    """Lists the existing experts in the manifest; entries of other runs are kept."""
     path = folder / MANIFEST
     with one_at_a_time(path):
         listed = read_record(path, ExpertManifest)["experts"] if path.exists() else []

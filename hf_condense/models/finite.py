@@ -1,4 +1,4 @@
-"""Networks whose loss, weights or outputs are not finite are refused by name: labels made by them would be no numbers."""
+"""Refuses networks whose loss, weights or outputs are not finite, because their labels would be NaN."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def need_finite_loss(loss: float, name: str, epoch: int, epochs: int, setting: s
     """Raises ModelError where the mean loss of an epoch is infinite or no number.
 
     Args:
-        name: of the network; setting: by which it was chosen.
+        name: of the network; setting: the setting that chose it.
         epoch: number of finished epochs, of `epochs`.
         remedy: what to change.
     """

@@ -38,7 +38,7 @@ class FitState:
 
     @torch.no_grad()
     def load(self) -> tuple[int, int, float, list[dict]]:
-        """(finished epochs, steps, seconds, history); zeros when there is nothing to go on from.
+        """(finished epochs, steps, seconds, history); zeros if there is no saved state.
 
         Raises:
             ArtefactError: the file is damaged, or of a fit with another recipe, key or network.

@@ -1,4 +1,4 @@
-"""A network whose weights are one vector: what trajectories are made of, and what is differentiated in them."""
+"""A network as a function of one weight vector, for expert trajectories and their differentiation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_condense.models.image_model import ImageModel
 
 
 class Encoded(nn.Module):
-    """A network that is given images as its `normalise` gives them, so that they are normalised once and not each time."""
+    """A network that takes images already normalised by its `normalise`, so that they are normalised only once."""
 
     def __init__(self, network: ImageModel) -> None:
         super().__init__()
@@ -28,15 +28,15 @@ class FlatNetwork:
     """All weights of a network in one vector [P], in the order of its `parameters()`.
 
     Args:
-        network: runs on the weights it is called with; its own are read and written by `flatten` and `load_`. Its mode
-            is as it is.
+        network: runs on the weights it is called with; its stored ones are read by `flatten` and
+            written by `load_`. Its mode is not changed.
 
     Attributes:
         table: (name, shape) of each parameter.
         size: P.
 
     Raises:
-        ConfigError: training changes more than its weights (batch norms remember statistics).
+        ConfigError: training changes more than its weights (batch norms have running statistics).
     """
 
     def __init__(self, network: ImageModel) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class FreshNetworks:
     """Gives a network with new initial weights for each key: equal keys, equal weights.
 
-    Building a network costs more than drawing its weights, so one network is kept and reinitialised where that gives
-    what building it would have given. What it gave before is then gone.
+    Building a network costs more than drawing its weights, so one network is reused and reinitialised if the result
+    equals that of building it. The network returned before is then overwritten.
 
     Args:
         name: of the architecture, as for `load_untrained`, which is asked when the first network is.
@@ -30,7 +30,7 @@ class FreshNetworks:
         whitening: of the dataset, where networks see whitened images.
     """
 
-    untrained = True  # those that stand in for these in later PDD stages are trained
+    untrained = True  # the chains that replace these networks in later PDD stages are trained
 
     def __init__(
         self,
@@ -64,12 +64,12 @@ class FreshNetworks:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the images are, as far as weights depend on it."""
+        """The facts of the images that weights depend on."""
         return {name: value for name, value in asdict(self.images).items() if name != "class_names"}
 
     @property
     def fingerprint(self) -> str:
-        """Of everything but the key that the initial weights depend on, and of the encoding of images."""
+        """Hash of everything but the key that the initial weights depend on, and of the encoding of images."""
         return fingerprint([self.name, self.facts, self.whitening and self.whitening.facts])
 
     def _build(self, key: Key) -> ImageModel:

@@ -1,4 +1,4 @@
-"""Which logit of a trained head is which class of the dataset, and what to do with the head then."""
+"""Maps the logits of a trained head to the classes of the dataset, and reorders or replaces the head."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def class_rows(head: Sequence[Sequence[str]] | None, classes: Sequence[str] | No
 
 
 def find(backbone: nn.Module, num_classes: int, name: str) -> list[nn.Module]:
-    """The layer (two in distilled transformers) that makes the logits.
+    """The layer (two in distilled transformers) that computes the logits.
 
     Raises:
         ModelError: there is no linear layer or 1x1 convolution with that many outputs.
@@ -99,7 +99,7 @@ def replace(backbone: nn.Module, num_classes: int, old: int, name: str) -> None:
 
 
 def _resize(backbone: nn.Module, layer_size: int, old: int, name: str) -> None:
-    """Writes the new number of classes wherever the libraries keep it, so that a saved checkpoint loads again."""
+    """Sets the number of classes in all attributes of the libraries that hold it, so that a checkpoint loads again."""
     for layer in find(backbone, old, name):
         for attribute in ("out_features", "out_channels"):
             if hasattr(layer, attribute):

@@ -1,4 +1,4 @@
-"""A network as every other part sees it: unit pixels in, one logit a class out."""
+"""The common interface of networks: unit pixels in, one logit a class out."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hf_condense.errors import ModelError
 
 
 class ImageModel(nn.Module):
-    """A backbone with all that makes it take unit pixels: its own normalisation, input size and channels.
+    """A backbone that takes unit pixels, with its normalisation, input size and channels.
 
     Args:
         backbone: takes normalised images [n, in_chans, H, W]; gives logits [n, K], or an object that has `.logits`.
         num_classes: K.
         mean, std: in unit pixels, one value for each of the backbone's channels (or one for all).
-        name: what the person called it.
+        name: its name as given by the user.
         channels: of the images it is given; grey ones are repeated where the backbone needs RGB.
-        in_chans: of the backbone; `channels` where not said.
+        in_chans: of the backbone; defaults to `channels`.
         input_size: side the backbone must be given, or None where it takes any; others are resized to it.
-        class_names: what the logits stand for, or None where that is not known.
+        class_names: classes of the logits, or None if unknown.
         source: {"id", "revision", "pretrained"}: where the weights come from.
         needs_squeeze: whether weights or head are new, so that the logits mean nothing yet.
         build: how to make the backbone again: {"library", "architecture", "model_args"}; for a pruned one also
@@ -80,7 +80,7 @@ class ImageModel(nn.Module):
         return out if isinstance(out, Tensor) else out.logits
 
     def freeze(self) -> ImageModel:
-        """Eval mode and no weight gradients, for good."""
+        """Sets eval mode and removes weight gradients permanently."""
         return self.eval().requires_grad_(False)
 
     def sha256(self) -> str:

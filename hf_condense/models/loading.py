@@ -28,18 +28,18 @@ def load_model(
 
     Names: a timm model (`resnet18`, `timm/resnet18.a1_in1k`), `hf-hub:org/name` (a timm checkpoint),
     `transformers:org/name`, `torchvision/alexnet`, or a folder (`local-dir:/path` or just the path) with a timm or
-    transformers checkpoint. Hub ids, folders and timm's names with a weight tag (`resnet18.tv_in1k`) always mean their
-    weights; other names do when `pretrained`, and are networks from scratch else.
+    transformers checkpoint. Hub ids, folders and timm's names with a weight tag (`resnet18.tv_in1k`) always have their
+    weights; other names have weights if `pretrained`, and otherwise give networks from scratch.
 
     A head with weights is used as it is only when its class names map to those of `images`; its rows are then put in the
     dataset's order. Otherwise it is replaced by a new one, and `needs_squeeze` is true. From scratch, timm's ResNets
     get a 3x3 stem without pooling up to 64 pixels, and grey images keep one channel where the library allows it.
 
     Args:
-        images: what it will be given. A network that cannot take their size has them resized to its own; one with weights
+        images: its input. A network that cannot take their size has them resized to its own; one with weights
             keeps the mean and std that it was trained with.
         whitening: of the dataset, instead of both, where networks from scratch are to see whitened images.
-        key: names the random initialisation.
+        key: determines the random initialisation.
 
     Raises:
         ModelError: unknown name (near ones are listed), weights that cannot be downloaded, or a network that does
@@ -79,13 +79,13 @@ def load_untrained(
     """As `load_model`, with random weights; a name that stands for trained ones is refused.
 
     Args:
-        field: the setting that `name` was given as.
+        field: the setting that held `name`.
         images, whitening, key: as for `load_model`.
 
     Raises:
-        ModelError: as `load_model`; or the name is a Hub id, a folder or one with a tag, which always mean their weights.
+        ModelError: as `load_model`; or the name is a Hub id, a folder or has a tag, which always have their weights.
     """
-    if without_tag(name) != name:  # nothing is fetched to say so
+    if without_tag(name) != name:  # refused without fetching anything
         refuse_weights(field, name, without_tag(name))
     try:
         model = load_model(name, images, whitening=whitening, key=key)

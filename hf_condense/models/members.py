@@ -30,10 +30,10 @@ POOL_VERSION = 1  # raised when the same settings no longer give the same networ
 
 @dataclass
 class PoolMember:
-    """One network of the pool and what is known about it.
+    """One network of the pool and its facts.
 
     Args:
-        top1: share of test images it gets right (0 to 1).
+        top1: share of test images it classifies correctly (0 to 1).
         sha256: of its weights and buffers.
         source: {"id", "revision", "pretrained"} of the weights it started from.
         epochs: of the squeeze; 0 for published weights taken as they are.
@@ -65,7 +65,7 @@ class PoolMember:
 
     @property
     def cut(self) -> str:
-        """How it was made weak, in a few words."""
+        """Short description of how it was weakened."""
         if self.epoch is not None:
             return f"epoch {self.epoch}"
         return f"{100 * self.ratio:g} % pruned" if self.ratio is not None else ""
@@ -192,7 +192,7 @@ class ModelPool(Sequence):
         return self.select(names or self.weak or self.names)
 
     def teachers(self, names: Sequence[str] | None = None, source: str = "both") -> ModelPool:
-        """The networks that make soft labels: by name, else by `source` where there are weak models, else all.
+        """The networks that compute soft labels: by name, else by `source` where there are weak models, else all.
 
         Args:
             source: "base", "pool" (the weak models) or "both".
@@ -205,7 +205,7 @@ class ModelPool(Sequence):
         return self.select(names or named)
 
     def table(self) -> str:
-        """One line a network: name, kind, what made it weak, top-1, multiply-adds, parameters."""
+        """One line a network: name, kind, how it was weakened, top-1, multiply-adds, parameters."""
         width = max(len("name"), *map(len, self.names))
         lines = [f"{'name':<{width}}  kind   {'':<12} {'top-1':>7} {'M mult-adds':>11} {'M parameters':>12}"]
         for m in self.members:

@@ -39,7 +39,7 @@ def _resize(z: Tensor, patch: int) -> Tensor:
 
 
 def _in_memory_order(z: Tensor) -> tuple[Tensor, bool]:
-    """[n, C, H, W] as it lies in memory: unchanged, or [n, H, W, C] (reducing across strides is ten times slower)."""
+    """[n, C, H, W] in its memory layout: unchanged, or [n, H, W, C] (reducing across strides is ten times slower)."""
     last = z.is_contiguous(memory_format=torch.channels_last) and not z.is_contiguous()
     return (z.permute(0, 2, 3, 1), True) if last else (z, False)
 

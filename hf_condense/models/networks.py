@@ -1,4 +1,4 @@
-"""Where layers and weights come from: timm, torchvision, transformers, the Hub or a folder."""
+"""Builds networks and loads weights from timm, torchvision, transformers, the Hub or a folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL_STEM_UP_TO = 64  # pixels; above it ResNets keep their 7x7 stem and poolin
 
 @dataclass
 class Network:
-    """A backbone and what its library knows about it. `mean`, `std` and `class_names` are None where it was not trained."""
+    """A backbone and the facts from its library. `mean`, `std` and `class_names` are None where it was not trained."""
 
     backbone: nn.Module
     library: str
@@ -45,7 +45,7 @@ def build(name: str, num_classes: int, image_size: int, channels: int, pretraine
     """The network that `name` stands for (see `load_model`); from scratch it has `num_classes` outputs.
 
     Raises:
-        ModelError: unknown name, or weights that cannot be had.
+        ModelError: unknown name, or weights that cannot be fetched.
     """
     prefix, _, rest = name.partition(":")
     if prefix == "transformers":
@@ -66,7 +66,7 @@ def means_weights(name: str) -> bool:
 
 
 def weight_tag(name: str) -> str:
-    """`tv_in1k` of `timm/resnet18.tv_in1k`: which of its published weights a name of timm means; else an empty word."""
+    """`tv_in1k` of `timm/resnet18.tv_in1k`: the tag of weights in a name of timm; otherwise an empty string."""
     plain = ":" not in name and not _is_path(name) and not name.startswith("torchvision/")
     return name.removeprefix("timm/").partition(".")[2] if plain else ""
 
@@ -161,7 +161,7 @@ def _created(
 def _timm_checkpoint(name: str, model: str, id: str) -> Network:
     """A checkpoint that timm reads: a tagged model, `hf-hub:` or `local-dir:`.
 
-    config.json of the latter two is a stranger's: it is checked before timm sees it, at the commit that timm then reads.
+    config.json of the latter two is untrusted: it is checked before timm sees it, at the commit that timm then reads.
     """
     from huggingface_hub import hf_hub_download
 
@@ -201,14 +201,14 @@ def _timm_checkpoint(name: str, model: str, id: str) -> Network:
 
 
 def _checked_config(path: Path) -> dict[str, Any]:
-    """config.json of a checkpoint, which chooses sizes and nothing else.
+    """config.json of a checkpoint, checked to choose only sizes.
 
     Raises:
         ArtefactError: it is damaged, or names files, addresses or code.
         ModelError: its architecture is none that timm has.
     """
     found = read_json(path)
-    # timm once wrote what belongs to `pretrained_cfg` beside it
+    # old versions of timm wrote the entries of `pretrained_cfg` beside it
     nested = {"pretrained_cfg": found} if "architecture" in found and "pretrained_cfg" not in found else {}
     checked(config_kind(found), found | nested, path, "ask whoever made it for a checkpoint without that")
     if "architecture" in found:
@@ -334,7 +334,7 @@ def _transformers(name: str, id: str) -> Network:
             at = place.name  # the commit that was checked
         _checked_config(place / "config.json")
         config = AutoConfig.from_pretrained(repository, revision=at, trust_remote_code=False)
-        # timm's own checkpoints name num_classes twice unless model_args is given anew
+        # timm's own checkpoints name num_classes twice unless model_args is given again
         wrapped = {"model_args": {}} if config.model_type == "timm_wrapper" else {}
         backbone = AutoModelForImageClassification.from_pretrained(
             repository, revision=at, trust_remote_code=False, **wrapped
@@ -356,7 +356,7 @@ def _transformers(name: str, id: str) -> Network:
 
 
 def _preprocessing(repository: str, revision: str | None, config) -> dict[str, Any]:
-    """Channels, side, mean and std that a transformers checkpoint was trained with, as far as it says."""
+    """Channels, side, mean and std that a transformers checkpoint was trained with, where recorded."""
     from transformers import AutoImageProcessor
 
     if config.model_type == "timm_wrapper":

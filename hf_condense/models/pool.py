@@ -50,12 +50,12 @@ def squeeze(
 ) -> ModelPool:
     """Trains every network of `settings.base_model` (or takes its published weights) and measures it on `test`.
 
-    With several processes each network is trained whole on one of them; all give back the same pool.
+    With several processes each network is trained whole on one of them; all return the same pool.
 
     Args:
         image_size: side in pixels that the networks see.
-        key: names initialisations, order of images and views.
-        cache_folder: networks are kept in `models/<hash>` there and found again; an interrupted training goes on.
+        key: determines initialisations, order of images and views.
+        cache_folder: networks are stored in `models/<hash>` there and reused; an interrupted training resumes.
         flip: whether mirrored images still belong to their class.
         accelerator: an `accelerate.Accelerator`; its trackers get the losses, its processes share the work.
         progress: whether bars and results are shown.
@@ -69,7 +69,7 @@ def squeeze(
     if len(set(names)) < len(names):
         raise ModelError("base_model", list(names), "each name once", "drop the repeated names")
     processes = Processes(accelerator)
-    # ranks share the work but not the key: a member is the same network whoever trains it
+    # ranks share the work but not the key: a member is the same network on any process
     options: dict[str, Any] = {
         "image_size": image_size,
         "key": key,

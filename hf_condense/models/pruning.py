@@ -20,11 +20,11 @@ ROUND_TO = 8  # a multiple for which accelerators are fastest
 
 
 class ChannelNorm(nn.InstanceNorm2d):
-    """A GroupNorm of one channel a group, as the walk over the graph understands it: it keeps groups whole."""
+    """A GroupNorm of one channel a group in a form that the dependency graph supports: groups stay whole."""
 
 
 class NoisyMagnitude(tp.importance.GroupMagnitudeImportance):
-    """Mean squared weights of all that falls with a channel, times exp(noise * N(0, 1)).
+    """Mean squared weights of all parameters that are removed with a channel, times exp(noise * N(0, 1)).
 
     Without noise, members pruned by the same ratio would be the same network.
     """
@@ -55,7 +55,7 @@ def prune(model: ImageModel, ratio: float, key: Key, noise: float = 0.3, image_s
         image_size: side in pixels of its input images; defaults to `model.input_size`.
 
     Raises:
-        ConfigError: a ratio that leaves nothing or takes nothing.
+        ConfigError: a ratio that removes all channels or none.
         ModelError: the network's layers depend on each other in a way that cannot be pruned.
     """
     check(0 < ratio < 1, "prune_ratios", ratio, "shares of the channels above 0 and below 1", "0.2 to 0.4 is usual")

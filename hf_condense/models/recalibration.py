@@ -38,7 +38,7 @@ def recalibrate(
         model: takes unit pixels [n, C, H, W]; in eval mode afterwards.
         policy: augmentation of the synthesis; None shows the images as they are.
         key: names the images and their views.
-        images: how many real images are looked at; all where there are fewer.
+        images: number of real images that are used; all if there are fewer.
 
     Returns:
         Number of BatchNorms; 0 where there is nothing to measure.
@@ -50,7 +50,7 @@ def recalibrate(
     momenta = [m.momentum for m in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch's word for the cumulative average
+        norm.momentum = None  # in torch, None stands for the cumulative average
         norm.train()
     policy = None if policy is None else replace(policy, per="image", mix="none")
     rows = (key / "rows").permutation(len(source))[:images]

@@ -25,7 +25,7 @@ OFFICIAL_BATCH = 64  # images whose statistics the authors' script averages
 
 
 class Images(Protocol):
-    """What `collect_statistics` needs of a source; `ImageSource` has it."""
+    """The interface of a source for `collect_statistics`; `ImageSource` implements it."""
 
     labels: np.ndarray
     num_classes: int
@@ -42,9 +42,9 @@ class RealStatistics:
         counts: [K] images of each class.
         first: [K, D] mean over the class's images of each image's E[z].
         second: [K, D] mean over the class's images of each image's E[z²]; of each image's variance in official mode.
-        layout: which of the D entries is what.
+        layout: meaning of the D entries.
         official: (mean [D], variance [D]) over all data as the authors' script has them, or None for exact ones.
-        metadata: what the numbers depend on; kept in the file.
+        metadata: settings that the numbers depend on; stored in the file.
     """
 
     counts: Tensor
@@ -82,14 +82,14 @@ class RealStatistics:
         return first, second if self.official else (second - first.square()).clamp_min(0)
 
     def save(self, path: Path | str) -> None:
-        """Writes one safetensors file, whole or not at all."""
+        """Writes one safetensors file atomically."""
         official = dict(zip(("official_mean", "official_var"), self.official or ()))
         tensors = {"counts": self.counts, "first": self.first, "second": self.second, **official}
         save_tensors(path, tensors, {"layout": self.layout.to_list(), "metadata": self.metadata})
 
     @classmethod
     def load(cls, path: Path | str) -> RealStatistics:
-        """Reads what `save` wrote. Raises ArtefactError when the file is missing, damaged or something else."""
+        """Reads a file of `save`. Raises ArtefactError if it is missing, damaged or of another kind."""
         tensors, about = load_tensors(path)
         if not {"counts", "first", "second"} <= tensors.keys() or "layout" not in about:
             raise ArtefactError(str(path), sorted(tensors), "a statistics file", "delete it and run the stage again")
@@ -131,14 +131,14 @@ def collect_statistics(
 
     Images come sorted by class, so that a batch needs one sum for each of its few classes and tensor, and whatever is
     kept is small. Their views are keyed by their place in that order: the batch size does not matter. Processes share
-    the work by whole classes, so `merge_statistics` of their parts equals one process to the last bit.
+    the work by whole classes, so `merge_statistics` of their parts is bitwise equal to one process.
 
     Args:
         models: frozen networks that take unit pixels [n, C, H, W].
         source: the real images.
         policy: augmentation (each image gets its own view, nothing is mixed), or None for the images as they are.
         patch: side in pixels of the cells of patch moments.
-        key: names the views.
+        key: determines the views.
         batch_size: images of one forward pass.
         mode: "exact", or "official": averages of batch statistics over shuffled batches of 64 and of single images'
             variances, running statistics of BatchNorms for all data, class patch mean and variance swapped, as in the

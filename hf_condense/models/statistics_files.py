@@ -39,7 +39,7 @@ def write_statistics(
     Each process takes whole classes, so that sums are those of one process.
 
     Args:
-        mode: "exact" or "official" as in `collect_statistics`; "running" writes what BatchNorms remember, and makes an
+        mode: "exact" or "official" as in `collect_statistics`; "running" writes those of the BatchNorms, and makes an
             exact pass only for the networks that have none.
         processes: they share the images.
     """

@@ -1,4 +1,4 @@
-"""First and second moments of what enters a network's layers, read off during its forward pass."""
+"""First and second moments of the inputs of a network's layers, collected during its forward pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hf_condense.models.moments import Tap, moments
 
 @dataclass(frozen=True)
 class Segment:
-    """Where the moments of one layer stand in the flat vector: entries `start` to `stop`.
+    """The position of one layer's moments in the flat vector: entries `start` to `stop`.
 
     Args:
         layer: the layer's name in the model.
@@ -103,7 +103,7 @@ class Taps:
         self._groups = None if sizes is None else tuple(sizes)
 
     def collect(self) -> tuple[Tensor, Tensor]:
-        """First and second moments since the last call: [D] each, or [groups, D]; forgets them."""
+        """First and second moments since the last call: [D] each, or [groups, D]; clears them."""
         found = [(name, *self._found[name]) for name in self._layers if name in self._found]
         if not found:
             raise RuntimeError("no forward pass was read: collect() belongs after the model ran, inside `with Taps`")

@@ -1,4 +1,4 @@
-"""The one fit loop: every network of this library, observer, expert or student, is trained here."""
+"""The training loop of all networks of this library: observers, experts and students."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Batch:
 
     Args:
         images: float unit pixels [b, C, H, W].
-        labels: int64 [b], the un-mixed class of each image's own content.
+        labels: int64 [b], class of each image before mixing.
         partner: int64 [b], which image of the batch was mixed in, or None.
-        lam: share of the own image after mixing; 1 without mixing.
+        lam: share of the image itself after mixing; 1 without mixing.
         soft: soft labels or logits [b, K] of these very images, or None.
     """
 
@@ -119,7 +119,7 @@ class FitResult:
 
 
 def build_optimizer(model: nn.Module, recipe: FitRecipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over what is learned in `model`; biases and norms in a group without decay."""
+    """The recipe's optimiser over the trainable parameters of `model`; biases and norms in a group without decay."""
     learned = [p for p in model.parameters() if p.requires_grad]
     decays = [p for p in learned if recipe.decay_all or p.ndim > 1]
     spared = [p for p in learned if not (recipe.decay_all or p.ndim > 1)]
@@ -169,7 +169,7 @@ def fit(
     setting: str = "network",
     remedy: str = "lower its learning rate",
 ) -> FitResult:
-    """Trains `model` whole in this process and gives it back in eval mode.
+    """Trains `model` in this process and returns it in eval mode.
 
     Args:
         batches: epoch number -> the epoch's batches, on `device`; must give the same batches for the same epoch.

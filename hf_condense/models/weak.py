@@ -53,13 +53,13 @@ def weak_pool(
     progress: bool = True,
     dataset: str = "",
 ) -> ModelPool:
-    """The base model and its weak models (Yu et al., ECCV 2024, arXiv:2410.07579; the numbers are ours).
+    """The base model and its weak models (Yu et al., ECCV 2024, arXiv:2410.07579; numbers of this library).
 
     "prior": copies from the training of the base; where the base has published weights, its architecture is trained
     from scratch for the copies. "post": the base with channels pruned, then tuned for a little while. All weak models
     get the statistics of their BatchNorms measured again under `policy`; the base is left unchanged.
 
-    Every member is kept in the cache by the hash of what made it, as in `squeeze`, whose arguments are the same; with
+    Every member is cached by the hash of its inputs, as in `squeeze`, whose arguments are the same; with
     several processes each is made whole on one of them.
 
     Args:
@@ -157,7 +157,7 @@ class _Candidate:
 
 @dataclass
 class _Maker:
-    """All that members are made from."""
+    """The inputs of all members."""
 
     squeeze: SqueezeSettings
     weak: WeakPoolSettings
@@ -307,7 +307,7 @@ class _Maker:
         return model
 
     def _identity(self, candidate: _Candidate) -> str:
-        """Hash of all that a weak model depends on; the origin's name is a hash of all that made that."""
+        """Hash of all inputs of a weak model; the origin's name is a hash of its inputs."""
         names = ["recalibrate", "recalibration_images"]
         if candidate.ratio is not None:
             names += ["importance_noise", "finetune_epochs", "finetune_lr"]
@@ -331,7 +331,7 @@ def _spread(values: Sequence, count: int) -> tuple:
 
 
 def _within(members: list[PoolMember], base: PoolMember, weak: WeakPoolSettings, show: bool) -> tuple[PoolMember, ...]:
-    """The members whose top-1 is right: weak, but not so weak that they know nothing."""
+    """The members with a top-1 between floor and ceiling."""
     kept = []
     for member in members:
         share = member.top1 / max(base.top1, 1e-9)

@@ -1,4 +1,4 @@
-"""A network that a person made and trained with timm or transformers, as an ImageModel that can be written and built again."""
+"""Wraps a user's network of timm or transformers as an ImageModel that can be saved and rebuilt."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def as_image_model(
     std: Sequence[float] = (1.0,),
     field: str = "model",
 ) -> ImageModel:
-    """The network with what it takes to make it again, found in its own configuration.
+    """The network with the facts that rebuild it, read from its configuration.
 
     Args:
         model: of `timm.create_model`, or an image classification model of transformers.
-        class_names: what its outputs stand for, in their order.
+        class_names: classes of its outputs, in order.
         channels: of the images that it was trained on.
         mean, std: by which these were normalised, in unit pixels; not at all by default.
-        field: what an error calls it.
+        field: its name in errors.
 
     Raises:
         ModelError: it is of another library, has another number of outputs, or was made with arguments that cannot be

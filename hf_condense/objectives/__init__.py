@@ -1,1 +1,1 @@
-"""What pixels are optimised for."""
+"""Objectives of the optimisation of pixels."""

@@ -1,4 +1,4 @@
-"""The contract of an objective: what the engine asks of it while it optimises the images of a shard."""
+"""The interface of an objective, which the engine calls while it optimises the images of a shard."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Objective(ABC):
         """The parts of the loss, one at a time."""
 
     def learnables(self) -> dict[str, Tensor]:
-        """What is learned beside pixels: soft labels, a learning rate."""
+        """Tensors that are learned in addition to pixels: soft labels, a learning rate."""
         return {}
 
     def after(self, images: Tensor, step: int, key: Key) -> None:
@@ -53,17 +53,17 @@ class Objective(ABC):
         return
 
     def revise(self, images: Tensor, step: int, key: Key) -> Tensor | None:
-        """What the images are to be from now on, of any side; None leaves them and their optimiser as they are.
+        """Replacement images of any side; None keeps the current images and their optimiser.
 
         Args:
-            images: as the step's update has left them.
+            images: after the update of the step.
         """
         return None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that a resumed shard needs to go on exactly: tensors under flat names."""
+        """The state that a resumed shard needs to continue exactly: tensors under flat names."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Puts back what `state_dict` gave."""
+        """Restores a state of `state_dict`."""
         return

@@ -16,7 +16,7 @@ from hf_condense.objectives.feature_statistics import FeatureStatistics
 
 log = logging.getLogger(__name__)
 SIDE = 32  # images are compared at this side in pixels
-INACTIVE = 1e-6  # nats; a term below this moves no pixel that another part of the loss moves too
+INACTIVE = 1e-6  # nats; a smaller term is negligible beside other parts of the loss
 
 
 def class_groups(labels: Tensor) -> list[Tensor]:
@@ -60,14 +60,14 @@ def densification(images: Tensor, groups: Sequence[Tensor], temperature: float, 
 
 @dataclass(frozen=True)
 class Densification:
-    """How the term takes part.
+    """Settings of the densification term.
 
     Args:
         weight: beside cross-entropy.
         temperature, normalised: as in `densification`.
         every: steps from one evaluation to the next. The eigenvalue solver makes the host wait for the device.
         mean, std: of the dataset in unit pixels, one value a channel.
-        steps: of a shard; at its end it is said how often the term was at work.
+        steps: of a shard; at its end the share of inactive evaluations is logged.
     """
 
     weight: float
@@ -94,7 +94,7 @@ class DensifiedStatistics(FeatureStatistics):
         self.densification = densification
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
-        """Also groups the rows by class and begins to count anew."""
+        """Also groups the rows by class and resets the counts."""
         super().start(shard, images, labels, key)
         self._shard, self._groups = shard, class_groups(labels)
         like = {"dtype": images.dtype, "device": images.device}
@@ -112,13 +112,13 @@ class DensifiedStatistics(FeatureStatistics):
             yield term
 
     def after(self, images: Tensor, step: int, key: Key) -> None:
-        """Says at the end of a shard how often the term was inactive."""
+        """Logs at the end of a shard how often the term was inactive."""
         super().after(images, step, key)
         if step + 1 == self.densification.steps:
             log.info("%s: %s", self._shard.id, self.summary())
 
     def summary(self) -> str:
-        """In words: the share of evaluations in which densification was inactive."""
+        """Message with the share of evaluations in which densification was inactive."""
         evaluations, inactive = self.tally.tolist()
         share = 100 * inactive / max(1, evaluations)
         said = f"densification was inactive in {share:.0f} % of {evaluations:.0f} steps"
@@ -134,7 +134,7 @@ class DensifiedStatistics(FeatureStatistics):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         super().load_state_dict(state)
         if "densification" in state:
-            # before the first `start` there is no device yet, and that counts anew
+            # before the first `start` there is no device yet, and `start` resets the counts
             device = self.matching[0].device if self.matching else "cpu"
             self.tally = state["densification"].to(device, copy=True)
 

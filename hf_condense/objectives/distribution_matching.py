@@ -1,4 +1,4 @@
-"""Distribution matching: in the features of ever new untrained networks, a class's images have the mean of the real ones.
+"""Distribution matching: the mean feature of a class's images matches that of real ones in new untrained networks.
 
 DM (arXiv:2110.04181, Eq. 6). No network is trained and nothing is differentiated twice; all classes go through a network
 together, each under its own draw of augmentation.
@@ -36,11 +36,11 @@ class DistributionMatching(Objective):
     Args:
         fresh: gives the networks.
         views: real batches and shared augmentation.
-        key: names the networks and batches of a step, in all shards.
+        key: determines the networks and batches of a step, in all shards.
         real_batch: real images a class and step.
         precision: "bf16" computes features in bf16 where that is allowed; means are always taken in float32.
-        sampler: chooses the real batches; independent random ones where there is none. What it chooses in the network
-            of one step may hold for the next ones.
+        sampler: chooses the real batches; independent random ones where there is none. Rows chosen in the network
+            of one step may be reused in the next steps.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class DistributionMatching(Objective):
         key = self.key / "step" / step  # not the shard's
         network = self._network(step)
         if self.sampler is not None:
-            # batch norms stay out of it: what is picked must not hang on what is embedded together
+            # batch norms are in eval mode: the selection must not depend on the composition of batches
             self.sampler.begin(step, step, network.eval(), self._classes.tolist())
             network.train()
         draw = self.views.draw(key / "siamese")
@@ -114,7 +114,7 @@ def averaging(place: Tensor, like: Tensor, weights: Sequence[Tensor | None] = ()
     Args:
         place: int64 [n] group of each feature, on the CPU.
         like: of the device and kind of the features.
-        weights: of the features of each group, in their order, where they do not count alike.
+        weights: of the features of each group, in their order, where these differ.
     """
     shares = F.one_hot(place).T.to(like)
     for row, mine in enumerate(weights):

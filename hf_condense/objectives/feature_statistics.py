@@ -24,20 +24,20 @@ from hf_condense.objectives.turns import whose_turn
 
 
 class FeatureStatistics(Objective):
-    """Loss = CE + r * matching + lambda * flatness + further parts, of the observers whose turn it is.
+    """Loss = CE + r * matching + lambda * flatness + further parts, of the observers of the step.
 
     With BatchNorm statistics only it is SRe2L's (arXiv:2306.13092) and, over a weak pool, Teddy's (arXiv:2410.07579);
     with convolutions and running averages G-VBSM's (arXiv:2311.17950); with all of it EDC's (arXiv:2404.13733, Eq. 5-7).
 
     Args:
         observers: networks that take unit pixels [n, C, H, W] and give logits; they are frozen here.
-        statistics: of the real data, one for each observer; they say which layers are read.
+        statistics: of the real data, one for each observer; they define the layers that are read.
         settings: weights and variants.
         policy: augmentation, drawn once a step; None for none; a function of the step for a curriculum.
         precision: "fp32" or "bf16" of the observers; statistics and losses are float32 always.
         turns: observers "in_order", or in a "shuffled" cycle in which each has its turn once.
         per_step: observers a step; the loss is the mean over them, each back-propagated by itself.
-        extra: further parts of the loss, on what the observers see: (views [n, C, H, W], labels) -> name -> scalar.
+        extra: further parts of the loss, on the input of observers: (views [n, C, H, W], labels) -> name -> scalar.
 
     Raises:
         ArtefactError: on `start`, when statistics and observer do not belong together.
@@ -65,12 +65,12 @@ class FeatureStatistics(Objective):
         self.statistics = list(statistics)
         self.taps: list[Taps] = []
         self.matching: list[Matching] = []
-        self.counter = 0  # steps done; decides whose turn it is
+        self.counter = 0  # steps done; determines the observers of a step
         self.flat_images: Tensor | None = None
         self._waiting: dict[str, Tensor] = {}
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
-        """Sets targets for the labels, forgets running statistics (unless they persist) and the averaged images."""
+        """Sets targets for the labels, resets running statistics (unless they persist) and the averaged images."""
         self._key = key
         if not self.matching:
             policy = self._policy(0)
@@ -135,7 +135,7 @@ class FeatureStatistics(Objective):
 
     @torch.no_grad()
     def after(self, images: Tensor, step: int, key: Key) -> None:
-        """Moves the averaged images (EDC, Eq. 7) towards the images of this step, and passes on to the next observer."""
+        """Moves the averaged images (EDC, Eq. 7) towards the images of this step, and advances the observers."""
         if self.flat_images is not None:
             self.flat_images.lerp_(images.detach(), 1 - self.settings.flatness_decay)
         self.counter += 1
@@ -149,7 +149,7 @@ class FeatureStatistics(Objective):
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Also before the first `start`, as a chain of shards does that is resumed: then it is put back there."""
+        """May be called before the first `start` (a resumed chain of shards), which then restores the state."""
         if not self.matching:
             self._waiting = dict(state)
         if not state:

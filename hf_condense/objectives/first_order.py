@@ -1,4 +1,4 @@
-"""First-order matching: images whose gradient in frozen networks points where that of the real data points.
+"""First-order matching: the gradient of the images in frozen networks has the direction of that of the real data.
 
 A training step on the images lowers the loss of the real data by rate * <g_real, g_images>, up to the square of the
 rate: matching gradients at points that training passes through needs no training inside the loop (arXiv:2410.07579).
@@ -28,8 +28,8 @@ Targets = dict[tuple[int, tuple[int, ...]], list[Tensor]]
 class FirstOrder(Objective):
     """Loss = d(gradient of the images, gradient of all real images of their classes), averaged over observers.
 
-    Observers are frozen, so the gradient of the real data is computed once for each of them. Images are seen as they
-    are. It needs second derivatives of the networks: for small networks, and to compare with feature statistics.
+    Observers are frozen, so the gradient of the real data is computed once for each of them. Images are not
+    augmented. It needs second derivatives of the networks: for small networks, and to compare with feature statistics.
 
     Args:
         observers: networks that take unit pixels [n, C, H, W] and give logits; they are frozen here.

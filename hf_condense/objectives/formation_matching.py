@@ -56,9 +56,9 @@ class FormationMatching(GradientMatching):
         return network
 
     def _train(self, images: Tensor, labels: Tensor, step: int, key: Key) -> None:
-        """On real images, and never on those that are made."""
+        """Trains on real images, never on synthetic ones."""
         number = step // self.loops.outer
-        self.training.go_on(step - number - 1)  # the first step with a network goes without
+        self.training.go_on(step - number - 1)  # no training before the first step with a network
 
     def _shown(self, images: Tensor, key: Key) -> Tensor:
         decoded = decode_as(images, self.factor, self.kind, self.most)

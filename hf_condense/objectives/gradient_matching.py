@@ -28,7 +28,7 @@ NORM_IMAGES = 16  # real images a class that batch norms are set from
 
 @dataclass(frozen=True)
 class Loops:
-    """The two inner loops of gradient matching, and what runs in them.
+    """Settings of the two inner loops of gradient matching.
 
     Args:
         outer: image steps with each network (O).
@@ -48,7 +48,7 @@ class Loops:
 
 
 class GradientMatching(Objective):
-    """Loss = sum over classes of d(gradient of its images, gradient of a real batch of it), in ever new networks.
+    """Loss = sum over classes of d(gradient of its images, gradient of a real batch of it), in new networks.
 
     Every `outer` steps there is a new untrained network; between the steps it is trained on the images. Where several
     processes share a step, each trains the same network with the same draws and matches classes of its own.
@@ -70,7 +70,7 @@ class GradientMatching(Objective):
         self._key = key
         rank, world = self.share
         known = labels.cpu()
-        # rows of each class that is this process's own
+        # rows of each class of this process
         self._rows = {c: (known == c).nonzero()[:, 0].to(labels.device) for c in known.unique().tolist()[rank::world]}
 
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
@@ -85,7 +85,7 @@ class GradientMatching(Objective):
             self.sampler.begin(step, turn, self._network, list(self._rows))
         draw = self.views.draw(key / "siamese")
         for c, rows in self._rows.items():
-            # the real side first: it keeps no graph beside the other's
+            # the real gradient first: it needs no graph while that of the images exists
             target = self._gradients(
                 *real_images(self.views, c, self.loops.real_batch, key / "real", self.sampler), c, draw
             )
@@ -96,7 +96,7 @@ class GradientMatching(Objective):
             yield Term(loss, "gradient", {"gradient": loss.detach()})
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The network's weights; its optimiser (plain SGD) has nothing to remember. Empty where every step has a new one."""
+        """The network's weights; plain SGD has no state. Empty if every step has a new network."""
         if self._network is None or self.loops.outer == 1:
             return {}
         found = {f"network.{name}": value.detach() for name, value in self._network.state_dict().items()}
@@ -105,7 +105,7 @@ class GradientMatching(Objective):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         if state:
-            self._network = self.fresh(self._key / "network" / 0)  # any of them: its weights are put back
+            self._network = self.fresh(self._key / "network" / 0)  # any network: its weights are restored
             if self.sampler is not None:
                 frozen = self._network.eval().requires_grad_(False)
                 self.sampler.load_state_dict(part_of(state, "sampler"), frozen, list(self._rows))
@@ -116,7 +116,7 @@ class GradientMatching(Objective):
         return self.fresh(self._key / "network" / number)
 
     def _shown(self, images: Tensor, key: Key) -> Tensor:
-        """What networks are shown of a class's images."""
+        """The input of networks for a class's images."""
         return images
 
     def _gradients(

@@ -1,4 +1,4 @@
-"""Gradients of the loss in the weights, and how far two of them are apart."""
+"""Gradients of the loss in the weights, and distances between them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def parameter_gradients(
 ) -> list[Tensor]:
     """Gradient of the mean cross-entropy in each parameter of `model`, in the order of `model.parameters()`.
 
-    The weights are read, never touched: they may be frozen, and no `.grad` appears on them.
+    The weights are not changed: they may be frozen, and no `.grad` is set on them.
 
     Args:
         images: float unit pixels [n, C, H, W]; `labels` int64 [n].
         create_graph: keep the graph, so that a function of the gradients can be differentiated in the images.
         dims: only of parameters with this many dimensions or more: 2 leaves biases and norms out, 3 leaves
-            convolution kernels. The model must then be frozen, or the others cost a graph for nothing.
+            convolution kernels. The model must then be frozen, or a graph is built for the others as well.
         without: numbers of dimensions that are left out too.
-        weights: share of each image [n] in the mean, where they do not count alike; they add up to 1.
+        weights: share of each image [n] in the mean, if these differ; they add up to 1.
     """
     learned = {
         name: p.detach().requires_grad_(True)
@@ -64,7 +64,7 @@ def full_gradient(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) ->
 
 
 def gradient_distance(a: Sequence[Tensor], b: Sequence[Tensor], kind: Distance = "rows") -> Tensor:
-    """How far the gradients `a` are from `b` (lists with a tensor for each parameter): a scalar.
+    """Distance of the gradients `a` from `b` (lists with a tensor for each parameter): a scalar.
 
     Args:
         kind: "rows": 1 - cosine for each output unit of each layer, summed; biases and norms do not count

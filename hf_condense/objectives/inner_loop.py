@@ -1,4 +1,4 @@
-"""A student's plain SGD on the images, and three gradients of how far from its target it ends."""
+"""A student's plain SGD on the images, and three ways to differentiate the distance of its end from a target."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Gradient = Literal["adjoint", "unroll", "tesla", "tesla_official"]
 
 @dataclass(frozen=True)
 class Batch:
-    """What the student is trained on in one step.
+    """The batch of one step of the student.
 
     Args:
         rows: int64 [b] rows of the images, none twice.
-        seen: what it sees of these images [b, C, H, W]: differentiable, and the same at every call.
+        seen: gives these images [b, C, H, W] augmented: differentiable, and equal at every call.
     """
 
     rows: Tensor
@@ -46,7 +46,7 @@ class InnerLoop:
         self, weights: Tensor, batch: Batch, images: Tensor, labels: Tensor, create_graph: bool = False
     ) -> Tensor:
         """Gradient [P] in the weights of the mean cross-entropy of a batch's own images and labels."""
-        with twice_differentiable():  # also where no graph is kept: the way back goes through the same numbers
+        with twice_differentiable():  # also without a graph: the backward pass must see the same numbers
             loss = F.cross_entropy(self.network(weights, batch.seen(images)), labels)
         return torch.autograd.grad(loss, weights, create_graph=create_graph)[0]
 
@@ -55,17 +55,17 @@ class InnerLoop:
         return (end - self.target).square().sum() / (self.start - self.target).square().sum()
 
     def end_gradient(self, end: Tensor) -> Tensor:
-        """Gradient [P] of `distance` in where the student ends."""
+        """Gradient [P] of `distance` in the student's final weights."""
         return 2 * (end - self.target) / (self.start - self.target).square().sum()
 
 
 def end_distance(
     loop: InnerLoop, images: Tensor, labels: Tensor, rate: Tensor, gradient: Gradient = "adjoint"
 ) -> Tensor:
-    """How far from its target the student ends (arXiv:2203.11932, Eq. 3), differentiable in images, labels and rate.
+    """Distance of the student from its target (arXiv:2203.11932, Eq. 3), differentiable in images, labels and rate.
 
     Its value is the same for all kinds of gradient:
-    "unroll" keeps the graph of all N steps: memory grows with N. The reference for the others.
+    "unroll" keeps the graph of all N steps: memory grows with N. It is the reference for the others.
     "adjoint" is the same gradient, step by step from the last to the first, with the graph of one step at a time: what
     grows with N are the student's weights alone, N x P numbers.
     "tesla" (arXiv:2211.10586, Eq. 6) leaves out that steps depend on the ones before, so it is exact for N = 1 only; it

@@ -1,4 +1,4 @@
-"""How far the statistics of a synthetic batch are from those of the real data: all layers of a network at once."""
+"""Distance of the statistics of a synthetic batch from those of the real data, for all layers of a network at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_condense.objectives.settings import MatchingSettings
 class Matching:
     """Soft category-aware matching (EDC, Eq. 5) of one observer, with running statistics (its section 3.3).
 
-    Means and variances of all layers lie in one flat vector, so that what a step does here does not grow with the
+    Means and variances of all layers lie in one flat vector, so that the number of operations does not grow with the
     number of layers. Norms are plain L2, one for each layer and kind of statistic.
 
     Args:
@@ -40,12 +40,12 @@ class Matching:
         return self.statistics.layout
 
     def start(self, labels: Tensor, dtype: torch.dtype = torch.float32) -> None:
-        """Sets the targets for a batch with these labels (int64 [B]); running statistics start anew unless kept."""
+        """Sets the targets for a batch with these labels (int64 [B]); running statistics are reset unless kept."""
         per_class = self.settings.class_matching == "per_class"
         classes, counts = labels.cpu().unique(return_counts=True)
         aims = [torch.stack(self.statistics.global_moments())]
         alpha = self.settings.alpha
-        if alpha == 1 and not per_class:  # classes do not count, and need no statistics of their own
+        if alpha == 1 and not per_class:  # classes have no weight, so class statistics are not needed
             pass
         elif per_class:
             aims += list(torch.stack(self.statistics.per_class_targets(classes), dim=1))
@@ -101,6 +101,6 @@ class Matching:
 
 
 def root(x: Tensor) -> Tensor:
-    """Square root whose gradient at 0 is 0: a statistic that fits exactly pulls nowhere."""
+    """Square root whose gradient at 0 is 0: a statistic that matches exactly has no gradient."""
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1).sqrt(), 0)

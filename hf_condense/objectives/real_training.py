@@ -1,4 +1,4 @@
-"""Networks that are trained on real images a little at a time, between the steps in which something is matched in them."""
+"""Training of networks on real images between the matching steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RealLoop:
     """How a network is trained on real images.
 
     Args:
-        images: at least so many between two steps, in whole batches.
+        images: smallest number of images between two steps; whole batches are used.
         batch: batch size; all images where there are fewer.
         lr, momentum, weight_decay: of SGD, on all parameters.
         cutmix: share of batches that are mixed.
@@ -41,13 +41,13 @@ class RealLoop:
 class RealTraining:
     """Trains one network after another, each with an optimiser of its own, in passes over the real images.
 
-    The passes go on from call to call and from network to network, so that all images have their turn. Where a call
-    stands in them follows from its number: there is nothing to remember but the optimiser's momentum.
+    The passes go on from call to call and from network to network, so that all images have their turn. The position
+    of a call follows from its number, so the optimiser's momentum is the only state.
 
     Args:
         views: real images, and their augmentation: families are drawn for a batch, numbers for an image. Cutout is left
             out where batches are mixed.
-        key: names order and augmentation.
+        key: determines order and augmentation.
     """
 
     def __init__(self, views: PairedViews, loop: RealLoop, key: Key) -> None:
@@ -63,7 +63,7 @@ class RealTraining:
         self._network: ImageModel | None = None
 
     def begin(self, network: ImageModel, number: int) -> None:
-        """Takes on a new network, the `number`-th, and trains it for the epochs before its first step."""
+        """Starts with a new network, the `number`-th, and trains it for the epochs before its first step."""
         self._take(network)
         for epoch in range(self.loop.pretrain_epochs):
             key = self.key / "before" / number / epoch
@@ -110,7 +110,7 @@ class RealTraining:
         return {str(i): value["momentum_buffer"] for i, value in state.items()}
 
     def load_state_dict(self, state: dict[str, Tensor], network: ImageModel) -> None:
-        """Goes on with `network`, whose weights are back, as it was."""
+        """Resumes with `network`, whose weights are restored."""
         self._take(network)
         groups = self._optimiser.state_dict()["param_groups"]
         buffers = {int(i): {"momentum_buffer": value} for i, value in state.items()}

@@ -10,7 +10,7 @@ from hf_condense.config import check, check_choices, setting
 
 @dataclass(frozen=True)
 class MatchingSettings:
-    """What synthetic images are pulled towards, beside their class, in frozen observers (EDC, sections 3.2 to 3.5)."""
+    """Settings of the loss in frozen observers beside the classification term (EDC, sections 3.2 to 3.5)."""
 
     alpha: float = setting(0.5, "share of statistics of all data in the matching; the rest is of the batch's classes")
     class_matching: Literal["aggregated", "per_class"] = setting(

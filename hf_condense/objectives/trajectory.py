@@ -1,6 +1,6 @@
-"""Trajectory matching: a student trained on the images should end where training on the real data has led an expert.
+"""Trajectory matching: a student trained on the images should reach the weights of an expert trained on real data.
 
-MTT (arXiv:2203.11932, section 3) and TESLA (arXiv:2211.10586). The three gradients stand in `inner_loop`.
+MTT (arXiv:2203.11932, section 3) and TESLA (arXiv:2211.10586). The three gradients are defined in `inner_loop`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hf_condense.objectives.inner_loop import Batch, Gradient, InnerLoop, end_di
 
 @dataclass(frozen=True)
 class TrajectorySegments:
-    """Which segments of the experts' trajectories are matched, and how a student goes along one.
+    """Settings of the matched segments of experts' trajectories, and of the student's training on one.
 
     Args:
         first_epochs: a segment begins after 0 to first_epochs - 1 epochs (T+), each as likely.
@@ -50,7 +50,7 @@ class TrajectoryMatching(Objective):
     its own.
 
     Args:
-        network: what experts and students are.
+        network: architecture of experts and students.
         experts: their trajectories.
         rate: first value of the student's learning rate.
         policy: augmentation of the student's batches, one family for each, with numbers for each image; None for none.
@@ -101,7 +101,7 @@ class TrajectoryMatching(Objective):
         return self.experts.snapshot(expert, epoch), self.experts.snapshot(expert, epoch + self.segments.span)
 
     def _batches(self, images: Tensor, key: Key) -> list[Batch]:
-        """What the student is trained on, step by step: pass after pass over the images, each in an order of its own."""
+        """The batches of the student: consecutive passes over the images, each in a new order."""
         found: list[Batch] = []
         while len(found) < self.segments.steps:
             order = torch.from_numpy((key / "order" / len(found)).permutation(len(images)))
@@ -110,7 +110,7 @@ class TrajectoryMatching(Objective):
         return found[: self.segments.steps]
 
     def _view(self, images: Tensor, count: int, key: Key):
-        """How `count` images are seen in one step."""
+        """The augmentation of `count` images in one step."""
         if self.policy is None:
             return lambda batch: batch
         draw = draw_siamese(self.policy, key, count, *images.shape[-2:])

@@ -1,4 +1,4 @@
-"""Whose turn it is in a pool of observers: in order, or in shuffled cycles in which each has its turn once."""
+"""The observers of a step: in the order of the pool, or in shuffled cycles in which each is used once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hf_condense.data.randomness import Key
 def whose_turn(step: int, members: int, per_step: int = 1, key: Key | None = None) -> list[int]:
     """Numbers of the observers of a step.
 
-    A shuffled cycle has less variance than independent draws, and a step's turns follow from its number alone, so that
-    a resumed shard goes on with them.
+    A shuffled cycle has less variance than independent draws, and a step's observers follow from its number alone, so
+    that a resumed shard continues the cycle.
 
     Args:
         members: size of the pool.
         per_step: observers a step.
-        key: shuffles every cycle anew; None keeps the order of the pool.
+        key: shuffles each cycle again; None keeps the order of the pool.
     """
     found = []
     for turn in range(step * per_step, (step + 1) * per_step):

@@ -1,4 +1,4 @@
-"""Networks that are differentiated twice: attention under a kernel that can be, and a trial with one image."""
+"""Second derivatives of networks: an attention kernel that supports them, and a check with one image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hf_condense.errors import ModelError
 from hf_condense.models.image_model import ImageModel
 
-# what torch says of an operation whose gradient has no gradient
+# torch's message for an operation without second derivatives
 _ONCE = (
     "derivative for",
     "differentiate twice",
@@ -23,16 +23,16 @@ _ONCE = (
 
 
 def twice_differentiable() -> AbstractContextManager:
-    """Around a forward pass: attention is computed by the kernel whose gradient has a gradient; fused ones have none."""
+    """Context of a forward pass in which attention uses the kernel with second derivatives; fused ones have none."""
     return sdpa_kernel(SDPBackend.MATH)
 
 
 def need_twice_differentiable(network: ImageModel, image_size: int, setting: str = "base_model") -> None:
-    """Tries with one image whether gradients in the weights can be differentiated in the image.
+    """Checks with one image that gradients in the weights can be differentiated in the image.
 
     Args:
-        network: takes images of `image_size` pixels; is left as it was.
-        setting: by which it was chosen, for the message.
+        network: takes images of `image_size` pixels; is not changed.
+        setting: name of the setting that chose the network, for the message.
 
     Raises:
         ModelError: they cannot; the operation is named.

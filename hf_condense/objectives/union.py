@@ -1,4 +1,4 @@
-"""An objective over images that move and images of earlier stages that count but do not (PDD, arXiv:2310.06982)."""
+"""An objective over the shard's images and the fixed images of earlier stages (PDD, arXiv:2310.06982)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_condense.objectives.base import Objective, Term
 
 @dataclass(frozen=True)
 class Frozen:
-    """Images of earlier stages, which count but do not move.
+    """Fixed images of earlier stages, which enter the loss but are not optimised.
 
     Args:
         images: float unit pixels [m, C, S, S], stage after stage, on the CPU.
@@ -33,7 +33,7 @@ class Frozen:
 
 
 class Union(Objective):
-    """Shows its base objective the earlier images and then the shard's own; gradients reach the shard's own only.
+    """Passes the earlier images and then those of the shard to a base objective; only the shard's get gradients.
 
     Of the earlier images those at the shard's places are shown, stage after stage: of a shard that holds whole classes
     all earlier images of them, of a shard of some images as many of each earlier stage.
@@ -59,7 +59,7 @@ class Union(Objective):
         return self.objective.learnables()
 
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
-        """Those of the base objective on the union."""
+        """The terms of the base objective on the union."""
         return self.objective.terms(self._all(images), torch.cat((self._labels, labels)), step, key)
 
     def after(self, images: Tensor, step: int, key: Key) -> None:

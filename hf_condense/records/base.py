@@ -63,9 +63,9 @@ class Record(BaseModel):
 
 
 class Sealed(Record):
-    """A record that carries the sha256 of what it says, so that a change of any value is noticed.
+    """A record that carries the sha256 of its content, so that a change of any value is detected.
 
-    It keeps nobody from writing another one; those of earlier versions have none.
+    The checksum is no signature: anyone can write a record with another one. Records of earlier versions have none.
     """
 
     checksum: Sha256 | None = None

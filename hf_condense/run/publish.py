@@ -55,7 +55,7 @@ def gather_artefact(
     """
     store, soft = labels.store if labels else None, image_labels(run, synthetic, labels)
     stored = store if run.protocol.label_per == "view" else soft
-    online = "online" in run.config.evaluation.regimes  # else nobody has to be able to get the teacher
+    online = "online" in run.config.evaluation.regimes  # otherwise the teacher need not be published
     content = gather_content(
         method=run.method.info,
         config=run.config.sections(),

@@ -1,1 +1,1 @@
-"""Choosing real images or crops."""
+"""Selection of real images and crops."""

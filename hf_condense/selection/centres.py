@@ -10,12 +10,12 @@ import torch
 from hf_condense.data.randomness import Key
 
 # Dimensions in which k-means runs first. Of 2,048, a fifth of the time of Lloyd's steps run to rest, for 1 % more
-# inertia; as many of his steps as give this inertia take less time than ours (benchmarks/dream_sampler.py).
+# inertia; Lloyd's steps up to this inertia take less time than this code (benchmarks/dream_sampler.py).
 PROJECTED = 64
 PROJECTED_STEPS = 15
 FULL_STEPS = 3
-# A centroid moves where it is worth that many times what it is worth in its place. So many leave few moves on natural
-# data, which stays as a random start has it; two centroids in one tight group differ by far more.
+# A centroid moves if its gain is this many times the loss of removing it. On natural data few centroids then move, so
+# the random start is kept; for two centroids in one tight group the ratio is far larger.
 WORTH_MOVING = 100.0
 
 
@@ -40,10 +40,10 @@ def medoids(features: torch.Tensor, count: int, key: Key, *, per_cluster: int = 
     """Indices int64 [count] of distinct rows of `features` [n, d] that stand for k-means clusters.
 
     `count // per_cluster` clusters give the `per_cluster` rows nearest to their centroid each, in the order of their
-    clusters (DREAM, arXiv:2302.14416, and DREAM+, arXiv:2310.15052). A row that two clusters want goes to the one it
-    is nearer to; the other takes its next nearest. Permuting the rows permutes the picks.
+    clusters (DREAM, arXiv:2302.14416, and DREAM+, arXiv:2310.15052). A row selected by two clusters goes to the
+    nearer one; the other takes its next nearest row. Permuting the rows permutes the picks.
 
-    Own code and not scikit-learn's KMeans: it runs where the features are, and centroids without use move.
+    Used instead of scikit-learn's KMeans: it runs on the device of the features, and moves redundant centroids.
 
     Args:
         count: at most n, and a multiple of `per_cluster`.
@@ -90,7 +90,7 @@ def kmeans(features: torch.Tensor, count: int, key: Key) -> Clusters:
     for _ in range(PROJECTED_STEPS):
         centroids = _relocated(small, centroids)
     members = _members(small, centroids)[0]
-    centroids = _rows(x, start)  # of clusters that end empty
+    centroids = _rows(x, start)  # of empty clusters
     for _ in range(FULL_STEPS):
         centroids = _means(x, centroids, members)
         members = _members(x, centroids)[0]
@@ -98,15 +98,15 @@ def kmeans(features: torch.Tensor, count: int, key: Key) -> Clusters:
 
 
 def _relocated(x: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
-    """Centroids [c, k, d] after one of Lloyd's steps, in which those of little use go where they are of more.
+    """Centroids [c, k, d] after one of Lloyd's steps, in which centroids of little gain move to places of larger gain.
 
-    What a centroid is worth is the squared distance that its rows would add without it: nothing where it has none.
-    What a place is worth is what the rows of one cluster would save if its farthest row were a centroid too.
+    The loss of a centroid is the squared distance that its rows would add without it; zero for an empty cluster.
+    The gain of a place is the squared distance that a cluster would save if its farthest row were a centroid too.
     """
     members, distances = _members(x, centroids)
     first, second = distances.unbind(-1)
     worth = (members.mT @ (second - first)[..., None])[..., 0]
-    # one of two centroids in one group is of no use, both are: the one that is worth more stays
+    # of two centroids in one group each seems redundant, but only one is: the one with the larger loss stays
     neighbour = _squared(centroids, centroids).diagonal_scatter(worth + torch.inf, dim1=1, dim2=2).argmin(2)
     order = worth.argsort(stable=True).argsort()
     worth = worth.masked_fill(order > order.gather(1, neighbour), torch.inf)

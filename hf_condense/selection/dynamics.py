@@ -1,4 +1,4 @@
-"""How every real image fares while a network learns them all: recorded once, after each epoch, and kept."""
+"""Training dynamics: the outputs for every real image after each epoch of a training, recorded once and cached."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOOK_BATCH = 1024
 
 @dataclass(frozen=True)
 class Dynamics:
-    """What is recorded after each epoch of every training image, un-augmented, by the network in eval mode.
+    """Records of every training image after each epoch, un-augmented, by the network in eval mode.
 
     Args:
         probability: float32 [epochs, n], of the true class.
@@ -56,7 +56,7 @@ def training_dynamics(
 ) -> Dynamics:
     """Trains network `name` on all of `train`, from scratch unless its name means weights, and records each epoch.
 
-    The record lies in `cache_folder` under the hash of all that it depends on: shards and processes share it, and an
+    The record is stored in `cache_folder` under the hash of its inputs: shards and processes share it, and an
     interrupted training goes on.
 
     Raises:
@@ -85,13 +85,13 @@ def training_dynamics(
     return _read(place)
 
 
-@lru_cache(maxsize=1)  # a path is the hash of what made it, and every class asks for the same one
+@lru_cache(maxsize=1)  # a path contains the hash of its inputs, and all classes read the same one
 def _read(place: Path) -> Dynamics:
     return Dynamics(**load_tensors(place)[0])
 
 
 def _record(place: Path, model: ImageModel, recipe: FitRecipe, batch_size: int, train, policy, key, device) -> None:
-    work = place.with_suffix(".fit")  # holds the unfinished training too, which goes on after the epochs found here
+    work = place.with_suffix(".fit")  # also holds the unfinished training, which resumes after the recorded epochs
 
     def epoch_file(epoch: int) -> Path:
         return work / f"epoch-{epoch:05d}.safetensors"

@@ -17,10 +17,10 @@ FEATURE_BATCH = 256
 def features_of(
     model: ImageModel, source: ImageSource, rows: np.ndarray, size: int, device: torch.device, normalised: bool = True
 ) -> torch.Tensor:
-    """Features float32 [n, d] on the CPU of these rows, seen whole by a frozen `model` at `size` pixels.
+    """Features float32 [n, d] on the CPU of these rows, uncropped, from a frozen `model` at `size` pixels.
 
     Args:
-        normalised: whether the network sees normalised images, or raw ones.
+        normalised: whether the network gets normalised images, or raw ones.
     """
     model.to(device).eval()
     found = []
@@ -31,5 +31,5 @@ def features_of(
 
 
 def seen_raw(model: ImageModel, images: torch.Tensor) -> torch.Tensor:
-    """What `model` has to be given to see unit pixels [n, C, H, W] as they are: its own normalisation takes it back."""
+    """Inverts the normalisation of `model` on unit pixels [n, C, H, W], so that its backbone gets them unchanged."""
     return images * model.std + model.mean

@@ -1,4 +1,4 @@
-"""Gaussian noise to start from."""
+"""Gaussian noise as first images."""
 
 from __future__ import annotations
 

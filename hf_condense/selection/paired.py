@@ -16,13 +16,13 @@ DEVICE_BYTES = 4 << 30  # real images up to this size are kept on the device; of
 
 
 class PairedViews:
-    """Gives real batches by class, and what networks see of them and of the synthetic images.
+    """Gives real batches by class, and augments them and the synthetic images.
 
-    Draws are numbered by class, so that a class sees the same ones whatever other classes it is seen with.
+    Draws are numbered by class, so that the draws of a class do not depend on the other classes of a step.
 
     Args:
         source: the real images.
-        policy: siamese augmentation (arXiv:2102.08259), or None: images are seen as they are.
+        policy: siamese augmentation (arXiv:2102.08259), or None for no augmentation.
     """
 
     def __init__(self, source: ImageSource, policy: SiamesePolicy | None, device: torch.device) -> None:
@@ -42,12 +42,12 @@ class PairedViews:
         return unit_pixels(self.pixels[places], self.device, self.source.image_size)
 
     def draw(self, key: Key) -> SiameseDraw | None:
-        """What happens to each class of a step."""
+        """The drawn augmentation of each class of a step."""
         size = self.source.image_size
         return draw_siamese(self.policy, key, self.source.num_classes, size, size) if self.policy else None
 
     def seen(self, images: Tensor, draw: SiameseDraw | None, classes: Tensor | None = None) -> Tensor:
-        """Unit pixels [n, C, S, S] to unit pixels as networks see them, differentiable. What is filled in is the mean.
+        """Augments unit pixels [n, C, S, S] for networks, differentiably. Empty areas are filled with the mean.
 
         Args:
             draw: from `draw`, or one with a row an image.

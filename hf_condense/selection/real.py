@@ -1,4 +1,4 @@
-"""Real images of a class: whether there are enough of them, and random ones without replacement."""
+"""Real images of a class: checks their number, and draws random ones without replacement."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def need_images(
     Args:
         ipc: images to make of a class, for the message.
         each: different real images that one of them takes.
-        remedy: what can be chosen instead.
+        remedy: advice to the user, for the message.
 
     Raises:
         DataError: a class has fewer; the one with the fewest is named.

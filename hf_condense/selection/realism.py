@@ -1,4 +1,4 @@
-"""RDED's choice of crops: those that an observer finds easiest to tell the class of (arXiv:2312.03526)."""
+"""RDED's selection of crops: those of lowest cross-entropy under an observer (arXiv:2312.03526)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def realistic_crops(
 
 
 def score_batch(size: int, device: torch.device) -> int:
-    """Canvases of side `size` that are scored together: on a CPU few enough that activations stay in its caches."""
+    """Batch size of canvases of side `size` in scoring: on a CPU so small that activations fit into its caches."""
     return min(1024, max(16, 2 ** (16 if device.type == "cpu" else 23) // size**2))
 
 

@@ -25,33 +25,33 @@ EMBED_BATCH = 512
 
 
 class Sampler(Protocol):
-    """Rows of real images by class and step. Rows follow from the step and, where it looks at them, the network's weights."""
+    """Rows of real images by class and step. Rows depend on the step and in part on the network's weights."""
 
     def begin(self, step: int, turn: int, network: ImageModel, classes: Sequence[int]) -> None:
-        """Called before the rows of a step are asked for.
+        """Called before the rows of a step are requested.
 
         Args:
             step: number of the step in the whole synthesis.
             turn: number of the step in its outer iteration.
             network: as it is in this step, frozen.
-            classes: those that will be asked for.
+            classes: the classes that will be requested.
         """
 
     def rows(self, c: int) -> np.ndarray:
         """Rows of the source, int64, of class `c` in this step; none twice."""
 
     def weights(self, c: int) -> Tensor | None:
-        """Share of each of these rows, float32, or None where all count alike."""
+        """Share of each of these rows, float32, or None for equal weights."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed run needs beside the step."""
+        """The state that a resumed run needs beside the step."""
 
     def load_state_dict(self, state: dict[str, Tensor], network: ImageModel, classes: Sequence[int]) -> None:
-        """Puts back what `state_dict` gave. `network` is used for it and is left with other weights."""
+        """Restores a state of `state_dict`. `network` is used for this and is left with other weights."""
 
 
 class RandomSampler:
-    """Random images, none again before the class has been gone through (but for a rest too small for a batch).
+    """Random images without repetition within a pass over the class (a rest too small for a batch is left out).
 
     Args:
         count: images a class and step; all of a class that has fewer.
@@ -76,7 +76,7 @@ class RandomSampler:
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor], network: ImageModel, classes: Sequence[int]) -> None:
-        """There is no state: rows follow from the step."""
+        """The sampler has no state: rows follow from the step."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,11 @@ class CentresSampler:
 def real_images(
     views: PairedViews, c: int, count: int, key: Key, sampler: Sampler | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Real images of class `c` in a step, float unit pixels [n, C, S, S], and their weights where they do not count alike.
+    """Real images of class `c` in a step, float unit pixels [n, C, S, S], and their weights if these differ.
 
     Args:
         count, key: of random images, drawn for this step alone, where there is no sampler.
-        sampler: chooses them.
+        sampler: selects the images.
     """
     if sampler is None:
         return views.real(c, count, key), None
@@ -192,7 +192,7 @@ def real_images(
 def representatives(
     features: Tensor, count: int, key: Key, pick: Literal["each", "tight"] = "each", per_cluster: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Distinct rows int64 [count] of `features` [n, d] that stand for its k-means clusters, and their weights [count].
+    """Distinct rows int64 [count] of `features` [n, d] that represent its k-means clusters, and their weights [count].
 
     Args:
         pick: "each": the `per_cluster` rows nearest to each of `count // per_cluster` centroids, in the order of the

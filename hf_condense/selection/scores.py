@@ -1,4 +1,4 @@
-"""How hard single images are to learn, and taking those at one end of such a score."""
+"""Scores of the difficulty of images, and selection of the images with the largest or smallest scores."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def el2n(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def forgetting(correct: torch.Tensor) -> torch.Tensor:
-    """How often each image was forgotten: right after one epoch and wrong after the next (arXiv:1812.05159).
+    """Forgetting events of each image: correct after one epoch and wrong after the next (arXiv:1812.05159).
 
     Args:
         correct: bool [epochs, n].
 
     Returns:
-        float32 [n]; infinite for images that were never right.
+        float32 [n]; infinite for images that were never correct.
     """
     forgotten = (correct[:-1] & ~correct[1:]).sum(0).float()
     return forgotten.masked_fill(~correct.any(0), torch.inf)

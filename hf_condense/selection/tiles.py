@@ -1,6 +1,6 @@
 """Whole real images, scaled down and put side by side into one: the second step of PCA (arXiv:2502.06434).
 
-Its third, student crops that stay inside a tile, is not here: students see a tiled image as any other.
+Its third step, student crops inside a tile, is not implemented: students treat a tiled image as any other.
 """
 
 from __future__ import annotations
@@ -19,6 +19,6 @@ def combine(images: torch.Tensor, factor: int, size: int) -> torch.Tensor:
     """
     count, side = len(images) // factor**2, -(-size // factor)
     small = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
-    # `tile` wants cell k of all images together
+    # `tile` takes cell k of all images together
     by_cell = small.view(count, factor**2, *small.shape[1:]).transpose(0, 1).flatten(0, 1)
     return tile(by_cell, count, factor, size)

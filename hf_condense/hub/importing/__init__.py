@@ -1,4 +1,4 @@
-"""Reads distilled sets that others have made into our folder form; nothing in their files is ever run."""
+"""Imports distilled sets of other projects into the folder format of this library; no code in their files is run."""
 
 from hf_condense.hub.importing.artefact import import_set
 

@@ -1,4 +1,4 @@
-"""Somebody else's set becomes a folder of ours, which says that it was imported and that nobody has verified it."""
+"""Writes an imported set as a folder of this library, marked as imported and unverified."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def import_set(
     pixels: str = "normalised",
     revision: str | None = None,
 ) -> Path:
-    """Writes a distilled set that others published as a folder of ours, which `DistilledDataset.load` reads.
+    """Writes a distilled set of another project as a folder that `DistilledDataset.load` reads.
 
-    Nothing of it is checked against the method or the source dataset; provenance says so and names sha256 of its files.
+    It is not checked against the method or the source dataset; the provenance records this and sha256 of its files.
 
     Args:
         kind: "folder" of images by class, "parquet", or "tensors" of `torch.save`.
         path: file or folder; for "parquet" also a Hub id, read at `revision`.
         output_dir: becomes the folder; one that is there is replaced if it is a distilled dataset.
         dataset: what it was made from: short name, Hub id or folder. Gives class names, and mean and std of tensors.
-        method: a method of ours that it was made with, for card and citation.
+        method: method of this library that it was made with, for card and citation.
         soft_labels: an official folder `epoch_*/batch_*.tar` of labels of these images.
         class_names: file with the class names of the dataset, one a line, in label order; it is then not opened.
         pixels: what tensors hold: pixels "normalised" with mean and std of the dataset, or "unit" ones. Whitened pixels
@@ -84,7 +84,7 @@ def import_set(
     root, commit = Path(path), None
     if kind == "parquet" and not root.exists():
         root = _fetched(str(path), revision)
-        commit = root.name  # a snapshot in the cache is called by its commit
+        commit = root.name  # a snapshot in the cache is named by its commit
     if kind == "tensors":
         found = read_tensors(root, source.class_names, published_scale(dataset) if pixels == "normalised" else None)
     else:
@@ -141,7 +141,7 @@ def published_scale(dataset: str) -> tuple[Sequence[float], Sequence[float]]:
 def file_hashes(files: Sequence[Path], root: Path) -> dict[str, str]:
     """sha256 of each file; of the files of a folder below `root`, of the list that `sha256sum *` prints in it.
 
-    So a thousand folders of images, or of labels, are a thousand lines.
+    A thousand folders of images or labels thus give a thousand lines.
     """
     listed: dict[str, list[str]] = {}
     for file in sorted(files):
@@ -170,7 +170,7 @@ def _fetched(path: str, revision: str | None) -> Path:
 
 
 def _training(found: FoundSet, store: LabelStore | None) -> dict:
-    """What is known of how students are trained on it: with stored labels their batch and epochs, else nothing."""
+    """Training facts known for an imported set: batch and epochs of stored labels, otherwise none."""
     if store is None:
         return training_block("not recorded", None, min(len(found.images), 64), 1)
     return training_block("not recorded", store.policy, store.batch_size, store.epochs)

@@ -1,6 +1,6 @@
 """Official soft-label folders (`epoch_*/batch_*.tar` of FKD and its descendants) as a label store with explicit views.
 
-SRe2L, CDA and LPLD leave it to the sampler which image a label belongs to: the order is drawn again here as theirs was.
+SRe2L, CDA and LPLD leave it to the sampler which image a label belongs to: it is drawn again here, with their seed.
 G-VBSM and EDC write it into the files.
 """
 
@@ -22,7 +22,7 @@ from hf_condense.hub.importing.restricted import read_untrusted
 from hf_condense.labels.store import LabelStore, write_given
 
 SEED = 42  # of the sampler in the official scripts
-PROBED = 3  # epochs whose labels are held against the classes of the images before anything is written
+PROBED = 3  # epochs whose labels are compared with the classes of the images before anything is written
 SURE = 4.0  # standard deviations above chance
 COPY, GIVE = "copy the folder again", "give the images that these labels were made for"
 
@@ -78,11 +78,11 @@ class FkdFolder:
         fields = read_untrusted(check_inside(self.path, file))
         try:
             return self._views(file, fields)
-        except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # words where numbers should stand
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # text in place of numbers
             raise ArtefactError(str(file), str(error), "fields as the official scripts write them", COPY) from None
 
     def _views(self, file: Path, fields: Any) -> tuple[Views, Tensor, Tensor | None]:
-        """(views, logits, rows or None) of one file; what follows the rows, nobody reads."""
+        """(views, logits, rows or None) of one file; entries after the rows are ignored."""
         listed = isinstance(fields, (list, tuple)) and len(fields) >= 6
         _need(listed, file, "fields", type(fields).__name__, "a list of 6 or more", COPY)
         crops, flips, partner, lam, box, logits, *rest = fields
@@ -114,8 +114,8 @@ class FkdFolder:
 def write_fkd_store(source: Path, target: Path, images: Tensor, labels: Tensor, num_classes: int) -> LabelStore:
     """Writes the views and logits of `source` as a store in `target`.
 
-    Crops stand there as shares of the image and are rounded to the pixels that the official code cuts; views have the
-    side of the images. A student sees what it saw there up to the resize (theirs is PIL's).
+    In the files crops are shares of the image; they are rounded as in the official code; views have the
+    side of the images. A student sees the same views up to the resize (the official code uses PIL's).
 
     Args:
         images: uint8 [N, C, S, S] in the order of torchvision's ImageFolder; `labels` their classes, int64 [N].
@@ -139,7 +139,7 @@ def write_fkd_store(source: Path, target: Path, images: Tensor, labels: Tensor, 
         _need(mixing == kind, folders[epoch], "mixing", mixing, f"{kind}, as in the first epoch")
         return _with_rows(found, drawn[epoch] if found.order is None else found.order)
 
-    policy = ViewPolicy(side, crop=(0.08, 1.0), mix=kind)  # replay takes size and kind of mixing from it, no draw
+    policy = ViewPolicy(side, crop=(0.08, 1.0), mix=kind)  # replay takes only size and kind of mixing from it
     teacher = {"members": [], "average": "unknown", "bn": "unknown", "precision": "unknown"}
     dtype = str(logits.dtype).removeprefix("torch.")
     return write_given(
@@ -148,10 +148,10 @@ def write_fkd_store(source: Path, target: Path, images: Tensor, labels: Tensor, 
 
 
 def find_orders(probed: list[FkdEpoch], labels: Tensor, epochs: int, source: Path) -> list[Tensor]:
-    """The rows (int64 [N]) of every epoch as the official sampler draws them; empty where the files say them.
+    """The rows (int64 [N]) of every epoch as the official sampler draws them; empty where the files contain them.
 
-    The sampler makes two permutations an epoch of which the first counts, or one with old versions of torch: what makes
-    labels and classes agree better is right.
+    The sampler makes two permutations an epoch and uses the first, or makes one with old versions of torch; the one
+    with the better agreement of labels and classes is taken.
 
     Raises:
         ArtefactError: labels and classes agree no better than chance.
@@ -207,7 +207,7 @@ def _numbered(folder: Path, pattern: str) -> list[Path]:
 
 
 def _shape(value: Any, axes: int) -> list[int]:
-    """Its shape, or as many zeros where it is no tensor of so many axes."""
+    """The shape of a tensor with this number of axes; zeros for anything else."""
     return list(value.shape) if isinstance(value, Tensor) and value.ndim == axes else [0] * axes
 
 

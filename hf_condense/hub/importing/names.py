@@ -1,4 +1,4 @@
-"""Which class of the source dataset a folder, word or number of somebody else's set means."""
+"""Which class of the source dataset a folder, word or number of an imported set means."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUMBERED = re.compile(r"(?:new|class)?[_-]?(\d+)")  # new007 (SRe2L, EDC), 00007
 
 
 def source_of(dataset: str, class_names: Path | None = None) -> SourceInfo:
-    """The dataset that a set was made from, as far as it can be told without reading its images.
+    """The source dataset of a set, as far as it is known without reading its images.
 
     Args:
         dataset: short name, Hub id or folder.
@@ -72,8 +72,8 @@ def _lines(path: Path) -> list[str]:
 def class_numbers(found: Sequence[str], class_names: Sequence[str], place: Path | str) -> list[int]:
     """The class of each of `found`: a name, a WordNet id, or a class number, alone or after `new` or `class`.
 
-    One that is a class name to the letter makes names of them all: classes that are called 0, 1, 10, 11, 2 ... are not
-    taken by position.
+    If one is exactly a class name, all are read as names: classes that are named 0, 1, 10, 11, 2 ... are not taken by
+    position.
 
     Raises:
         ArtefactError: a number that no class has, a name twice or unknown, or names beside numbers.

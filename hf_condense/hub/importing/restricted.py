@@ -1,4 +1,4 @@
-"""Tensor files of strangers: what holds numbers is read, what would run code is refused before it runs."""
+"""Reads untrusted tensor files: numbers are loaded, and files that would run code are refused before it runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEXT = "ask who made it for such a file; opening it in another way would run cod
 
 
 def read_untrusted(path: Path | str) -> Any:
-    """What `torch.save` wrote into a file: tensors, NumPy arrays, numbers, text, None, and lists and dictionaries of these.
+    """The content of a `torch.save` file: tensors, NumPy arrays, numbers, text, None, lists and dictionaries.
 
     Raises:
         ArtefactError: the file names any other class or function (nothing of it is called), is damaged or missing, or
@@ -41,7 +41,7 @@ def read_untrusted(path: Path | str) -> Any:
         with torch.serialization.safe_globals(list(NUMBERS)):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch's own words would tell a person to open the file in the way that runs its code
+        # torch's message would advise a user to open the file in the mode that runs its code
         named = re.search(r"GLOBAL ([\w.]+)|<class '([\w.]+)'>|error:\s+(.+)", str(error))
         found = next(filter(None, named.groups())) if named else "an unknown object"
         raise ArtefactError(str(path), found, ALLOWED, NEXT) from None
@@ -54,8 +54,8 @@ def read_untrusted(path: Path | str) -> Any:
 
 
 def _only_numbers(found: Any, path: Path | str) -> None:
-    """Raises ArtefactError for the harmless classes that torch lets through and no set is made of, and for arrays that
-    repeat few numbers without end: a file of a kilobyte would fill the memory of whoever computes with them."""
+    """Raises ArtefactError for harmless classes that torch allows and no set contains, and for arrays that repeat few
+    stored numbers: computing with those of a file of a kilobyte could exhaust the memory."""
     room = os.path.getsize(path)
     waiting, seen = [found], set()
     while waiting:

@@ -1,4 +1,4 @@
-"""Images and labels from what distilled sets are published in: image folders, Parquet, tensor files."""
+"""Reads images and labels of published distilled sets: image folders, Parquet, tensor files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FoundSet:
 
     Args:
         images: uint8 [N, C, H, W]; labels: int64 [N], places in the class names of the source dataset.
-        files: all that was read.
+        files: all files that were read.
         float_images: unit pixels float32 [N, C, H, W], where they were published so.
     """
 
@@ -110,22 +110,22 @@ def read_parquet_set(path: Path, class_names: Sequence[str]) -> FoundSet:
         values = [number[value] for value in values]
     labels = _whole_numbers(values, path)
     check_numbers(labels, class_names, path)
-    # a cell may name a file instead of holding one: a stranger's must not choose what is read here
+    # a cell may name a file instead of holding one: a foreign table must not choose which file is read
     cells = [{"bytes": cell["bytes"]} if isinstance(cell, dict) else cell for cell in table[image].to_pylist()]
     _warn_of_repeats(path, files, tables, cells)
     return FoundSet(_decoded(cells, lambda row: f"{path} row {row}"), labels, files)
 
 
 def _table(file: Path) -> pa.Table:
-    """The columns of images and labels of a file, as far as it unfolds to what a file of its size can hold.
+    """The columns of images and labels of a file whose decompressed size is plausible.
 
     Raises:
-        ArtefactError: it repeats few values without end.
+        ArtefactError: its decompressed size is implausible (few values repeated).
     """
     opened, batches, unfolded = pq.ParquetFile(file), [], 0
     names = [name for name in opened.schema_arrow.names if name in (*IMAGE_COLUMNS, *LABEL_COLUMNS)]
     check_room([file], 8 * opened.metadata.num_rows, file, AGAIN)
-    both = {*names} & {*IMAGE_COLUMNS} and {*names} & {*LABEL_COLUMNS}  # else the message names what there is
+    both = {*names} & {*IMAGE_COLUMNS} and {*names} & {*LABEL_COLUMNS}  # else the message lists the columns
     for batch in opened.iter_batches(BATCH_ROWS, columns=names if both else None):
         unfolded += batch.nbytes
         if unfolded > REPEATED * file.stat().st_size + SPARE:
@@ -258,7 +258,7 @@ def _decoded(cells: list, name: Callable[[int], str]) -> Tensor:
         except Exception as error:  # as below
             raise ArtefactError(name(row), str(error), "an image that decodes", "copy or download it again") from None
 
-    # headers first: a small file may unfold to gigabytes, and images of one size need no more than that many times one
+    # headers first: a small file may unpack to gigabytes, and images of one size need no more than that many times one
     total, kept = 0, memory_for_pixels()
     for row in range(len(cells)):
         width, height = size_of(row)

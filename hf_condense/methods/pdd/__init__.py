@@ -1,1 +1,1 @@
-"""PDD: the method, its settings, and what a stage sees: real images, chains, observers (arXiv:2310.06982)."""
+"""PDD: the method, its settings, and the data of a stage: real images, chains, observers (arXiv:2310.06982)."""

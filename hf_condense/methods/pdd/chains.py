@@ -27,7 +27,7 @@ CHAINS_VERSION = 1  # raised when the same stages no longer give the same networ
 
 @dataclass(frozen=True)
 class StageData:
-    """What chains learn at the end of a stage: all images so far, as students see them.
+    """The training data of chains at the end of a stage: all images so far, as students see them.
 
     Args:
         images: uint8, or float unit pixels, [n, C, S, S]; `labels` int64 [n].
@@ -42,7 +42,7 @@ class StageData:
 
 
 class Curriculum:
-    """What the stages so far have made, and how chains learn it.
+    """The data of the stages so far, and the training of chains on them.
 
     Args:
         stages: the data of each.
@@ -78,7 +78,7 @@ class Curriculum:
         )
 
     def fingerprint(self, stage: int) -> str:
-        """Of everything that networks have learned from by the end of `stage`."""
+        """Hash of all training data of networks up to the end of `stage`."""
         teachers = [m.sha256() for m in self.teacher.models] if self.teacher is not None else []
         digests = [
             [*(x is not None and image_digest(x) for x in (data.images, data.labels, data.soft)), data.lr]
@@ -88,7 +88,7 @@ class Curriculum:
 
 
 class ReplayedNetworks:
-    """A chain of its own for each key, as the official script of IDC has it: all stages whenever one is asked for.
+    """A new chain for each key, as in the official script of IDC: each request trains through all stages.
 
     Args:
         fresh: gives the networks that chains begin with.
@@ -123,7 +123,7 @@ class ChainedNetworks:
         fresh: gives the networks that chains begin with.
         count: chains (K).
         key: names beginnings and training.
-        folder: where chains are kept, by what they have learned from: more chains, and later stages, go on from there.
+        folder: of trained chains, named by the hash of their data, so that more chains and later stages reuse them.
     """
 
     untrained = False
@@ -135,7 +135,7 @@ class ChainedNetworks:
         self._network: ImageModel | None = None
 
     def make(self, processes: Processes) -> ChainedNetworks:
-        """Trains the chains that are not there yet; `processes` share them."""
+        """Trains the missing chains; `processes` share them."""
         mine, stages = processes.share(range(self.count)), len(self.curriculum.stages)
         if processes.main:
             images, epochs = len(self.curriculum.stages[-1].labels), self.curriculum.epochs or "a student's"
@@ -148,7 +148,7 @@ class ChainedNetworks:
         return self
 
     def __call__(self, key: Key) -> ImageModel:
-        """One of the chains, drawn by the key, in training mode, with weight gradients. What it gave before is gone."""
+        """One of the chains, drawn by the key, in training mode, with weight gradients. Overwrites the last one."""
         return self.numbered(int(key.numpy().integers(self.count)), key)
 
     def numbered(self, number: int, key: Key) -> ImageModel:
@@ -162,7 +162,7 @@ class ChainedNetworks:
         return self._identity(len(self.curriculum.stages))
 
     def place(self, number: int, stage: int) -> Path:
-        """The file with the weights of chain `number` after the data of `stage`; trained where it is not there."""
+        """The file with the weights of chain `number` after the data of `stage`; trained if missing."""
         place = self.folder / self._identity(stage) / f"chain-{number:05d}.safetensors"
         if place.exists():
             return place

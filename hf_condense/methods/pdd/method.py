@@ -1,4 +1,4 @@
-"""PDD: any method, stage after stage, each on networks trained on the stages before (arXiv:2310.06982)."""
+"""PDD: applies a base method in stages, each with networks trained on earlier stages (arXiv:2310.06982)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, Synthetic
 class PDD(Method):
     """The base's plan, repeated: rows are in order of their stage, and within it as the base has them.
 
-    One stage is the base method to the last bit. In later ones the base's objective sees the images of all stages so
-    far, of which only the new ones move, in networks that were trained on the old ones.
+    A single stage is bitwise equal to the base method. In later ones the base's objective takes the images of all
+    stages so far, of which only the new ones are optimised, in networks that were trained on the earlier ones.
     """
 
     name = "pdd"
@@ -108,11 +108,11 @@ class PDD(Method):
         return self.base.recipe(shard, replace(spec, ipc=self.each(spec.ipc)))
 
     def images_per_step(self, num_classes: int, ipc: int) -> float:
-        stages = self.settings.stages  # the first one sees its own images, the last one all of them
+        stages = self.settings.stages  # the first stage uses its own images, the last one all of them
         return self.base.images_per_step(num_classes, self.each(ipc)) * stages * (stages + 1) / 2
 
     def images_before(self, real: int) -> float:
-        """Those of the base in each stage; chains, which see few images, are not counted."""
+        """Those of the base in each stage; chains, which train on few images, are not counted."""
         return self.base.images_before(real) * self.settings.stages
 
     def check(self, context: Context) -> None:
@@ -141,7 +141,7 @@ class PDD(Method):
         return ReadyStage(here, self.base.ready(shard, here, None))
 
     def _later(self, shard: Shard, context: Context, earlier: Synthetic) -> StageContext:
-        """The context of a later stage, with what the ones before have made."""
+        """The context of a later stage, with the results of earlier ones."""
         seen = to_unit(earlier.images) if earlier.pixels is None else earlier.pixels
         frozen = Frozen(seen, earlier.labels, shard.stage - 1)
         here = replace(context, key=context.key / "stage" / shard.stage)
@@ -170,7 +170,7 @@ class PDD(Method):
 
 
 def _of_stage(shard: Shard, stage: int, rows: int) -> Shard:
-    """A shard of the base's plan in a stage; in the first it is the base's own, name and all."""
+    """A shard of the base's plan in a stage; in the first it is the base's shard, with its name."""
     if stage == 1:
         return shard
     moved = tuple(row + (stage - 1) * rows for row in shard.rows)

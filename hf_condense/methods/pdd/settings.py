@@ -1,4 +1,4 @@
-"""Settings of PDD, and those of its base method beside them."""
+"""Settings of PDD and of its base method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the base method sees in one PDD stage, and what is ready before a group of its shards."""
+"""The context of the base method in one PDD stage, and its preparation of a group of shards."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StageContext(Context):
 
 @dataclass(frozen=True)
 class ReadyStage:
-    """The context of a stage, and what the base method has made ready in it."""
+    """The context of a stage, and the result of the base method's `ready` in it."""
 
     context: StageContext
     base: Any = None

@@ -22,7 +22,7 @@ POOL = 20  # chains of bases that train no experts
 
 @dataclass(frozen=True)
 class StageNetworks:
-    """Chains in the place of what the base method looks through.
+    """Replaces or extends the networks of the base method by chains.
 
     Methods that draw untrained networks, or train experts from them, get chains instead. Those that look through a pool
     get chains as further observers, and the real images that chains miss more often than others. First images are made
@@ -67,7 +67,7 @@ class StageNetworks:
         return observing(self.settings, self.base.statistics, shard, context, chains, processes)
 
     def curriculum(self, context: StageContext, earlier: Synthetic) -> Curriculum:
-        """What chains of this stage learn: the images of each earlier one and all before it, with their labels."""
+        """The training data of this stage's chains: for each earlier stage the images up to it, with their labels."""
         factor, rates, soft = self.base.formation_factor, earlier.learned.get("lr"), earlier.soft_labels
         stages = []
         for stage in range(1, context.stage):

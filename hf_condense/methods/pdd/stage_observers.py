@@ -1,4 +1,4 @@
-"""PDD over a frozen pool, an extension of ours: chains show what earlier stages lack, and become observers themselves."""
+"""PDD over a frozen pool, an extension of this library: chains select the real images and serve as observers."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def observing(
     chains: ChainedNetworks,
     processes: Processes,
 ) -> StageContext:
-    """`context` with what decoupled synthesis sees in a later stage.
+    """`context` with the images and observers of decoupled synthesis in a later stage.
 
     Real images that chains miss are kept, others at random and less often: they are what first images are drawn from
     and what class statistics are of. Observers are those of the pool and the chains, tuned on these images for a
-    little while, with batch norms measured anew; statistics are of all of them.
+    little while, with batch norms measured again; statistics are of all of them.
 
     Args:
         statistics: gives what the base method needs of the real data.
@@ -70,7 +70,7 @@ def observing(
 
 
 def _missed(context: Context, chains: ChainedNetworks, processes: Processes) -> np.ndarray:
-    """Share of the chains that are wrong on each real image, as it is: float64 [n] in [0, 1]."""
+    """Share of the chains that misclassify each un-augmented real image: float64 [n] in [0, 1]."""
     train, folder = context.train, chains.folder / fingerprint([chains.fingerprint, context.train.fingerprint])
 
     def look(number: int, place: Path) -> None:
@@ -114,7 +114,7 @@ class _Tuned:
         shutil.rmtree(state, ignore_errors=True)
 
     def _member(self, number: int, place: Path) -> PoolMember:
-        # a network of its own, because all observers are there at once
+        # a separate network, because all observers are in use at once
         model = copy.deepcopy(self.chains.numbered(number, self.chains.key))
         model.load_state_dict(load_tensors(place)[0])
         return PoolMember(
@@ -133,12 +133,12 @@ class _Tuned:
 def _statistics(
     context: Context, request: StatisticsRequest, chains: ChainedNetworks, tuned: _Tuned, processes: Processes
 ) -> list[RealStatistics]:
-    """Of the stage's real images in all observers, in one pass."""
+    """Statistics of the stage's real images in all observers, in one pass."""
     digests = [member.sha256 for member in context.observers]
     folder = tuned.folder / fingerprint([STATISTICS_VERSION, digests, request])
     places = [folder / f"{number:02d}.safetensors" for number in range(len(digests))]
     missing = not all(place.exists() for place in places)
-    processes.wait()  # nobody writes before all have seen what is there
+    processes.wait()  # no process writes before all have seen which files exist
     if missing:
         models = context.observers.models
         write_statistics(
@@ -158,7 +158,7 @@ def _statistics(
 
 
 def _each(folder: Path, name: str, count: int, processes: Processes, make: Callable[[int, Path], None]) -> list[Path]:
-    """One file a chain, in their order; those that are not there are made, each by one of the processes."""
+    """One file a chain, in their order; missing ones are made, each by one of the processes."""
     places = [folder / f"{name}-{number:05d}.safetensors" for number in range(count)]
     for number in processes.share(range(count)):
         if not places[number].exists():

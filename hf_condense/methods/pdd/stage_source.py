@@ -56,10 +56,10 @@ def forgetting_counts(context: StageContext, epochs: int, key: Key) -> np.ndarra
 
 
 def kept_rows(outside: np.ndarray, labels: np.ndarray, least: int) -> np.ndarray:
-    """Rows [m], ascending, of images that are wanted; of classes with fewer than `least` also the nearest others.
+    """Rows [m], ascending, of the selected images; classes with fewer than `least` are filled with the nearest others.
 
     Args:
-        outside: how far each image is from being wanted, [n]; 0 where it is.
+        outside: distance of each image from the selection, [n]; 0 for selected ones.
         labels: class of each, int64 [n].
     """
     limits = np.zeros(labels.max() + 1)
