@@ -8,6 +8,7 @@ Hashes hold on one machine and one set of library versions; a method whose VERSI
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -56,10 +57,17 @@ def record() -> dict[str, dict[str, str]]:
     return found
 
 
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("what", choices=("record", "compare"))
+    found.add_argument("path", type=Path, help="JSON file of the hashes")
+    return found
+
+
 def main() -> int:
-    what, path = sys.argv[1], Path(sys.argv[2])
-    found = record()
-    if what == "record":
+    options = parser().parse_args()
+    path, found = options.path, record()
+    if options.what == "record":
         path.write_text(json.dumps(found, indent=1))
         return 0
     before = json.loads(path.read_text())

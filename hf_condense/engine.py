@@ -53,6 +53,9 @@ class Engine:
             for checkpoint in (self.folder / "shards" / "checkpoints").glob("*.safetensors"):
                 if (self.folder / "shards" / checkpoint.name).exists():  # killed just after its shard was written
                     checkpoint.unlink()
+            for checkpoint in (self.folder / "shards" / "checkpoints").glob("*.safetensors"):
+                if (self.folder / "shards" / checkpoint.name).exists():  # killed just after its shard was written
+                    checkpoint.unlink()
         self.accelerator.wait_for_everyone()
         for number, group in enumerate(plan.groups):
             made = all(self._path(shard).exists() for shard in group)

@@ -45,7 +45,11 @@ def settings() -> dict[str, tuple]:
 def other_flags() -> set[str]:
     """Flags of the commands that run no stage."""
     found, (commands,) = set(), (a for a in build_parser("run")._actions if isinstance(a, argparse._SubParsersAction))
-    for parser in commands.choices.values():
+    parsers = list(commands.choices.values())
+    for parser in parsers:  # and those of commands that have commands of their own
+        parsers += [
+            p for a in parser._actions if isinstance(a, argparse._SubParsersAction) for p in a.choices.values()
+        ]
         found |= {option.removeprefix("--") for action in parser._actions for option in action.option_strings}
     return found | {"kind", "size", "config"}
 
@@ -130,11 +134,14 @@ def alternatives(step: str) -> list[list[str]]:
     return found
 
 
+NO_SETTINGS = ("command", "run_folder", "method", "help", "help_all", "dry_run")
+
+
 def read(method: str, arguments: list[str]) -> dict:
     """What the command line makes of flags, where it does not refuse them."""
     found, rest = build_parser("run", method).parse_known_args(["run", "--method", method, *arguments])
     refuse_rest(rest, method, None)
-    given = {name: value for name, value in vars(found).items() if name not in ("command", "run_folder", "method")}
+    given = {name: value for name, value in vars(found).items() if name not in NO_SETTINGS}
     assert found.run_folder is None, f"a value that the command line takes for a folder: {found.run_folder}"
     return given
 

@@ -212,7 +212,9 @@ def test_help_all_lists_every_setting_in_full(capsys):
     said = "\n".join(shown(capsys, "run", "--method", "edc", "--help-all"))
     for name in setting_fields(sections_of("edc", None)):
         assert f"\n  --{name} " in said
-    assert "full (fp16" in said and "none, full, int8, pruned, packed, virtual" in " ".join(said.split())
+    assert "full (fp16" in " ".join(said.split()) and "none, full, int8, pruned, packed, virtual" in " ".join(
+        said.split()
+    )
     assert "(a few views an image, the largest logits), virtual (no logits:" in " ".join(said.split())
 
 

@@ -18,9 +18,10 @@ from hf_condense.data.source import ImageSource
 from hf_condense.errors import ArtefactError
 from hf_condense.evaluation.run import ImageSet
 from hf_condense.files import fingerprint
-from hf_condense.hub.artefact import CONDENSATION, DATA, content_hash
+from hf_condense.hub import hashes
+from hf_condense.hub.artefact import DATA
 from hf_condense.hub.distilled import DistilledDataset, locate
-from hf_condense.hub.record import read_record
+from hf_condense.hub.record import CONDENSATION, read_record
 from hf_condense.leaderboard.result import SetRef
 from hf_condense.snapshots import fetch_snapshot
 
@@ -113,7 +114,7 @@ class CondensedSet:
 
 def pixels_hash(images: torch.Tensor, labels: torch.Tensor) -> str:
     """64 hex digits over decoded pixels and class numbers in row order."""
-    return content_hash(images, labels).removeprefix("sha256:")
+    return hashes.pixels_hash(images, labels).removeprefix("sha256:")
 
 
 def open_set(

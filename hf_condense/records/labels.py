@@ -54,6 +54,7 @@ class StoreSettings(Record):
     epochs: Epochs
     epochs_per_file: Epochs
     prune: Epochs | None = None
+    accumulation: Positive | None = None
     views_per_image: Positive | None = None
     top_k: Positive | None = None
     tail_temperature: Annotated[float, Field(gt=0, le=1e6)] | None = None

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from hf_condense import files
 from hf_condense.leaderboard.bank import fill_bank
 from hf_condense.leaderboard.keep import BoardSettings, init_board
@@ -53,7 +51,6 @@ def comparable(result: Result) -> Content:
     return replace(result.content, columns=tuple(columns), provenance=provenance)
 
 
-@pytest.mark.slow
 def test_killed_everywhere(tmp_path, digits, monkeypatch):
     made = write_set(tmp_path / "set", digits, 1, ipc=1)
     found = []

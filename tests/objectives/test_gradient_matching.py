@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.plain_matching import plain_distance, plain_gradient
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy, apply_siamese, draw_siamese
 from hf_condense.models.convnet import ConvNet
@@ -218,6 +219,7 @@ def test_peak_memory_is_that_of_one_class():
 
         def __init__(self, classes: int) -> None:
             self.num_classes = classes
+            self.plain_spec = ImageSpec(classes, 8, (0.5,), (0.25,), channels=1)
             self.pixels = torch.randint(0, 256, (classes * 4, 1, 8, 8), dtype=torch.uint8)
 
         def decoded(self):

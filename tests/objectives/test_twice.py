@@ -148,7 +148,7 @@ def test_a_run_is_refused_before_its_first_stage(tmp_path):
 
     with pytest.raises(ConfigError, match="^base_model: .*batch norms remember"):
         CondensationTrainer(
-            "mtt", "digits", "convnet_bn_w32", max_per_class=4, ipc=1, output_dir=str(tmp_path / "run")
+            "mtt", "digits", base_model="convnet_bn_w32", max_per_class=4, ipc=1, output_dir=str(tmp_path / "run")
         )
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
