@@ -32,7 +32,7 @@ leaderboard: install
 	$(BIN)/python recipes/leaderboard.py --output_dir runs/leaderboard
 
 # whole files go to each worker, because their tests share what is slow to make; 0: all in one process
-WORKERS ?= 0
+WORKERS ?= 2
 PARALLEL = -n $(WORKERS) --dist loadfile
 
 test: install

@@ -34,8 +34,8 @@ IMAGENET = {
     "full": LabelSettings(),
     "full, keyed views": LabelSettings(views="keyed"),
     "int8, keyed views": LabelSettings("int8", views="keyed"),
-    "pruned 10x, keyed views": LabelSettings("pruned", prune=10, views="keyed"),
-    "pruned 40x, keyed views": LabelSettings("pruned", prune=40, views="keyed"),
+    "pruned 10x, keyed views": LabelSettings("pruned", keep_every=10, views="keyed"),
+    "pruned 40x, keyed views": LabelSettings("pruned", keep_every=40, views="keyed"),
     "packed s=10 k=10": LabelSettings("packed", views_per_image=10, top_k=10),
     "packed s=30 k=10": LabelSettings("packed", views_per_image=30, top_k=10),
 }

@@ -209,7 +209,7 @@ PACKED = [(s, k, 8) for s in (1, 3, 10, 30) for k in (1, 3, 5)] + [(10, 3, 4), (
 
 def labels(data: str, ipc: int = 10) -> Study:
     stores = {"virtual": {"store": "virtual"}, "full store": {}, "int8": {"store": "int8"}}
-    stores |= {f"pruned {n}x": {"store": "pruned", "prune": n} for n in (10, 40)}
+    stores |= {f"pruned {n}x": {"store": "pruned", "keep_every": n} for n in (10, 40)}
     for s, k, bits in PACKED:
         name = f"packed s={s} k={k}" + (f", {bits} bits" if bits < 8 else "")
         stores[name] = {"store": "packed", "views_per_image": s, "top_k": k, "value_bits": bits}

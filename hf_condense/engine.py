@@ -50,12 +50,6 @@ class Engine:
         plan = method.plan(context.num_classes, context.ipc)
         if self.accelerator.is_main_process:
             remove_leftovers(self.folder / "shards")
-            for checkpoint in (self.folder / "shards" / "checkpoints").glob("*.safetensors"):
-                if (self.folder / "shards" / checkpoint.name).exists():  # killed just after its shard was written
-                    checkpoint.unlink()
-            for checkpoint in (self.folder / "shards" / "checkpoints").glob("*.safetensors"):
-                if (self.folder / "shards" / checkpoint.name).exists():  # killed just after its shard was written
-                    checkpoint.unlink()
         self.accelerator.wait_for_everyone()
         for number, group in enumerate(plan.groups):
             made = all(self._path(shard).exists() for shard in group)

@@ -26,7 +26,9 @@ OF_OTHERS = {
     "help",
     "version",
     "show-toplevel",
-}  # of `hf`, git and argparse
+    "nproc_per_node",
+    "num_processes",
+}  # of `hf`, git, argparse and launchers
 ADVISED = re.compile(r"--[a-z_]+(?: [\w./-]+(?:,[\w./-]+)*)+")  # a flag and the values after it
 
 

@@ -77,6 +77,11 @@ class Condense(Stage[Condensed]):
             used = [describe_network(used.model, [used.role]) for used in run.method.networks(context)]
             write_json(folder / self.networks, used)
 
+    def clear(self, folder: Path) -> None:
+        for checkpoint in (folder / "checkpoints").glob("*.safetensors"):
+            if (folder / checkpoint.name).exists():  # killed just after its shard was written
+                checkpoint.unlink()
+
     def load(self, run: Run, done: Outputs, folder: Path) -> Condensed:
         networks = read_json(folder / self.networks) if (folder / self.networks).exists() else []
         return Condensed(Engine(run.accelerator, run.folder).gather(run.plan.groups), networks)

@@ -113,8 +113,9 @@ class Pipeline(Mapping[type[Stage], Any]):
     def _clear(self) -> None:
         """Deletes what killed runs left unfinished; another run may have its folder in this one."""
         remove_leftovers(self.run.folder, deep=False)
-        for record in self.records.values():
+        for kind, record in self.records.items():
             remove_leftovers(record.folder)
+            self.stages[kind].clear(record.folder)
         remove_unfinished()
 
     def facts(self) -> dict[str, dict[str, Any]]:
@@ -123,14 +124,14 @@ class Pipeline(Mapping[type[Stage], Any]):
 
     def _output(self, kind: type[Stage]) -> Any:
         stage, record, output = self.stages[kind], self.records[kind], None
-        if from_main(self.run.accelerator, record.done):
-            log.info("%s: already done", stage.name)
-        else:
-            with self.owning():
+        with self.owning():
+            if from_main(self.run.accelerator, record.done):
+                log.info("%s: already done", stage.name)
+            else:
                 for other in self.upstream(kind):
                     self[other]  # made, if need be, on all processes and before the time of this stage begins
                 output = self._make(stage, record)
-        return stage.load(self.run, self, record.folder) if output is None else output
+            return stage.load(self.run, self, record.folder) if output is None else output
 
     def _make(self, stage: Stage, record: StageRecord) -> Any:
         """Makes what a stage lacks; measures and records it."""

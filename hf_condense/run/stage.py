@@ -72,6 +72,10 @@ class Stage(ABC, Generic[Out]):
             tick: to be called now and then: writes down the time taken, which a killed process cannot.
         """
 
+    def clear(self, folder: Path) -> None:
+        """Deletes what a killed run has left of parts that are finished; called when a run takes its folder."""
+        return
+
     @abstractmethod
     def load(self, run: Run, done: Outputs, folder: Path) -> Out:
         """Reads what `make` has made. An output of `done` is made or read when it is asked for."""

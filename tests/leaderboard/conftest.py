@@ -85,7 +85,7 @@ def write_set(
         probabilities = torch.nn.functional.one_hot(moved, 10).float() * 0.9 + 0.01
         labelled = {
             "soft_labels": probabilities.half(),
-            "soft_label_kind": {"kind": "probabilities", "temperature": 1.0, "ensemble": None},
+            "soft_label_kind": {"kind": "probabilities", "temperature": 1.0, "ensemble": "logits"},
         }
     artefact = Artefact(
         train.images(rows),

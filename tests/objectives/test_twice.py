@@ -165,7 +165,7 @@ def test_a_synthesis_with_a_vision_transformer(method, settings, tmp_path, monke
     """From the first images to the last, as the engine drives it."""
     monkeypatch.setenv("HF_CONDENSE_CACHE", str(tmp_path / "cache"))
     given = context(1)
-    fresh = SmallTransformers("small_vit", **given.fresh.facts, device=given.device)
+    fresh = SmallTransformers("small_vit", given.fresh.images, device=given.device)
     made = synthesise(method, replace(given, fresh=fresh), tmp_path, **settings)
     moved = (made.pixels if made.pixels is not None else made.images / 255) - made.initial / 255
     assert moved.isfinite().all() and moved.abs().max() > 1e-4
