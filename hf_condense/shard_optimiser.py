@@ -106,9 +106,8 @@ class ShardOptimiser:
         if recipe.clamp_every and (step + 1) % recipe.clamp_every == 0:
             self.pixels.clamp_(self.z.data)
         objective.after(images, step, key)
-        revised = objective.revise(self._unit(), step, key)
-        if revised is not None:
-            self._begin_again(self.pixels.encode(revised))
+        if objective.revises(step):
+            self._begin_again(self.pixels.encode(objective.revise(self._unit(), step, key)))
         return logs
 
     def result(self, with_state: bool) -> dict[str, torch.Tensor]:

@@ -52,13 +52,17 @@ class Objective(ABC):
         """Called after the update, with the images that the step's terms have seen."""
         return
 
-    def revise(self, images: Tensor, step: int, key: Key) -> Tensor | None:
-        """Replacement images of any side; None keeps the current images and their optimiser.
+    def revises(self, step: int) -> bool:
+        """Whether `revise` is called after this step."""
+        return False
+
+    def revise(self, images: Tensor, step: int, key: Key) -> Tensor:
+        """The images from now on, of any side, in place of those that the step has left; the optimiser begins again.
 
         Args:
-            images: after the update of the step.
+            images: as the step's update has left them.
         """
-        return None
+        return images
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state that a resumed shard needs to continue exactly: tensors under flat names."""

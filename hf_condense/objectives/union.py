@@ -65,9 +65,11 @@ class Union(Objective):
     def after(self, images: Tensor, step: int, key: Key) -> None:
         self.objective.after(self._all(images), step, key)
 
-    def revise(self, images: Tensor, step: int, key: Key) -> Tensor | None:
-        revised = self.objective.revise(self._all(images), step, key)
-        return None if revised is None else revised[len(self._images) :]
+    def revises(self, step: int) -> bool:
+        return self.objective.revises(step)
+
+    def revise(self, images: Tensor, step: int, key: Key) -> Tensor:
+        return self.objective.revise(self._all(images), step, key)[len(self._images) :]
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.objective.state_dict()

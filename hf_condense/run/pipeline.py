@@ -35,7 +35,7 @@ class Pipeline(Mapping[type[Stage], Any]):
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.stages = {kind: kind() for kind in STAGES if kind().used(run)}
+        self.stages = {type(stage): stage for stage in (kind() for kind in STAGES) if stage.used(run)}
         self.records: dict[type[Stage], StageRecord] = {}
         for kind in self.stages:
             self.records[kind] = self._record(kind)

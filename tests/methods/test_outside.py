@@ -47,10 +47,12 @@ class BlendedStatistics(FeatureStatistics):
         self.first = images.clone()
         super().start(shard, images, labels, key)
 
-    def revise(self, images, step, key):
+    def revises(self, step):
         block, over = divmod(step + 1, self.own.iterations // self.own.blocks)
-        if over or block == self.own.blocks:
-            return None
+        return not over and block < self.own.blocks
+
+    def revise(self, images, step, key):
+        block = (step + 1) // (self.own.iterations // self.own.blocks)
         side = self.own.small_side if block % 2 else self.side
         mixed = [F.interpolate(x, size=(side, side), mode="bilinear") for x in (self.first, images)]
         return self.own.residual * mixed[0] + (1 - self.own.residual) * mixed[1]
