@@ -120,6 +120,10 @@ class SqueezeSettings:
     squeeze_crop_min: float | None = setting(
         None, "smallest area of the random resized crop (instead of pad-and-crop)"
     )
+    squeeze_parallel: bool | None = setting(
+        None,
+        "train each network on all processes at once; defaults to long trainings of fewer networks than processes",
+    )
     min_top1_over_chance: float = setting(
         1.5, "refuse observers whose top-1 is below this multiple of chance", quick=0.0
     )

@@ -202,6 +202,12 @@ def row_views(policy: ViewPolicy, key: Key, rows: np.ndarray | Tensor, height: i
     return Views(count=len(rows), **{name: torch.cat([d[name] for d in drawn])[index] for name in drawn[0]})
 
 
+def views_of(views: Views, part: slice) -> Views:
+    """The views of some images of a batch that is not mixed, each image with a view of its own."""
+    drawn = {name: tensor[part] for name, tensor in per_image(views).items()}
+    return Views(count=part.stop - part.start, **drawn)
+
+
 def apply_views(images: Tensor, views: Views, policy: ViewPolicy) -> Tensor:
     """Makes the views of a batch. Differentiable in the images.
 
