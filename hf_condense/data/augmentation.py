@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from hf_condense.config import check
-from hf_condense.data.crops import axis_matrix, check_boxes, look_at, random_boxes, resample
+from hf_condense.data.crops import axis_matrices, check_boxes, look_at, random_boxes, resample
 from hf_condense.data.rand_augment import apply_rand_augment, draw_ops
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 
 VIEW_VERSION = 1  # raised when an equal key no longer gives equal views
 ROW_BLOCK = 256  # rows of a dataset whose views are drawn together in `row_views`
@@ -223,18 +225,26 @@ def apply_views(images: Tensor, views: Views, policy: ViewPolicy) -> Tensor:
     Raises:
         ValueError: the views do not fit the images.
     """
-    if views.ops is not None:
-        images = apply_rand_augment(images, views.ops, views.signs, policy.rand_augment[1])
-    axes = view_axes(images, views, policy)
+    return view_maker(images, views, policy)(images)
+
+
+def view_maker(like: Tensor, views: Views, policy: ViewPolicy) -> Callable[[Tensor], Tensor]:
+    """`apply_views` for several batches of the size, type and device of `like`; what they share is made once."""
+    axes = view_axes(like, views, policy)
     n = max((len(rows) for rows in (*axes, views.partner) if rows is not None), default=1)
-    if n not in (1, len(images)):
-        raise ValueError(f"{len(images)} images do not fit {views.count} views")
+    fill = None
     if policy.fill is not None and views.offsets is not None:  # the matrices pad with 0
-        fill = torch.tensor(policy.fill, dtype=images.dtype).to(images.device, non_blocking=True).view(-1, 1, 1)
-        images = resample(images - fill, *axes) + fill
-    else:
-        images = resample(images, *axes)
-    return images if views.partner is None else mix_images(images, views)
+        fill = to_device(torch.tensor(policy.fill, dtype=like.dtype), like.device).view(-1, 1, 1)
+
+    def make(images: Tensor) -> Tensor:
+        if views.ops is not None:
+            images = apply_rand_augment(images, views.ops, views.signs, policy.rand_augment[1])
+        if n not in (1, len(images)):
+            raise ValueError(f"{len(images)} images do not fit {views.count} views")
+        images = resample(images, *axes) if fill is None else resample(images - fill, *axes) + fill
+        return images if views.partner is None else mix_images(images, views)
+
+    return make
 
 
 def view_axes(images: Tensor, views: Views, policy: ViewPolicy) -> list[Tensor | None]:
@@ -253,8 +263,8 @@ def view_axes(images: Tensor, views: Views, policy: ViewPolicy) -> list[Tensor |
             positions = shuffled_positions(views.strips[:, axis], extent)
         if views.offsets is not None:
             positions = positions + policy.pad - views.offsets[:, axis, None]
-        axes.append(axis_matrix(centres, positions, images))
-    return axes
+        axes.append((centres, positions))
+    return axis_matrices(axes, images)
 
 
 def shuffled_positions(strips: Tensor, extent: int) -> Tensor:
@@ -275,7 +285,7 @@ def shuffled_positions(strips: Tensor, extent: int) -> Tensor:
 
 def mix_images(images: Tensor, views: Views) -> Tensor:
     """CutMix or MixUp of a batch with its own permutation."""
-    partner = views.partner.to(images.device, non_blocking=True)
+    partner = to_device(views.partner, images.device)
     if views.mix_box is None:
         return torch.lerp(images[partner], images, views.lam)
     top, left, bottom, right = views.mix_box

@@ -22,6 +22,7 @@ from hf_condense.models.data_parallel import DataParallel, mean_loss
 from hf_condense.models.finite import need_finite_loss
 from hf_condense.models.fit_state import FitState
 from hf_condense.models.schedules import SCHEDULES, multiplier
+from hf_condense.precision import autocast
 from hf_condense.progress import Progress
 
 
@@ -245,7 +246,7 @@ def _run_epoch(model, batches, loss, recipe, epoch, optimizer, average, device, 
             images = batch.images
             if recipe.precision == "bf16":
                 images = images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            with autocast(device, recipe.precision == "bf16"):
                 logits = model(images)
             value = loss(logits.float(), batch)
             (value * (len(batch.labels) / size)).backward()
