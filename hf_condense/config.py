@@ -8,6 +8,7 @@ flags, and `null` for what is derived from the data, which every start derives a
 from __future__ import annotations
 
 import difflib
+from collections.abc import Hashable
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -30,7 +31,7 @@ def check(condition: bool, name: str, value: Any, allowed: str, next_step: str =
 
 
 @cache  # reading a class's types is slow, and there are a hundred protocols
-def choices(cls: type, name: str) -> tuple | None:
+def choices(cls: Hashable, name: str) -> tuple | None:
     """The allowed values of a `Literal` setting (None included when it is optional), or None for a free one."""
     hint = get_type_hints(cls)[name]
     found: tuple = ()
