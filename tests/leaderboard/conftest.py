@@ -80,7 +80,7 @@ def write_set(
         source=replace(splits.info, **(source or {})), models=[], regimes=["hard"],
         training=training_block("small", None, 10, 2),
     )  # fmt: skip
-    stages = {"squeeze": {"seconds": 3.0, "peak_bytes": 10**6}, "condense": {"seconds": 2.5, "peak_bytes": 10**7}}
+    spent = {"squeeze": {"seconds": 3.0, "peak_bytes": 10**6}, "condense": {"seconds": 2.5, "peak_bytes": 10**7}}
     labelled = {}
     if soft:
         probabilities = torch.nn.functional.one_hot(moved, 10).float() * 0.9 + 0.01
@@ -93,7 +93,7 @@ def write_set(
         moved,
         list(train.class_names),
         content,
-        gather_record(stages, torch.device("cpu")),
+        gather_record(spent, torch.device("cpu")),
         stages=torch.arange(ipc).repeat(10) % stages + 1 if stages > 1 else None,
         **labelled,
     )

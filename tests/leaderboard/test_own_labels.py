@@ -24,7 +24,7 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run"
     CondensationTrainer(
         "random", "digits", ipc=2, output_dir=str(folder), base_model="convnet_d1", squeeze_epochs=2, regimes="stored",
-        students="convnet_d1", student_seeds=1, student_epochs=2, min_top1_over_chance=0.0, threads=1, baselines="none",
+        students="convnet_d1", student_seeds=1, student_epochs=2, min_top1_over_chance=0.0, threads=1, baselines="random",
     ).run()  # fmt: skip
     return folder
 
