@@ -89,6 +89,7 @@ def train_student(
     rates: Sequence[float] | None = None,
     soft: Tensor | None = None,
     whitening: Whitening | None = None,
+    keep: Callable[[ImageModel], None] | None = None,
 ) -> StudentResult:
     """Trains one student and scores it once, after its last epoch.
 
@@ -110,6 +111,7 @@ def train_student(
         rates: learning rates learned with the set, one a stage; used where the protocol takes them.
         soft: probabilities [N, K], a row an image.
         whitening: of the dataset, for protocols with `zca`.
+        keep: gets the network that `top1` is of.
 
     Raises:
         ConfigError: the regime's teacher or store is missing, or the protocol has no value for this student or labels
@@ -175,6 +177,8 @@ def train_student(
     online = predicted = predictions(result.model)
     if result.ema_model is not None:
         predicted = predictions(result.ema_model)
+    if keep is not None:
+        keep(result.model if result.ema_model is None else result.ema_model)
     top1 = float((predicted == right).mean())
     ema = None if result.ema_model is None else top1
     looks = [row for row in result.history if "top1" in row]  # in the history, because that survives a restart
