@@ -20,6 +20,7 @@ from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import siamese_pixels
 from hf_condense.data.spaces import pixel_space
+from hf_condense.data.upload import to_device
 from hf_condense.errors import ConfigError
 from hf_condense.evaluation.losses import protocol_loss
 from hf_condense.evaluation.phases import soft_hard_soft
@@ -348,7 +349,7 @@ def student_batches(
                 batch.soft = teacher.logits(batch.images, batch_sizes(len(rows), part))
                 yield from slices(batch, part)
             elif per_image:
-                batch.soft = _image_labels(soft.index_select(0, rows.to(device)), batch)
+                batch.soft = _image_labels(soft.index_select(0, to_device(rows, device)), batch)
                 yield from slices(batch, part)
             else:
                 yield batch
@@ -369,7 +370,9 @@ def _mixed(batch: Batch, views: Views, policy: ViewPolicy, key: Key) -> Batch:
     if views.partner is None:
         return batch
     partner, lam = mixed_targets(views)
-    return replace(batch, images=mix_images(batch.images, views), partner=partner.to(batch.images.device), lam=lam)
+    return replace(
+        batch, images=mix_images(batch.images, views), partner=to_device(partner, batch.images.device), lam=lam
+    )
 
 
 def _seen_twice(batches: Callable[[int], Iterator[Batch]], model: nn.Module) -> Callable[[int], Iterator[Batch]]:
