@@ -49,7 +49,7 @@ class ShardOptimiser:
         self.key, self.checkpoint, self.sum_over = key, checkpoint, sum_over
         self.writes = sum_over is None or sum_over.is_main_process
         self.labels = torch.tensor(shard.labels, device=first.device)
-        self.z = pixels.encode(first).contiguous().requires_grad_(True)
+        self.z = pixels.initial(first).contiguous().requires_grad_(True)
         if sum_over is not None:
             objective.share = (sum_over.process_index, sum_over.num_processes)
         objective.start(shard, first, self.labels, key)
@@ -108,6 +108,9 @@ class ShardOptimiser:
         objective.after(images, step, key)
         if objective.revises(step):
             self._begin_again(self.pixels.encode(objective.revise(self._unit(), step, key)))
+        grown = self.pixels.grown(self.z.detach(), step, self.key)
+        if grown is not None:
+            self._begin_again(grown)
         return logs
 
     def result(self, with_state: bool) -> dict[str, torch.Tensor]:
