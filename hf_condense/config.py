@@ -86,7 +86,9 @@ class DataSettings:
     max_test: int | None = setting(None, "score on at most this many test images (seeded, stratified)", quick=400)
     streaming: bool = setting(False, "read the Hub dataset as a stream")
     skip_corrupt: bool = setting(False, "count and skip images that do not decode, instead of stopping")
-    decode_gb: float = setting(4.0, "keep decoded images in memory up to this size, on disk (memory-mapped) above it")
+    decode_gb: float = setting(
+        4.0, "keep decoded images in memory up to this size; images of larger sets are decoded as they are used"
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)

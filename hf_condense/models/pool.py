@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -277,19 +278,22 @@ def train_on(
     Raises:
         ModelError: it diverges; the message names the network by its `setting`, and the `remedy`.
     """
-    images, labels = train.decoded(), torch.from_numpy(train.labels).to(device)
-    if device.type == "cuda" and images.numel() < 0.3 * torch.cuda.mem_get_info(device)[0]:
-        images = images.to(device)
-    side = images.shape[-1]
+    labels, side = torch.from_numpy(train.labels).to(device), train.stored_size
+    images = None  # all of them on the device, where they fit
+    if device.type == "cuda" and math.prod(train.shape) < 0.3 * torch.cuda.mem_get_info(device)[0]:
+        images = train.decoded().to(device)
 
     def batches(epoch: int) -> Iterator[Batch]:
-        order = torch.from_numpy((key / "order" / epoch).permutation(len(labels)))
-        for step, rows in enumerate(order.split(batch_size)):
-            if step and len(rows) == 1:  # batch norm cannot train on a single image
-                return
+        order = (key / "order" / epoch).permutation(len(labels))
+        parts = [order[a : a + batch_size] for a in range(0, len(order), batch_size)]
+        if len(parts) > 1 and len(parts[-1]) == 1:  # batch norm cannot train on a single image
+            del parts[-1]
+        decoded = train.ahead(parts) if images is None else (images[torch.from_numpy(p).to(device)] for p in parts)
+        for step, (rows, pixels) in enumerate(zip(parts, decoded)):
             views = draw_views(policy, key / "views" / epoch / step, len(rows), side, side)
-            seen = unit_pixels(images[rows.to(images.device)], device)
-            yield Batch(apply_views(seen, views, policy), labels[rows.to(device)])
+            yield Batch(
+                apply_views(unit_pixels(pixels, device), views, policy), labels[torch.from_numpy(rows).to(device)]
+            )
 
     def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         return F.cross_entropy(logits, batch.labels)
