@@ -287,13 +287,18 @@ class EvaluationSettings:
     """How the condensed set is scored."""
 
     protocol: str | None = setting(None, "student recipe; defaults to the method's own", quick="small")
-    students: tuple[str, ...] = setting(("convnet_w32",), "student networks, trained from scratch")
+    students: tuple[str, ...] = setting(
+        ("convnet_w32",), "student networks, trained from scratch; probe:<network> is a linear head on a frozen one"
+    )
     regimes: tuple[str, ...] = setting(("hard", "stored", "online"), "label regimes to score")
     student_seeds: int = setting(3, "student seeds per row", quick=2)
     student_epochs: int | None = setting(
         None, "overrides the protocol's epochs (which is then part of the protocol's name)", quick=10
     )
-    baselines: tuple[str, ...] = setting(("full", "random", "initial"), "rows scored in the same run")
+    baselines: tuple[str, ...] = setting(
+        ("full", "random", "initial"),
+        "rows scored in the same run; for probes also centroids (real images nearest to them) and class_means (no images)",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -301,7 +306,8 @@ class EvaluationSettings:
         epochs = self.student_epochs
         check(epochs is None or epochs >= 1, "student_epochs", epochs, "1 or more")
         check(len(self.students) > 0, "students", self.students, "one or more model names")
-        for name, allowed in (("regimes", ("hard", "stored", "online")), ("baselines", ("full", "random", "initial"))):
+        rows = ("full", "random", "initial", "centroids", "class_means")
+        for name, allowed in (("regimes", ("hard", "stored", "online")), ("baselines", rows)):
             step = f"several are written with commas: --{name} {','.join(allowed[:2])}"
             for value in getattr(self, name):
                 check(value in allowed, name, value, ", ".join(allowed), step)

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from hf_condense.data.pixels import to_uint8, to_unit
+from hf_condense.data.pyramid import PyramidPixels
 from hf_condense.data.spaces import pixel_space
 from hf_condense.files import load_tensors, remove_leftovers, save_tensors
 from hf_condense.methods.base import Context, Method
@@ -166,7 +167,10 @@ class Engine:
         progress: Progress,
     ) -> None:
         recipe, train = method.recipe(shard, context.spec), context.train
-        pixels = pixel_space(recipe.space, train.mean, train.std, context.device, context.whitening)
+        if recipe.space == "pyramid":
+            pixels = PyramidPixels(first.shape[1], first.shape[-1], recipe.grow_every, context.device)
+        else:
+            pixels = pixel_space(recipe.space, train.mean, train.std, context.device, context.whitening)
         checkpoint = self.folder / "shards" / "checkpoints" / f"{shard.id}.safetensors"  # goes with them
         work = ShardOptimiser(
             shard,

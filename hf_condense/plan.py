@@ -79,7 +79,9 @@ class Recipe:
         lr: learning rate, in units of `space`.
         optimizer, betas, momentum: Adam with its betas, or SGD with its momentum.
         schedule: name for `models.schedules.multiplier`.
-        space: what is learned: pixels in units of the dataset's standard deviation, in [0, 1], or whitened (ZCA).
+        space: what is learned: pixels in units of the dataset's standard deviation, in [0, 1], whitened (ZCA), or a
+            pyramid of levels (`data.pyramid`).
+        grow_every: steps from one new level of a pyramid to the next.
         clamp_every: steps after which pixels are put back into [0, 1]; 0 leaves them free, and they are published as
             float images too.
         rates: learning rate of what the objective learns beside pixels, by name. What has none is kept and published,
@@ -92,8 +94,9 @@ class Recipe:
     betas: tuple[float, float] = (0.5, 0.9)
     momentum: float = 0.0
     schedule: str = "cosine"
-    space: Literal["normalised", "unit", "whitened"] = "normalised"
+    space: Literal["normalised", "unit", "whitened", "pyramid"] = "normalised"
     clamp_every: int = 1
+    grow_every: int = 200
     rates: Mapping[str, float] = field(default_factory=dict)
 
 

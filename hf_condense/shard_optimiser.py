@@ -51,7 +51,7 @@ class ShardOptimiser:
         self.writes = sum_over is None or sum_over.is_main_process
         labels = torch.tensor(shard.labels)
         self.labels = to_device(labels, first.device)
-        self.z = pixels.encode(first).contiguous().requires_grad_(True)
+        self.z = pixels.initial(first).contiguous().requires_grad_(True)
         if sum_over is not None:
             objective.share = (sum_over.process_index, sum_over.num_processes)
         objective.start(shard, first, labels, key)
@@ -110,6 +110,9 @@ class ShardOptimiser:
         objective.after(images, step, key)
         if objective.revises(step):
             self._begin_again(self.pixels.encode(objective.revise(self._unit(), step, key)))
+        grown = self.pixels.grown(self.z.detach(), step, self.key)
+        if grown is not None:
+            self._begin_again(grown)
         return logs
 
     def result(self, with_state: bool) -> dict[str, torch.Tensor]:

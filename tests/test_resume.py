@@ -42,6 +42,7 @@ OWN = {
     "edc": {"iterations": 5, "shard_size": 10},
     "gvbsm": {"iterations": 5, "shard_size": 4, "id_chunks": 2},
     "idc": REAL,
+    "lgm": {"iterations": 5, "copies": 2, "chunk": 6, "grow_every": 2, "lr": 0.1, "regimes": "hard"},
     "mtt": TRAJECTORIES,
     "pdd": {
         "base_method": "dm", "stages": 2, "chains": 2, "iterations": 3, "real_batch": 8, "classes_per_shard": 4,

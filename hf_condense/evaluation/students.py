@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -30,7 +30,7 @@ from hf_condense.labels.replay import LabelStore, as_logits
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.labels.views import batch_sizes, part_size, slices, view_batches
 from hf_condense.memory import peak_bytes, reset_peak
-from hf_condense.models.loading import load_untrained
+from hf_condense.models.linear_probe import load_student
 from hf_condense.models.training import Batch, FitRecipe, FitResult, fit, predict
 from hf_condense.progress import Progress
 
@@ -91,11 +91,12 @@ def train_student(
     soft: Tensor | None = None,
     whitening: Whitening | None = None,
     keep: Callable[[ImageModel], None] | None = None,
+    backbones: Mapping[str, ImageModel] | None = None,
 ) -> StudentResult:
     """Trains one student and scores it once, after its last epoch.
 
     Args:
-        name: of the architecture (`models.loading.load_untrained`).
+        name: of the architecture, or `probe:` and a trained network (`models.linear_probe.load_student`).
         images: uint8 (or float unit pixels) [N, C, S, S]; `labels` int64 [N].
         regime: "hard", "stored" (needs `store`, or `soft` where the protocol's labels are per image) or "online" (needs
             `teacher`).
@@ -113,6 +114,7 @@ def train_student(
         soft: probabilities [N, K], a row an image.
         whitening: of the dataset, for protocols with `zca`.
         keep: gets the network that `top1` is of.
+        backbones: trained networks that probes may name, beside those that have published weights.
 
     Raises:
         ConfigError: the regime's teacher or store is missing, or the protocol has no value for this student or labels
@@ -125,19 +127,19 @@ def train_student(
     ipc = max(1, as_if // num_classes)
     protocol, recipe = training_plan(protocol.resolve(name, ipc), as_if, stages, rates, precision)
     mean, std = ([*v] * images.shape[1] if len(v) == 1 else v for v in (mean, std))
-    model = load_untrained(
+    model = load_student(
         "students",
         name,
         ImageSpec(num_classes=num_classes, image_size=size, channels=images.shape[1], mean=mean, std=std),
         key=key / "init",
         whitening=whitening if protocol.zca else None,
+        backbones=backbones,
     ).to(device)
     shown = validation_images(test_images, size, protocol.val_resize)
     right = torch.as_tensor(test_labels).numpy()
 
     def predictions(network: nn.Module) -> np.ndarray:
-        kind = np.uint8 if num_classes <= 256 else np.uint16
-        return predict(network, shown, device, size=size).argmax(1).numpy().astype(kind)
+        return as_classes(predict(network, shown, device, size=size), num_classes)
 
     def score(network: nn.Module) -> float:
         return float((predictions(network) == right).mean())
@@ -188,6 +190,11 @@ def train_student(
     return StudentResult(
         top1, float((online == right).mean()), ema, best_top1, result.steps, seconds, peak_bytes(device), predicted
     )
+
+
+def as_classes(logits: Tensor, num_classes: int) -> np.ndarray:
+    """The predictions of logits [N, K] as they are kept: uint8, or uint16 above 256 classes."""
+    return logits.argmax(1).cpu().numpy().astype(np.uint8 if num_classes <= 256 else np.uint16)
 
 
 def training_plan(

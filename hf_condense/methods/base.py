@@ -189,6 +189,16 @@ class Method(ABC):
         return None
 
     @property
+    def probed(self) -> bool:
+        """Whether the images are for a linear probe on a frozen network, with hard labels, and for no other student."""
+        return False
+
+    @property
+    def backbone(self) -> str | None:
+        """The network of that probe by name; None where it is the first of the pool."""
+        return None
+
+    @property
     def labels_by(self) -> str | None:
         """Describes the source of the objective's soft labels; the regime "stored" then means these labels.
 

@@ -301,6 +301,22 @@ METHODS: dict[str, MethodInfo] = {
             "steps that are matched.",
         ),
         MethodInfo(
+            name="lgm",
+            title="LGM (linear gradient matching)",
+            where="hf_condense.methods.lgm:LGM",
+            paper="https://arxiv.org/abs/2511.16674",
+            citation="@inproceedings{cazenavette2025lgm,\n"
+            "  title = {Dataset Distillation for Pre-Trained Self-Supervised Vision Models},\n"
+            "  author = {Cazenavette, George and Torralba, Antonio and Sitzmann, Vincent},\n"
+            "  booktitle = {Advances in Neural Information Processing Systems},\n"
+            "  year = {2025}\n}",
+            pool=True,
+            real_pixels=False,
+            summary="Images are optimised until the gradient of a new linear head on the features of a frozen network has the "
+            "direction of the gradient of real images. They are made for linear probes, on that network first of all, and not "
+            "for networks that are trained from scratch.",
+        ),
+        MethodInfo(
             name="pdd",
             title="PDD (Progressive Dataset Distillation)",
             where="hf_condense.methods.pdd.method:PDD",

@@ -105,7 +105,8 @@ def used_models(run: Run, done: Outputs) -> list[dict[str, Any]]:
     if not run.needs_pool:
         return found
     networks = done[Squeeze]
-    roles = {"observer": networks.observers.names, "teacher": networks.teachers.names}
+    observers = networks.observers.names
+    roles = {"observer": observers, "teacher": networks.teachers.names, "probe": observers[: run.method.probed]}
     pool = [describe_model(m, [role for role, names in roles.items() if m.name in names]) for m in networks.pool]
     return pool + found
 

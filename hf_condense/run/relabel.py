@@ -120,7 +120,7 @@ class Relabel(Stage[Labels]):
 
 def scored_sets(run: Run) -> int:
     """Rows of the score table that get soft labels."""
-    return 1 + sum(name in run.config.evaluation.baselines for name in ("random", "initial"))
+    return 1 + sum(name in run.config.evaluation.baselines for name in ("random", "initial", "centroids"))
 
 
 def condensed_set(run: Run, done: Outputs) -> ImageSet:
