@@ -49,10 +49,10 @@ class ShardOptimiser:
         self.key, self.checkpoint, self.sum_over = key, checkpoint, sum_over
         self.writes = sum_over is None or sum_over.is_main_process
         self.labels = torch.tensor(shard.labels, device=first.device)
-        self.z = pixels.initial(first).contiguous().requires_grad_(True)
         if sum_over is not None:
             objective.share = (sum_over.process_index, sum_over.num_processes)
         objective.start(shard, first, self.labels, key)
+        self.z = pixels.initial(objective.begin(first)).contiguous().requires_grad_(True)
         self.optimiser = make_optimiser(self.z, objective.learnables(), recipe)
         self.done = self._resume()
         if sum_over is not None:

@@ -40,6 +40,10 @@ class Objective(ABC):
     def start(self, shard: Shard, images: Tensor, labels: Tensor, key: Key) -> None:
         """Called before the first step of a shard (or before `load_state_dict`, when it is resumed)."""
 
+    def begin(self, images: Tensor) -> Tensor:
+        """What optimisation begins with, of any side, after `start` has seen the first images."""
+        return images
+
     @abstractmethod
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """The parts of the loss, one at a time."""
