@@ -32,10 +32,12 @@ TRAJECTORIES = {
 }  # fmt: skip
 RESIDUAL = {"iterations": 6, "blocks": 3, "small_side": 0.8, "shard_size": 4, "rded_candidates": 6}
 OWN = {
+    "bps": {"neighbours": 4},
+    "ca2d": {"rded_factor": 1, "dynamics_epochs": 4, "cad_window": 2, "cad_band": 1},
     "cda": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32"},
     "coreset": {"selection": "forgetting", "dynamics_epochs": 3},
     "cvdd": {
-        "iterations": 5, "shard_size": 4, "rded_candidates": 6, "priors": "70,60,65", "voters": 2,
+        "iterations": 5, "shard_size": 4, "rded_candidates": 6, "priors": (70.0, 60.0, 65.0), "voters": 2,
         "base_model": "convnet_bn_w32,convnet_d1,convnet_d2",
     },
     "dc": {"iterations": 2, "outer_loop": 3, "inner_loop": 2, "real_batch": 8, "regimes": "hard"},

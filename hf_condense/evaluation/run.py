@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,6 +121,7 @@ def score(
     accelerator=None,
     whitening: Whitening | None = None,
     backbones: Mapping[str, ImageModel] | None = None,
+    keep: Callable[[ImageModel], None] | None = None,
     **student_settings: Any,
 ) -> ScoreTable:
     """Trains and scores every student of the grid that is not already in `scores_folder`, and writes the table there.
@@ -143,6 +144,7 @@ def score(
         accelerator: an `accelerate.Accelerator`; its processes share the cells, and all of them get the table.
         whitening: of the dataset, for protocols with `zca`.
         backbones: trained networks that students may name as `probe:<name>`.
+        keep: gets each network that is trained now, as it was scored.
         student_settings: of `train_student`: image_size, mean, std, flip, precision.
 
     Raises:
@@ -182,6 +184,7 @@ def score(
         whitening,
         probes,
         backbones or {},
+        keep,
     )
     grid.make_stores(cells, label_settings or LabelSettings())
     grid.train(cells)
@@ -239,6 +242,7 @@ class _Grid:
     whitening: Whitening | None = None
     probes: dict[str, str] = field(default_factory=dict)  # students by their short names
     backbones: Mapping[str, ImageModel] = field(default_factory=dict)
+    keep: Callable[[ImageModel], None] | None = None
 
     def __post_init__(self) -> None:
         self.processes = Processes(self.accelerator)
@@ -379,6 +383,7 @@ class _Grid:
                 teacher=self.teacher,
                 soft=found.soft,
                 train_as_if_images=found.train_as_if_images,
+                keep=self.keep,
             )
         else:
             result = train_student(
@@ -403,6 +408,7 @@ class _Grid:
                 soft=found.soft,
                 whitening=self.whitening,
                 backbones=self.backbones,
+                keep=self.keep,
                 **self.settings,
             )
         return result, found.bytes

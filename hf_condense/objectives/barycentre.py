@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.models.embedding import entering
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.matching import root
@@ -38,7 +39,7 @@ class BarycentreStatistics(FeatureStatistics):
         super().start(shard, images, labels, key)
         if self.points is None:
             return
-        aims = self.points[list(shard.rows)].to(images)
+        aims = to_device(self.points[list(shard.rows)].to(images.dtype), images.device)
         self.aims = aims if self._order is None else aims[self._order]
 
     def logits(self, model: nn.Module, shown: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from hf_condense.methods import method_class
 from hf_condense.methods.base import Method
 from hf_condense.models.linear_probe import PREFIX
 from hf_condense.plan import Plan, SetSpec
-from hf_condense.precision import resolve_precision
+from hf_condense.precision import resolve_precision, settle_arithmetic
 from hf_condense.run.base import Run
 from hf_condense.run.launch import agreed, check_equal, from_main, join
 from hf_condense.run.preflight import check_known, check_networks, check_trackers, scorable
@@ -86,6 +86,7 @@ def _settled(method: str | Method | None, dataset: Any, flags: Mapping[str, Any]
     accelerator = Accelerator(log_with=list(config.run.trackers) or None, project_dir=str(folder / "logs"))
     config = pin(config, folder, accelerator.device, threads)
     torch.set_num_threads(config.run.threads)
+    settle_arithmetic(accelerator.device)
     keep_freed_memory()
     made: Method = method_class(config.run.method)(config.method)
     config = probing(config, made)

@@ -17,16 +17,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from hf_condense.cli import main
 from hf_condense.errors import ArtefactError, ConfigError, HubError
 from hf_condense.leaderboard.drawing import axis_limit, bar, pareto_points
+from hf_condense.leaderboard.entries import read_file, write_file
 from hf_condense.leaderboard.figures import factor, points, size_range
+from hf_condense.leaderboard.judging import Judged
 from hf_condense.leaderboard.pictures import MAX_BYTES, encode_again
 from hf_condense.leaderboard.place import Place, open_place
-from hf_condense.leaderboard.result import FORMAT, Result, Withdrawal, read_file, write_file
-from hf_condense.leaderboard.rows import Judged
+from hf_condense.leaderboard.result import FORMAT, Result
 from hf_condense.leaderboard.serve import serve, serving
 from hf_condense.leaderboard.site import build, build_site
 from hf_condense.leaderboard.space import push_space
+from hf_condense.leaderboard.statements import Withdrawal
 from hf_condense.leaderboard.statistics import ABOVE
 from tests.leaderboard.hostile import SCRIPTS, hostile
 from tests.leaderboard.synthetic import Maker, make_board, write_small_board
@@ -350,10 +353,15 @@ def test_a_repository_is_built_at_its_commit(hub, small, tmp_path):
         small[1].collected.submissions
     )
     assert {s.level for s in site.collected.standings.values()} >= {"checked", "by the board"}
+    space = hub.fresh("space")
+    assert main(["leaderboard", "push", str(site.folder), space, "--leaderboard", name]) == 0
+    viewed = hub.api().hf_hub_download(name, "table/board.parquet", repo_type="dataset")
+    assert Path(viewed).read_bytes() == (site.folder / "board.parquet").read_bytes()
+    assert open_place(name).commit != place.commit
+    assert main(["leaderboard", "push", str(site.folder), space, "--leaderboard", str(small[0])]) == 2
 
 
 def test_a_board_that_was_scored_is_built_by_the_command(board, work, make_set, tmp_path, capsys):
-    from hf_condense.cli import main
     from hf_condense.leaderboard.submit import submit
 
     done = submit([str(make_set(1))], board, work=work, by="ada")
