@@ -22,11 +22,13 @@ class CVDDSettings(SRe2LPlusSettings):
         "how good each observer is, in %, in the order of the pool (the paper: students on its images); defaults to equal",
     )
     prior_temperature: float = setting(5.0, "temperature of the weights that follow from --priors")
+    label_temperature: float = setting(10.0, "the same, of the weights of all networks in the labels")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.voters >= 1, "voters", self.voters, "1 or more")
-        check(self.prior_temperature > 0, "prior_temperature", self.prior_temperature, "above 0")
+        for name in ("prior_temperature", "label_temperature"):
+            check(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         known = self.priors is None or (len(self.priors) > 0 and all(0 <= prior <= 100 for prior in self.priors))
         check(known, "priors", self.priors, "numbers from 0 to 100, one for each observer")
 
@@ -35,7 +37,7 @@ class CVDD(SRe2LPlus):
     """Committees change from shard to shard, so that each observer votes as often as any other.
 
     Shard k of a group of classes has the k-th combination of observers; a set of one image a class has those of the
-    largest priors. Students see the plain mean of all labels here, where the paper weights it by the priors too.
+    largest priors. All observers label, weighted by their priors.
     """
 
     name = "cvdd"
@@ -55,6 +57,15 @@ class CVDD(SRe2LPlus):
             context.precision,
             committee=lambda shard: self.committee(shard, context),
         )
+
+    def label_weights(self, teachers: int) -> list[float] | None:
+        if self.settings.priors is None:
+            return None
+        known, count = self.settings.priors, len(self.settings.priors)
+        check(
+            teachers == count, "teachers", teachers, f"{count} networks, as many as --priors", "leave --teachers out"
+        )
+        return prior_weights(known, self.settings.label_temperature)
 
     def committee(self, shard: Shard, context: Context) -> tuple[list[int], list[float]]:
         """Numbers of the observers of a shard, and their weights."""

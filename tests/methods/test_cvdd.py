@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_condense import create_method
+from hf_condense import CondensationTrainer, DistilledDataset, create_method, load_teacher
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
 from hf_condense.objectives.committee import prior_weights, voters_of
@@ -113,3 +113,19 @@ def test_what_cannot_be_is_refused(given):
     for wrong, message in (({"voters": 3}, "voters: 3.*at most 2"), ({"priors": (50.0,)}, "priors.*2 numbers")):
         with pytest.raises(ConfigError, match=message):
             create_method("cvdd", **{**FEW, **wrong}).objective(given)
+
+
+def test_labels_are_weighted_by_the_priors_and_the_record_says_how(tmp_path):
+    run = CondensationTrainer(
+        "cvdd", "digits", output_dir=str(tmp_path), ipc=1, max_per_class=12, max_test=20, classes="0,1,2", priors=(40.0, 60.0),
+        base_model="convnet_d1,convnet_d2", squeeze_epochs=1, min_top1_over_chance=0.0, threads=1, precision="fp32", iterations=2,
+        regimes="online", protocol="small", student_epochs=1, student_seeds=1, students="convnet_d1", baselines="random",
+        rded_candidates=6,
+    )  # fmt: skip
+    data = DistilledDataset.load(run.run())
+    weights = prior_weights((40, 60), 10)
+    assert data.content["soft_label"]["weights"] == pytest.approx(weights)
+    one, two = (member.model(data.images / 255) for member in run.pool())
+    wanted = (weights[0] * one + weights[1] * two).softmax(1)
+    torch.testing.assert_close(data.soft_labels.float(), wanted, rtol=0, atol=1e-3)
+    assert load_teacher(data).weights == pytest.approx(weights)
