@@ -236,9 +236,22 @@ def labels(data: str, ipc: int = 10) -> Study:
     return Study(data, rows, LABELS[data], ipc, students=(student,), regimes=("stored", "online"))
 
 
+def probes(ipc: int = 1) -> Study:
+    """LGM and what stands beside it: `--set backbone=NAME --students probe:NAME probe:OTHER`."""
+    settings = {
+        "iterations": 120, "lr": 0.05, "head_scale": 0.0, "real": "means", "real_passes": 0, "copies": 2, "crop_min": 0.5,
+        "noise": 0.0, "grow_every": 15,
+    }  # fmt: skip
+    rows = {
+        **RANDOM, "LGM": Row("lgm", settings), "class means": Row("class_means", sets=1), "full": Row("full", sets=1),
+        "centroids": Row("coreset", {"selection": "backbone_centres"}, sets=1),
+    }  # fmt: skip
+    return Study("cifar10", rows, {"max_per_class": 300, "max_test": 1000}, ipc, "probe-fast", sets=5)
+
+
 STUDIES = {
     "bps": bps, "edc-select": edc_select, "edc-ladder": edc_ladder, "edc-final": edc_final, "equal": equal, "coresets": coresets,
-    "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits,
+    "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits, "probes": probes,
     **{method: partial(matching, method) for method in ("dm", "dc", "dsa", "idc", "dream")},
     **{f"labels-{data.split('_')[0]}": partial(labels, data) for data in LABELS},
     **{f"pdd-{data.split('_')[0]}-{base}": partial(pdd, data, base) for data in PDD for base in ("mtt", "dm", "edc")},

@@ -11,14 +11,12 @@ import torch
 from accelerate import Accelerator
 
 from hf_condense.data.pixels import to_uint8, to_unit
-from hf_condense.data.pyramid import PyramidPixels
-from hf_condense.data.spaces import pixel_space
 from hf_condense.files import load_tensors, remove_leftovers, save_tensors
 from hf_condense.methods.base import Context, Method
 from hf_condense.objectives.base import Objective
 from hf_condense.plan import Plan, Shard, Synthetic
 from hf_condense.progress import Progress
-from hf_condense.shard_optimiser import ShardOptimiser, learnables, objective_state
+from hf_condense.shard_optimiser import ShardOptimiser, learnables, objective_state, space_of
 
 
 class Engine:
@@ -167,10 +165,7 @@ class Engine:
         progress: Progress,
     ) -> None:
         recipe, train = method.recipe(shard, context.spec), context.train
-        if recipe.space == "pyramid":
-            pixels = PyramidPixels(first.shape[1], first.shape[-1], recipe.grow_every, context.device)
-        else:
-            pixels = pixel_space(recipe.space, train.mean, train.std, context.device, context.whitening)
+        pixels = space_of(recipe, first, train.mean, train.std, context.whitening)
         checkpoint = self.folder / "shards" / "checkpoints" / f"{shard.id}.safetensors"  # goes with them
         work = ShardOptimiser(
             shard,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
 from hf_condense.data.pixels import to_uint8
+from hf_condense.data.pyramid import PyramidPixels
 from hf_condense.data.randomness import Key
-from hf_condense.data.spaces import PixelSpace
+from hf_condense.data.spaces import PixelSpace, pixel_space
 from hf_condense.data.upload import to_device
+from hf_condense.data.whitening import Whitening
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.files import load_tensors, save_tensors
 from hf_condense.models.schedules import multiplier
@@ -51,10 +53,10 @@ class ShardOptimiser:
         self.writes = sum_over is None or sum_over.is_main_process
         labels = torch.tensor(shard.labels)
         self.labels = to_device(labels, first.device)
-        self.z = pixels.initial(first).contiguous().requires_grad_(True)
         if sum_over is not None:
             objective.share = (sum_over.process_index, sum_over.num_processes)
         objective.start(shard, first, labels, key)
+        self.z = pixels.initial(objective.begin(first)).contiguous().requires_grad_(True)
         self.optimiser = make_optimiser(self.z, objective.learnables(), recipe)
         self.done = self._resume()
         if sum_over is not None:
@@ -179,6 +181,19 @@ class ShardOptimiser:
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
         log.info("resumed %s at step %d", self.checkpoint.stem, metadata["step"])
         return metadata["step"]
+
+
+def space_of(
+    recipe: Recipe,
+    first: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    whitening: Whitening | None = None,
+) -> PixelSpace:
+    """The space of a recipe, for images like `first` [n, C, S, S], on their device; other arguments as of `pixel_space`."""
+    if recipe.space == "pyramid":
+        return PyramidPixels(first.shape[1], first.shape[-1], recipe.grow_every, first.device)
+    return pixel_space(recipe.space, mean, std, first.device, whitening)
 
 
 def make_optimiser(z: torch.Tensor, learnables: dict[str, torch.Tensor], recipe: Recipe) -> torch.optim.Optimizer:

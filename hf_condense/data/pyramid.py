@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hf_condense.data.randomness import Key
 from hf_condense.data.spaces import PixelSpace
+from hf_condense.data.upload import to_device
 
 # rows are red, green, blue; columns are the axes along which colours of natural images vary most, the largest one first
 COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.0, -0.05), (0.27, -0.09, 0.03))
@@ -34,7 +35,8 @@ class PyramidPixels(PixelSpace):
         self.sides = [2**level for level in range(math.ceil(math.log2(side)))] + [side]
         matrix = torch.tensor(COLOURS, dtype=torch.float64)
         matrix = matrix / matrix.norm(dim=0).max() if channels == 3 else torch.eye(channels, dtype=torch.float64)
-        self.colours = matrix.to(device)
+        self.colours, self.without_colours = (to_device(m, device) for m in (matrix, torch.linalg.inv(matrix)))
+        self.axes = {small: to_device(axis(small, side), device) for small in self.sides}
 
     def initial(self, first: Tensor) -> Tensor:
         """The level of side 1, which gives each picture the mean colour of its first image."""
@@ -46,14 +48,16 @@ class PyramidPixels(PixelSpace):
         return torch.cat([last.new_zeros(*last.shape[:2], sum(s * s for s in self.sides[:-1])), last], 2)
 
     def decode(self, z: Tensor) -> Tensor:
-        field = sum(enlarge(level, self.side) for level in self.levels(z))
+        field = sum(self.enlarge(level) for level in self.levels(z))
         return torch.sigmoid(2 * torch.einsum("rc,ncij->nrij", self.colours.to(z.dtype), field))
 
     def vjp(self, z: Tensor, gradient: Tensor) -> Tensor:
         picture = self.decode(z)
         inner = 2 * gradient * picture * (1 - picture)
         inner = torch.einsum("rc,nrij->ncij", self.colours.to(z.dtype), inner)
-        return torch.cat([enlarge_adjoint(inner, level.shape[-1]).flatten(2) for level in self.levels(z)], 2)
+        axes = [self.axes[level.shape[-1]].to(z.dtype) for level in self.levels(z)]
+        # by products, which are deterministic on a GPU too
+        return torch.cat([(axis.mT @ inner @ axis).flatten(2) for axis in axes], 2)
 
     def clamp_(self, z: Tensor) -> None:
         """Every z decodes into [0, 1]."""
@@ -65,7 +69,7 @@ class PyramidPixels(PixelSpace):
             return None
         side = self.sides[count]
         noise = (key / "level" / count).numpy().standard_normal((*z.shape[:2], side * side))
-        return torch.cat([z * count, torch.from_numpy(noise).to(z)], 2) / (count + 1)
+        return torch.cat([z * count, to_device(torch.from_numpy(noise).to(z.dtype), z.device)], 2) / (count + 1)
 
     def levels(self, z: Tensor) -> list[Tensor]:
         """The levels [n, C, s, s] of z [n, C, m]."""
@@ -76,25 +80,18 @@ class PyramidPixels(PixelSpace):
         sides = [self.sides[i] for i in range(len(sizes))]
         return [part.unflatten(2, (s, s)) for part, s in zip(z.split(sizes, 2), sides)]
 
+    def enlarge(self, level: Tensor) -> Tensor:
+        """[n, C, s, s] -> [n, C, side, side]."""
+        matrix = self.axes[level.shape[-1]].to(level.dtype)
+        return matrix @ level @ matrix.mT
+
     def _before_colours(self, unit: Tensor) -> Tensor:
         half = torch.logit(unit.clamp(1e-4, 1 - 1e-4)) / 2
-        return torch.einsum("cr,nrij->ncij", torch.linalg.inv(self.colours).to(unit.dtype), half)
-
-
-def enlarge(level: Tensor, side: int) -> Tensor:
-    """Bilinear enlargement [n, C, s, s] -> [n, C, side, side]."""
-    axis = _axis(level.shape[-1], side).to(level)
-    return axis @ level @ axis.mT
-
-
-def enlarge_adjoint(gradient: Tensor, small: int) -> Tensor:
-    """The transpose of `enlarge`: [n, C, S, S] -> [n, C, small, small]. By products, which are deterministic on a GPU too."""
-    axis = _axis(small, gradient.shape[-1]).to(gradient)
-    return axis.mT @ gradient @ axis
+        return torch.einsum("cr,nrij->ncij", self.without_colours.to(unit.dtype), half)
 
 
 @cache
-def _axis(small: int, side: int) -> Tensor:
-    """The matrix [side, small] of a bilinear enlargement along one axis."""
+def axis(small: int, side: int) -> Tensor:
+    """The matrix float64 [side, small] of a bilinear enlargement along one axis."""
     eye = torch.eye(small, dtype=torch.float64)[:, None, :]
     return F.interpolate(eye, size=side, mode="linear", align_corners=False)[:, 0].mT.contiguous()

@@ -115,6 +115,7 @@ class Probed:
         teacher: Ensemble | None = None,
         soft: Tensor | None = None,
         train_as_if_images: int | None = None,
+        keep: Callable[[ImageModel], None] | None = None,
     ) -> StudentResult:
         """Trains and scores a head on the features of a set, step for step as `train_student` trains it.
 
@@ -134,10 +135,16 @@ class Probed:
                 yield Batch(known[rows], labels[rows], soft=None if targets is None else targets[rows])
 
         reset_peak(self.device)
-        head = FeatureHead(new_head(self.backbone, key / "init")).to(self.device)
+        model = new_head(self.backbone, key / "init")
+        head = FeatureHead(model).to(self.device)
         plain = replace(recipe, accumulation=1, precision="fp32")
         result = fit(head, batches, protocol_loss(protocol, regime), plain, device=self.device, key=key / "fit")
-        return self._result(result.ema_model or result.model, result)
+        scored = result.ema_model or result.model
+        found = self._result(scored, result)
+        if keep is not None:
+            head.load_state_dict(scored.state_dict())  # the model's own layer
+            keep(model)
+        return found
 
     def class_means(self, images: Tensor, labels: Tensor) -> tuple[StudentResult, int]:
         """Scores the nearest class mean, for which nothing is trained; and gives the bytes of those means."""

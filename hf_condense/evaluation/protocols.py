@@ -50,8 +50,9 @@ PROBE_FAST = replace(
 
 def _protocols() -> dict[str, Protocol]:
     from hf_condense.evaluation.published import PUBLISHED
+    from hf_condense.evaluation.residual import RESIDUAL
 
-    return {p.name: p for p in (SMALL, PROBE, PROBE_FAST, *PUBLISHED)}
+    return {p.name: p for p in (SMALL, PROBE, PROBE_FAST, *PUBLISHED, *RESIDUAL)}
 
 
 def list_protocols() -> list[str]:

@@ -120,8 +120,8 @@ def score(
     test_digest: str | None = None,
     accelerator=None,
     whitening: Whitening | None = None,
-    keep: Callable[[ImageModel], None] | None = None,
     backbones: Mapping[str, ImageModel] | None = None,
+    keep: Callable[[ImageModel], None] | None = None,
     **student_settings: Any,
 ) -> ScoreTable:
     """Trains and scores every student of the grid that is not already in `scores_folder`, and writes the table there.
@@ -143,8 +143,8 @@ def score(
         test_digest: stands for the test images in fingerprints, as `ImageSet.digest`.
         accelerator: an `accelerate.Accelerator`; its processes share the cells, and all of them get the table.
         whitening: of the dataset, for protocols with `zca`.
-        keep: gets each network that is trained now, as it was scored.
         backbones: trained networks that students may name as `probe:<name>`.
+        keep: gets each network that is trained now, as it was scored.
         student_settings: of `train_student`: image_size, mean, std, flip, precision.
 
     Raises:
@@ -182,9 +182,9 @@ def score(
         accelerator,
         student_settings,
         whitening,
-        keep,
         probes,
         backbones or {},
+        keep,
     )
     grid.make_stores(cells, label_settings or LabelSettings())
     grid.train(cells)
@@ -240,9 +240,9 @@ class _Grid:
     accelerator: Any
     settings: dict[str, Any]
     whitening: Whitening | None = None
-    keep: Callable[[ImageModel], None] | None = None
     probes: dict[str, str] = field(default_factory=dict)  # students by their short names
     backbones: Mapping[str, ImageModel] = field(default_factory=dict)
+    keep: Callable[[ImageModel], None] | None = None
 
     def __post_init__(self) -> None:
         self.processes = Processes(self.accelerator)
@@ -383,6 +383,7 @@ class _Grid:
                 teacher=self.teacher,
                 soft=found.soft,
                 train_as_if_images=found.train_as_if_images,
+                keep=self.keep,
             )
         else:
             result = train_student(
@@ -406,8 +407,8 @@ class _Grid:
                 rates=found.rates,
                 soft=found.soft,
                 whitening=self.whitening,
-                keep=self.keep,
                 backbones=self.backbones,
+                keep=self.keep,
                 **self.settings,
             )
         return result, found.bytes

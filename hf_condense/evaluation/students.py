@@ -90,8 +90,8 @@ def train_student(
     rates: Sequence[float] | None = None,
     soft: Tensor | None = None,
     whitening: Whitening | None = None,
-    keep: Callable[[ImageModel], None] | None = None,
     backbones: Mapping[str, ImageModel] | None = None,
+    keep: Callable[[ImageModel], None] | None = None,
 ) -> StudentResult:
     """Trains one student and scores it once, after its last epoch.
 
@@ -113,8 +113,8 @@ def train_student(
         rates: learning rates learned with the set, one a stage; used where the protocol takes them.
         soft: probabilities [N, K], a row an image.
         whitening: of the dataset, for protocols with `zca`.
-        keep: gets the network that `top1` is of.
         backbones: trained networks that probes may name, beside those that have published weights.
+        keep: gets the network that `top1` is of.
 
     Raises:
         ConfigError: the regime's teacher or store is missing, or the protocol has no value for this student or labels

@@ -206,6 +206,14 @@ class Method(ABC):
         """
         return None
 
+    def label_weights(self, teachers: int) -> list[float] | None:
+        """The share of each teacher in the mean that labels the images, in the order of the pool; None for equal ones.
+
+        Raises:
+            ConfigError: the settings do not fit this number of teachers.
+        """
+        return None
+
     def protocol(self, dataset: str) -> str:
         """Name of the student protocol that fits this method on `dataset`."""
         return "small"

@@ -14,6 +14,7 @@ from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.pyramid import PyramidPixels
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.methods.base import Context, Method, UsedNetwork
 from hf_condense.methods.registry import MethodInfo
 from hf_condense.models.embedding import embed
@@ -166,4 +167,4 @@ class LGM(Method):
             part = rows[begin : begin + s.chunk]
             images = unit_pixels(train.images(part), context.device, context.image_size)
             found.append(embed(network, views(images, key / begin)))
-        return torch.cat(found), torch.from_numpy(train.labels[rows]).to(context.device)
+        return torch.cat(found), to_device(torch.from_numpy(train.labels[rows]), context.device)

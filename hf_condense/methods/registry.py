@@ -150,6 +150,67 @@ METHODS: dict[str, MethodInfo] = {
             "statistics of the very batch they label.",
         ),
         MethodInfo(
+            name="fadrm",
+            title="FADRM (data residual matching)",
+            where="hf_condense.methods.fadrm:FADRM",
+            paper="https://arxiv.org/abs/2506.24125",
+            citation="@inproceedings{cui2025fadrm,\n"
+            "  title = {FADRM: Fast and Accurate Data Residual Matching for Dataset Distillation},\n"
+            "  author = {Cui, Jiacheng and Bi, Xinyue and Luo, Yaxin and Zhao, Xiaohan and Liu, Jiacheng and Shen, Zhiqiang},\n"
+            "  booktitle = {Advances in Neural Information Processing Systems},\n"
+            "  year = {2025}\n}",
+            pool=True,
+            real_pixels=True,
+            summary="SRe2L++ in blocks of steps. Where a block begins, the images are blended with the real crops that they "
+            "began as: at the published share 87.5 % of a crop stays in its image.",
+        ),
+        MethodInfo(
+            name="fadrmplus",
+            title="FADRM+ (data residual matching, several networks)",
+            where="hf_condense.methods.fadrm:FADRMPlus",
+            paper="https://arxiv.org/abs/2506.24125",
+            citation="@inproceedings{cui2025fadrm,\n"
+            "  title = {FADRM: Fast and Accurate Data Residual Matching for Dataset Distillation},\n"
+            "  author = {Cui, Jiacheng and Bi, Xinyue and Luo, Yaxin and Zhao, Xiaohan and Liu, Jiacheng and Shen, Zhiqiang},\n"
+            "  booktitle = {Advances in Neural Information Processing Systems},\n"
+            "  year = {2025}\n}",
+            pool=True,
+            real_pixels=True,
+            summary="FADRM with several networks that take turns, one a step, and label the images together. Its images too keep "
+            "most of the real crops that they began as.",
+        ),
+        MethodInfo(
+            name="cvdd",
+            title="CV-DD (committee voting)",
+            where="hf_condense.methods.cvdd:CVDD",
+            paper="https://arxiv.org/abs/2501.07575",
+            citation="@article{cui2025cvdd,\n"
+            "  title = {Dataset Distillation via Committee Voting},\n"
+            "  author = {Cui, Jiacheng and Li, Zhaoyi and Ma, Xiaochen and Bi, Xinyue and Luo, Yaxin and Shen, Zhiqiang},\n"
+            "  journal = {arXiv:2501.07575},\n"
+            "  year = {2025}\n}",
+            pool=True,
+            real_pixels=False,
+            summary="SRe2L++ in which each batch of images is optimised against several networks at once, another committee of them "
+            "for each batch, weighted by how well students do on data made with each network alone.",
+        ),
+        MethodInfo(
+            name="wmdd",
+            title="WMDD (distillation via the Wasserstein metric)",
+            where="hf_condense.methods.wmdd:WMDD",
+            paper="https://arxiv.org/abs/2311.18531",
+            citation="@inproceedings{liu2025wmdd,\n"
+            "  title = {Dataset Distillation via the Wasserstein Metric},\n"
+            "  author = {Liu, Haoyang and Li, Yijiang and Xing, Tiancheng and Wang, Peiran and Dalal, Vibhu and Li, Luwei and "
+            "He, Jingrui and Wang, Haohan},\n"
+            "  booktitle = {International Conference on Computer Vision},\n"
+            "  year = {2025}\n}",
+            pool=True,
+            real_pixels=False,
+            summary="In the features of a frozen network, the real images of a class are stood for by as many points of equal mass as "
+            "it gets images. Each image is optimised towards its point, and statistics are matched class by class.",
+        ),
+        MethodInfo(
             name="gvbsm",
             title="G-VBSM (various backbones, statistics of convolutions too)",
             where="hf_condense.methods.gvbsm:GVBSM",

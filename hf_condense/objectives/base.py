@@ -43,6 +43,10 @@ class Objective(ABC):
         Here `labels` are on the CPU, so that nothing has to be read back from the device.
         """
 
+    def begin(self, images: Tensor) -> Tensor:
+        """What optimisation begins with, of any side, after `start` has seen the first images."""
+        return images
+
     @abstractmethod
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """The parts of the loss, one at a time."""

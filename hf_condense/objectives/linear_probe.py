@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hf_condense.data.augmentation import ViewPolicy, apply_views, draw_views
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.models.embedding import embed
 from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.base import Objective, Term
@@ -32,7 +33,7 @@ class NoisyViews:
         shown = apply_views(images, views, self.policy)
         if not self.std:
             return shown
-        noisy = torch.from_numpy((key / "noisy").uniform(len(images)) < 0.5).to(shown.device)
+        noisy = to_device(torch.from_numpy((key / "noisy").uniform(len(images)) < 0.5), shown.device)
         # drawn on the device: on the CPU these draws would cost more than the backbone
         draw = torch.Generator(shown.device).manual_seed((key / "noise").seed())
         noise = torch.randn(shown.shape, generator=draw, device=shown.device, dtype=shown.dtype) * self.std + self.mean
@@ -78,6 +79,8 @@ class LinearGradientMatching(Objective):
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
         self.backbone.to(images.device)
+        if isinstance(self.real, Tensor):
+            self.real = to_device(self.real.to(images.dtype), images.device)
 
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """One term for each chunk of views; the first one has the value of the loss in its log."""
@@ -107,20 +110,21 @@ class LinearGradientMatching(Objective):
     def _wanted(self, images: Tensor, step: int, key: Key) -> tuple[Tensor, Tensor | None]:
         """The gradient in real images [C, d + 1], and the head of this step, None for W = 0."""
         if isinstance(self.real, Tensor):
-            means = self.real.to(images)
-            classes = torch.arange(self.num_classes, device=means.device)
-            return head_gradient(means, classes, None, self.num_classes) / self.num_classes, None
+            classes = torch.arange(self.num_classes, device=images.device)
+            return head_gradient(self.real, classes, None, self.num_classes) / self.num_classes, None
         features, labels = self.real(step, key / "real")
         features = features.to(images)
         head = None
         if self.head_scale:
             drawn = (key / "head").numpy().standard_normal((self.num_classes, features.shape[1]))
-            head = self.head_scale * torch.from_numpy(drawn).to(features)
+            head = self.head_scale * to_device(torch.from_numpy(drawn).to(features.dtype), features.device)
         with torch.no_grad():
             return head_gradient(features, labels, head, self.num_classes) / len(features), head
 
     def _features(self, shown: Tensor) -> Tensor:
-        with torch.autocast(shown.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        if self.precision == "fp32":
+            return embed(self.backbone, shown)
+        with torch.autocast(shown.device.type, torch.bfloat16):
             return embed(self.backbone, shown).to(shown.dtype)
 
 
@@ -132,7 +136,9 @@ def head_gradient(features: Tensor, labels: Tensor, head: Tensor | None, num_cla
         head: weights [C, d], the bias being 0; None for zeros.
         num_classes: C.
     """
-    given = F.one_hot(labels, num_classes).to(features)
+    given = features.new_zeros(len(features), num_classes).scatter_(
+        1, labels[:, None], 1
+    )  # `F.one_hot` reads labels back
     seen = (features @ head.mT).softmax(1) if head is not None else torch.full_like(given, 1 / num_classes)
     return (seen - given).mT @ F.pad(features, (0, 1), value=1.0)
 

@@ -99,6 +99,9 @@ class SoftLabel(Record):
     bytes: Count
     by: Text | None = None
     teacher_bn: Literal["running", "batch"] | None = None
+    weights: Annotated[list[Share], Field(min_length=1, max_length=1000)] | None = (
+        None  # of the teachers, in their order
+    )
 
     @model_validator(mode="after")
     def _maker(self) -> SoftLabel:

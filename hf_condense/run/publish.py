@@ -96,6 +96,8 @@ def image_labels(run: Run, synthetic: Synthetic, labels: Labels | None) -> dict[
         return {}
     protocol = run.student_protocol
     kind |= {"ensemble": protocol.average, "teacher_bn": protocol.teacher_bn}
+    if labels.weights is not None:
+        kind["weights"] = list(labels.weights)
     return {"soft_labels": labels.images, "soft_label_kind": kind}
 
 

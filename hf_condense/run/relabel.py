@@ -35,11 +35,13 @@ class Labels:
     Args:
         images: float16 [N, K] probabilities of the un-augmented images.
         store: labels of views, where they are stored; it lies in `folder`.
+        weights: of the teachers in the mean that they are; None for equal ones.
     """
 
     images: Tensor
     store: LabelStore | None
     folder: Path
+    weights: tuple[float, ...] | None = None
 
 
 class Relabel(Stage[Labels]):
@@ -96,7 +98,7 @@ class Relabel(Stage[Labels]):
         views, store = folder / "views", None
         if self.settings(run)["store"] != "none":
             store = LabelStore.open(views, done[Condense].synthetic.images)
-        return Labels(load_tensors(folder / IMAGES)[0]["soft_labels"], store, views)
+        return Labels(load_tensors(folder / IMAGES)[0]["soft_labels"], store, views, done[Squeeze].teacher.weights)
 
     def cost(self, run: Run, probe: Probe) -> Cost:
         settings, images = self.settings(run), run.training_images

@@ -85,7 +85,8 @@ class Squeeze(Stage[Networks]):
             member.model.to(run.device).freeze()
         teacher = None
         if run.labelled:
-            teacher = Ensemble.for_protocol(teachers.models, run.student_protocol, run.config.run.precision)
+            weights = run.method.label_weights(len(teachers))
+            teacher = Ensemble.for_protocol(teachers.models, run.student_protocol, run.config.run.precision, weights)
         return Networks(pool, observers, teachers, teacher)
 
     def cost(self, run: Run, probe: Probe) -> Cost:

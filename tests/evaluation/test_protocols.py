@@ -115,7 +115,7 @@ def test_every_published_protocol_is_checked_and_names_its_source():
     }
     for name in list_protocols():
         source = get_protocol(name).citation
-        assert name == "small" or source.startswith(("https://arxiv.org/abs/", "https://github.com/"))
+        assert name in ("small", "probe-fast") or source.startswith(("https://arxiv.org/abs/", "https://github.com/"))
 
 
 def test_what_a_source_does_not_say_is_an_error():

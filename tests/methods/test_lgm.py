@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hf_condense import CondensationTrainer, create_method
+from hf_condense import CondensationTrainer, DistilledDataset, create_method
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
 from hf_condense.evaluation.probe import Probed
@@ -159,6 +159,9 @@ def test_a_run_on_a_backbone_of_ones_own(given, backbone, tmp_path):
     assert means["steps"] == 0 and means["image_bytes"] == 4 * 10 * width and means["top1"] > 0.7
     full = next(c for c in table.cells if c["row"] == "full")
     assert full["top1"] > 0.8 and full["steps"] == 20
+    student = DistilledDataset.load(folder).train(f"probe:{backbone}", "hard")
+    images = given.train.images(given.train.rows_of(0)[:1]) / 255
+    assert torch.equal(embed(student, images), embed(given.observers[0].model, images)), "the head alone is trained"
     card = (folder / "README.md").read_text()
     assert "linear probes" in card and "`local:trained`" in card
 

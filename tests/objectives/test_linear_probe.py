@@ -39,7 +39,7 @@ def objective(backbone, real, **settings) -> LinearGradientMatching:
     made = LinearGradientMatching(
         backbone, CLASSES, NoisyViews(ViewPolicy(SIDE, crop=(0.5, 1.0)), 0.1), real=real, **own
     )
-    made.start(Shard("s", "optimise", (), ()), torch.zeros(1), LABELS, KEY)
+    made.start(Shard("s", "optimise", (), ()), torch.zeros(1).double(), LABELS, KEY)
     return made
 
 
