@@ -38,9 +38,9 @@ PARALLEL = -n $(WORKERS) --dist loadfile
 test: install
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# make quality   lint and format check; make style mends what can be mended
+# make quality   lint, format check and the types of the public names; make style mends what can be mended
 quality: install
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 style: install
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

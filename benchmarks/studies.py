@@ -124,6 +124,23 @@ def dream_sampler(ipc: int = 1) -> Study:
     return Study("fashion_mnist", rows, shared, ipc, "dsa", each=3)
 
 
+# methods that publish real images: under the student of BPS, which has a teacher on line, and with hard labels
+REAL = {
+    **SMALL_FASHION, "base_model": "convnet_w32", "squeeze_epochs": 5, "squeeze_lr": 0.05, "squeeze_schedule": "cosine",
+}  # fmt: skip
+
+
+def bps(ipc: int = 10) -> Study:
+    """BPS, its centres alone and k-medoids beside random images, under BPS's own student with fewer epochs."""
+    rows = {"BPS": Row("bps", sets=1), "BPS, centres alone": Row("bps", {"margin": "none"}, sets=1)}
+    rows |= {
+        "BPS, k-means patterns": Row("bps", {"patterns": "kmeans"}),
+        "k_medoids": Row("coreset", {"selection": "k_medoids"}),
+    }
+    protocol, recipe = "bps-cifar10", {"epochs": 60}
+    return Study("fashion_mnist", {**RANDOM, **rows}, REAL, ipc, protocol, recipe, regimes=("online",), sets=5)
+
+
 # PDD over three bases: E epochs of a student of a whole set, which is short, and so are batches
 TRAJECTORIES = {
     "student_steps": 8, "span": 2, "first_epochs": 4, "lr": 3.0, "student_lr": 0.05, "lr_lr": 1e-4, "expert_lr": 0.05,
@@ -236,7 +253,8 @@ def cifar_matching(method: str, ipc: int = 1) -> Study:
 
 STUDIES = {
     "cifar-coresets": cifar_coresets, **{f"cifar-{m}": partial(cifar_matching, m) for m in ("dm", "dc", "dsa")},
-    "edc-select": edc_select, "edc-ladder": edc_ladder, "edc-final": edc_final, "equal": equal, "coresets": coresets,
+    "bps": bps, "edc-select": edc_select, "edc-ladder": edc_ladder, "edc-final": edc_final, "equal": equal,
+    "coresets": coresets,
     "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits,
     **{method: partial(matching, method) for method in ("dm", "dc", "dsa", "idc", "dream")},
     **{f"labels-{data.split('_')[0]}": partial(labels, data) for data in LABELS},

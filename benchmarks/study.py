@@ -3,7 +3,8 @@
     HF_CONDENSE_DATA=<folder with fashion_mnist/> python -m benchmarks.study equal --ipc 10
 
 `studies.py` holds the studies by name. A row is random, noise or all real images, or the sets that a method makes, one for
-each seed; differences are paired by seed. Sets and scores are kept in `--folder`: the same command again goes on from there.
+each seed. Differences are in the form that fits what is compared (`evaluation.scores.gap`): one set against what a
+draw would reach, several against the mean of the draws. Sets and scores are kept in `--folder`: the same command again goes on from there.
 `--set` and `--recipe` change settings of the runs and of the students, to try a study at a small size.
 """
 
@@ -22,7 +23,7 @@ from hf_condense import CondensationTrainer
 from hf_condense.config import LabelSettings
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.run import ImageSet, score
-from hf_condense.evaluation.scores import paired_difference, summarise
+from hf_condense.evaluation.scores import gap, summarise
 from hf_condense.files import fingerprint
 
 
@@ -52,10 +53,11 @@ def scored(study: Study, base: CondensationTrainer, sets: dict[str, list[ImageSe
             top1.setdefault(at, []).append(cell["top1"])
             store = sets[cell["row"]][0].store if cell["regime"] == "stored" else None
             weighs[at] = {"label_bytes": cell["label_bytes"], "store_bytes": store and store.bytes}
-    return [_summary(study, top1, at) | weighs[at] for at in top1]
+    draws = {name: len(row) for name, row in sets.items()}
+    return [_summary(study, top1, at, draws) | weighs[at] for at in top1]
 
 
-def _summary(study: Study, top1: dict, at: tuple[str, str, str]) -> dict:
+def _summary(study: Study, top1: dict, at: tuple[str, str, str], sets: dict[str, int]) -> dict:
     """A row with its mean, and its difference to the row beside it (in the same regime, where it was scored in that)."""
     row, student, regime = at
     beside = study.rows[row].beside or next(iter(study.rows))
@@ -65,10 +67,16 @@ def _summary(study: Study, top1: dict, at: tuple[str, str, str]) -> dict:
     found = {"row": row, "student": student, "regime": regime, "mean": facts.mean, "std": facts.std, "top1": top1[at]}
     text = f"{100 * facts.mean:.1f} ± {100 * (facts.std or 0):.1f}"
     if other and row != beside:
-        apart = paired_difference(top1[at], top1[other[0]])
-        found["difference"] = {"to": beside, "mean": apart.mean, "low": apart.low, "high": apart.high}
+        apart = gap(top1[at], top1[other[0]], sets[row], sets[beside])
+        found["difference"] = {
+            "to": beside,
+            "mean": apart.mean,
+            "low": apart.low,
+            "high": apart.high,
+            "test": apart.test,
+        }
         low, high = (f"{100 * end:+.1f}" if end is not None else "?" for end in (apart.low, apart.high))
-        text += f" ({100 * apart.mean:+.1f} [{low}, {high}] to {beside})"
+        text += f" ({100 * apart.mean:+.1f} [{low}, {high}] to {beside}, {apart.test})"
     print(f"{row} | {student}, {regime} | {text}", flush=True)
     return found
 

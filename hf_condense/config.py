@@ -8,6 +8,7 @@ flags, and `null` for what is derived from the data, which every start derives a
 from __future__ import annotations
 
 import difflib
+from collections.abc import Hashable
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -30,7 +31,7 @@ def check(condition: bool, name: str, value: Any, allowed: str, next_step: str =
 
 
 @cache  # reading a class's types is slow, and there are a hundred protocols
-def choices(cls: type, name: str) -> tuple | None:
+def choices(cls: Hashable, name: str) -> tuple | None:
     """The allowed values of a `Literal` setting (None included when it is optional), or None for a free one."""
     hint = get_type_hints(cls)[name]
     found: tuple = ()
@@ -86,7 +87,9 @@ class DataSettings:
     max_test: int | None = setting(None, "score on at most this many test images (seeded, stratified)", quick=400)
     streaming: bool = setting(False, "read the Hub dataset as a stream")
     skip_corrupt: bool = setting(False, "count and skip images that do not decode, instead of stopping")
-    decode_gb: float = setting(4.0, "keep decoded images in memory up to this size, on disk (memory-mapped) above it")
+    decode_gb: float = setting(
+        4.0, "keep decoded images in memory up to this size; images of larger sets are decoded as they are used"
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -117,6 +120,10 @@ class SqueezeSettings:
     squeeze_pad: int | None = setting(None, "pad-and-crop augmentation in pixels; defaults to an eighth of the side")
     squeeze_crop_min: float | None = setting(
         None, "smallest area of the random resized crop (instead of pad-and-crop)"
+    )
+    squeeze_parallel: bool | None = setting(
+        None,
+        "train each network on all processes at once; defaults to long trainings of fewer networks than processes",
     )
     min_top1_over_chance: float = setting(
         1.5, "refuse observers whose top-1 is below this multiple of chance", quick=0.0

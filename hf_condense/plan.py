@@ -103,7 +103,8 @@ class Start:
 
     Args:
         images: uint8 [n, C, S, S], or float unit pixels where 8 bits are not enough.
-        origin: row in the source of each image, -1 where there is none.
+        origin: int64 [n], row in the source of each image, -1 where there is none; [n, cells] where each is tiled of
+            several real images, cell by cell.
     """
 
     images: torch.Tensor
@@ -118,7 +119,7 @@ class Synthetic:
         images: uint8 [N, C, S, S], the published images.
         initial: uint8 [N, C, S, S], the same rows before any optimisation.
         labels: int64 [N].
-        origin: row in the source of each first image, -1 where there is none.
+        origin: row in the source of each first image, int64 [N] or [N, cells], as in `Start`.
         pixels: float32 [N, C, S, S] unit pixels of methods whose images leave [0, 1], else None.
         stages: int64 [N], PDD stage of each image; None where there is one stage only.
         learned: what was learned beside images (a learning rate), by name: one value a stage.

@@ -1,6 +1,8 @@
-"""The floating-point precision of frozen networks, resolved once and written into the configuration."""
+"""The floating-point precision of networks: resolved once, written into the configuration, entered by autocast."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -13,3 +15,10 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+
+
+def autocast(device: torch.device, enabled: bool = True) -> AbstractContextManager:
+    """Autocast to bf16 on `device`, or none where `enabled` is false; nothing on devices without autocast (meta)."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

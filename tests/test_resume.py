@@ -31,6 +31,8 @@ TRAJECTORIES = {
     "experts": 2, "expert_lr": 0.05, "regimes": "hard",
 }  # fmt: skip
 OWN = {
+    "bps": {"neighbours": 4},
+    "ca2d": {"rded_factor": 1, "dynamics_epochs": 4, "cad_window": 2, "cad_band": 1},
     "cda": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32"},
     "coreset": {"selection": "forgetting", "dynamics_epochs": 3},
     "dc": {"iterations": 2, "outer_loop": 3, "inner_loop": 2, "real_batch": 8, "regimes": "hard"},

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hf_condense.config import check, check_choices
 from hf_condense.data.randomness import Key
+from hf_condense.precision import autocast
 
 if TYPE_CHECKING:
     from hf_condense.data.spaces import PixelSpace
@@ -234,7 +235,7 @@ def _look(images: Tensor, turns: Tensor, rows: Tensor) -> Tensor:
     Bilinear, zeros outside. Versions of torch differ in `align_corners`; about the centre of a square image both mean
     the same. On GPUs the gradient sums in no fixed order.
     """
-    with torch.autocast(images.device.type, enabled=False):
+    with autocast(images.device, False):
         shared = len(turns) < len(rows)  # then one grid per group, else one per image
         theta = F.pad(turns if shared else turns[rows], (0, 1)).to(images.device, images.dtype)
         grid = F.affine_grid(theta, [len(theta), 1, *images.shape[-2:]], align_corners=False)

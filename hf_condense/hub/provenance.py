@@ -62,6 +62,7 @@ def portable(value: Any) -> Any:
 def describe_model(member: PoolMember, roles: Iterable[str]) -> dict[str, Any]:
     """Describes a pool member: id, revision, sha256 of its weights, and roles (observer, teacher ...)."""
     weak = {"kind": member.kind, "epoch": member.epoch, "ratio": member.ratio} if member.is_weak else {}
+    shared = {"processes": member.processes} if member.processes else {}
     return portable(
         {
             "name": member.name,
@@ -72,6 +73,7 @@ def describe_model(member: PoolMember, roles: Iterable[str]) -> dict[str, Any]:
             "epochs": member.epochs,
             "parameters": member.parameters,
             **weak,
+            **shared,
         }
     )
 

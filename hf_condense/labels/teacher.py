@@ -15,6 +15,7 @@ from hf_condense.config import check
 from hf_condense.data.pixels import unit_pixels
 from hf_condense.errors import ModelError
 from hf_condense.models.finite import need_finite_outputs
+from hf_condense.precision import autocast
 
 if TYPE_CHECKING:
     from hf_condense.models.image_model import ImageModel
@@ -78,7 +79,7 @@ class Ensemble(nn.Module):
 
     def _answers(self, images: Tensor) -> list[Tensor]:
         """Logits fp32 [n, K] of each network."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(images.device, self.precision == "bf16"):
             if self.bn == "batch":
                 with batch_statistics(self.models):
                     answers = [m(images) for m in self.models]

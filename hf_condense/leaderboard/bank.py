@@ -18,9 +18,9 @@ import torch
 
 from hf_condense.data.crops import centre
 from hf_condense.evaluation.run import ImageSet
-from hf_condense.files import canonical_json
 from hf_condense.hub.provenance import device_name, git_state, portable
 from hf_condense.leaderboard.board import FILE, write_board
+from hf_condense.leaderboard.entries import file_of
 from hf_condense.leaderboard.place import Place, open_place
 from hf_condense.leaderboard.predictions import describe_predictions, write_predictions
 from hf_condense.leaderboard.result import (
@@ -33,8 +33,6 @@ from hf_condense.leaderboard.result import (
     Result,
     SetRef,
     Submitted,
-    Verification,
-    Withdrawal,
     settings_digest,
 )
 from hf_condense.leaderboard.scoring import KEY, BoardScorer, Run, columns_of, real_set
@@ -242,11 +240,6 @@ def _finish(place: Place, bank: Bank, waiting: dict[str, Path | bytes]) -> None:
 
         with tempfile.TemporaryDirectory() as folder:
             place.add({**waiting, FILE: write_board(folder, board)}, f"Baselines of {name}")
-
-
-def file_of(entry: Result | Verification | Withdrawal) -> bytes:
-    """The bytes of an entry's file."""
-    return (canonical_json(entry) + "\n").encode()
 
 
 def today() -> str:

@@ -14,7 +14,9 @@ from hf_condense.config import check
 from hf_condense.errors import ArtefactError
 from hf_condense.evaluation.protocol import Case, Protocol
 from hf_condense.files import fingerprint, write_text
-from hf_condense.leaderboard.limits import build, need, refuse
+from hf_condense.leaderboard.fields import clean
+from hf_condense.leaderboard.limits import MAX_DEPTH, need, refuse
+from hf_condense.leaderboard.schema import build
 
 FORMAT = 1
 FILE = "board.yaml"
@@ -280,6 +282,7 @@ def read_board(folder: Path | str) -> Board:
         refuse(
             f"{path}: format", values.get("format"), str(FORMAT), "use the hf-condense that the board was made with"
         )
+    clean(values, FILE, depth=MAX_DEPTH)
     board = build(Board, values, FILE)
     board.protocol.protocol()
     return board

@@ -14,20 +14,14 @@ import numpy as np
 from hf_condense.data.source import Splits
 from hf_condense.errors import CondensationError
 from hf_condense.leaderboard.board import OWN
+from hf_condense.leaderboard.entries import check_place, read_bytes
 from hf_condense.leaderboard.limits import MAX_BYTES, need, refuse
 from hf_condense.leaderboard.place import Place
 from hf_condense.leaderboard.predictions import read_predictions, recount
-from hf_condense.leaderboard.result import (
-    Content,
-    Result,
-    Verification,
-    Withdrawal,
-    check_board,
-    check_place,
-    read_bytes,
-)
+from hf_condense.leaderboard.result import Content, Result, check_board
 from hf_condense.leaderboard.scoring import open_board_source, protocol_steps
 from hf_condense.leaderboard.sets import CondensedSet, open_set
+from hf_condense.leaderboard.statements import Verification, Withdrawal
 
 CHECKS = {
     1: "limits and form",

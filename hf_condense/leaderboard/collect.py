@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from hf_condense.errors import CondensationError
 from hf_condense.leaderboard.board import OWN, Board, Task
+from hf_condense.leaderboard.entries import Refused, read_all
 from hf_condense.leaderboard.place import Place
-from hf_condense.leaderboard.reading import Refused, read_all
-from hf_condense.leaderboard.result import Result, Verification, Withdrawal, check_board
+from hf_condense.leaderboard.result import Result, check_board
 from hf_condense.leaderboard.rows import Row, make_rows
+from hf_condense.leaderboard.statements import Verification, Withdrawal
 from hf_condense.leaderboard.statistics import DISAGREES, Agreement
 from hf_condense.leaderboard.verify import compare_columns
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from hf_condense.leaderboard.figures import CLASSES, duration, points, size
-from hf_condense.leaderboard.rows import Judged, Row
+from hf_condense.leaderboard.judging import Judged
+from hf_condense.leaderboard.rows import Row
 from hf_condense.leaderboard.statistics import pareto_front
 
 BAR_WIDTH, BAR_HEIGHT = 176, 18

@@ -11,8 +11,8 @@ from pathlib import Path
 from hf_condense.errors import ArtefactError
 from hf_condense.files import atomic_path
 from hf_condense.leaderboard.board import FILE, Board, read_board
-from hf_condense.leaderboard.reading import E, read_all
-from hf_condense.leaderboard.result import Result, read_file
+from hf_condense.leaderboard.entries import E, read_all, read_file
+from hf_condense.leaderboard.result import Result
 from hf_condense.snapshots import fetch_snapshot
 
 NO_COMMIT = "0" * 40

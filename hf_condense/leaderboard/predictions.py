@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hf_condense.leaderboard.column import Column
 from hf_condense.leaderboard.limits import need, refuse
-from hf_condense.leaderboard.result import Column, PredictionsFile
+from hf_condense.leaderboard.result import PredictionsFile
 
 if TYPE_CHECKING:
     from hf_condense.leaderboard.scoring import Run

@@ -11,8 +11,10 @@ import numpy as np
 from hf_condense.evaluation.scores import lrs
 from hf_condense.leaderboard.collect import Collected
 from hf_condense.leaderboard.figures import duration, interval, percent, points, size
-from hf_condense.leaderboard.result import Result, SetRef, Verification
-from hf_condense.leaderboard.rows import Row, accuracies, task_of
+from hf_condense.leaderboard.judging import accuracies
+from hf_condense.leaderboard.result import Result, SetRef
+from hf_condense.leaderboard.rows import Row, task_of
+from hf_condense.leaderboard.statements import Verification
 from hf_condense.leaderboard.statistics import Agreement
 from hf_condense.leaderboard.views import accuracy, page_name, submitter, tab_id, worth_view
 

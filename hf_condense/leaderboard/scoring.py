@@ -24,8 +24,8 @@ from hf_condense.hub.models import fetch_model
 from hf_condense.hub.provenance import device_name
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.leaderboard.board import BoardSource
+from hf_condense.leaderboard.column import Column, Control
 from hf_condense.leaderboard.place import Place
-from hf_condense.leaderboard.result import Column, Control
 from hf_condense.models.checkpoints import read_checkpoint
 from hf_condense.models.image_model import ImageModel
 from hf_condense.selection.real import random_real

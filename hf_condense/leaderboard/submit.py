@@ -19,8 +19,9 @@ from hf_condense.files import canonical_json
 from hf_condense.hub.distilled import locate
 from hf_condense.hub.provenance import device_name, portable
 from hf_condense.hub.record import read_record
-from hf_condense.leaderboard.bank import file_of, provenance, today
+from hf_condense.leaderboard.bank import provenance, today
 from hf_condense.leaderboard.board import OWN, Board
+from hf_condense.leaderboard.entries import file_of
 from hf_condense.leaderboard.limits import MAX_STRING
 from hf_condense.leaderboard.place import Place, open_place, user_of
 from hf_condense.leaderboard.predictions import describe_predictions, write_predictions

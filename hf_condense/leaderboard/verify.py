@@ -12,21 +12,15 @@ import numpy as np
 
 from hf_condense.config import check
 from hf_condense.evaluation.comparison import Moments
-from hf_condense.leaderboard.bank import file_of, provenance, today
+from hf_condense.leaderboard.bank import provenance, today
 from hf_condense.leaderboard.board import OWN
+from hf_condense.leaderboard.column import Column
+from hf_condense.leaderboard.entries import file_of
 from hf_condense.leaderboard.place import open_place, user_of
-from hf_condense.leaderboard.result import (
-    FORMAT,
-    BoardRef,
-    Column,
-    Content,
-    Remade,
-    Submitted,
-    Verification,
-    check_board,
-)
+from hf_condense.leaderboard.result import FORMAT, BoardRef, Content, Submitted, check_board
 from hf_condense.leaderboard.scoring import BoardScorer, columns_of
 from hf_condense.leaderboard.sets import open_set
+from hf_condense.leaderboard.statements import Remade, Verification
 from hf_condense.leaderboard.statistics import UNDECIDED, Agreement, agreement
 
 FIRST = 1000  # seeds below are those of submissions and banks

@@ -10,8 +10,9 @@ from hf_condense.leaderboard.board import OWN, Task
 from hf_condense.leaderboard.collect import Collected
 from hf_condense.leaderboard.drawing import axis, axis_limit, bar, pareto_plot, pareto_points
 from hf_condense.leaderboard.figures import duration, interval, percent, points, size, worth, worth_interval
+from hf_condense.leaderboard.judging import Judged
 from hf_condense.leaderboard.result import Result
-from hf_condense.leaderboard.rows import Judged, Row
+from hf_condense.leaderboard.rows import Row
 
 View = dict[str, Any]
 SATURATED = 0.02  # full data are less than this above random draws

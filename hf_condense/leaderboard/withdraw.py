@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_condense.config import check
-from hf_condense.leaderboard.bank import file_of, today
+from hf_condense.leaderboard.bank import today
+from hf_condense.leaderboard.entries import file_of
 from hf_condense.leaderboard.place import open_place, user_of
-from hf_condense.leaderboard.result import FORMAT, Withdrawal
+from hf_condense.leaderboard.result import FORMAT
+from hf_condense.leaderboard.statements import Withdrawal
 
 REASONS = ("claim", "licence", "error")
 

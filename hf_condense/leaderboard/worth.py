@@ -107,6 +107,7 @@ class Ladder:
         draw = (key / "ladder").numpy()
         means = [r[draw.integers(len(r), size=(resamples, len(r)))].mean(1) for r in runs]
         self.fits = isotonic(np.stack(means, 1), weights)
+        self._shares: dict[int, np.ndarray] = {}
 
     def worth(self, runs: ArrayLike, ipc: int) -> Worth:
         """Of rows with accuracies [m, n], all at one IPC.
@@ -115,8 +116,10 @@ class Ladder:
         """
         runs = np.atleast_2d(np.asarray(runs, dtype=np.float64))
         n = runs.shape[1]
-        places = (self.key / "runs" / n).numpy().integers(n, size=(self.resamples, n))
-        shares = (places == np.arange(n)[:, None, None]).mean(2)
+        if n not in self._shares:
+            places = (self.key / "runs" / n).numpy().integers(n, size=(self.resamples, n))
+            self._shares[n] = (places == np.arange(n)[:, None, None]).mean(2)
+        shares = self._shares[n]
         value, censored = inverse(self.log_ipc, self.fit, runs.mean(1))
         log_ipc = np.empty((2, len(runs)))
         order = np.argsort(runs.mean(1), kind="stable")  # rows of a block then lie between the same few rungs

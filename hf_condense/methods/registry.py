@@ -56,7 +56,37 @@ METHODS: dict[str, MethodInfo] = {
             pool=True,
             real_pixels=True,
             summary="Real training images chosen class by class: by where they lie in the features of a network (herding, "
-            "K-center, medoids), by how hard they are to learn (forgetting, EL2N), or the easiest ones scaled down and tiled.",
+            "K-center, medoids), by how hard they are to learn (forgetting, EL2N, CAD), or the easiest ones scaled down and tiled.",
+        ),
+        MethodInfo(
+            name="bps",
+            title="BPS (Balanced Patterns Selection)",
+            where="hf_condense.methods.bps:BPS",
+            paper="https://github.com/BeCarefulOfYournaoke/BPS",
+            citation="@inproceedings{bps2026,\n"
+            "  title = {Balanced Patterns Selection},\n"
+            "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
+            "  year = {2026}\n}",
+            pool=True,
+            real_pixels=True,
+            summary="Real training images: a class is parted into patterns of like images in the features of a network, each pattern "
+            "gets its share, and half of it are images near its centre, half images that a network is less sure of. The encoder "
+            "that its authors train for the features is not trained here: a network at hand takes its place.",
+        ),
+        MethodInfo(
+            name="ca2d",
+            title="CA2D (crops from the images that CAD keeps)",
+            where="hf_condense.methods.ca2d:CA2D",
+            paper="https://arxiv.org/abs/2604.18811",
+            citation="@inproceedings{hardtruths2026,\n"
+            "  title = {Hard Truths},\n"
+            "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
+            "  note = {arXiv:2604.18811},\n"
+            "  year = {2026}\n}",
+            pool=True,
+            real_pixels=True,
+            summary="Real images whose class a network is least settled about near the end of a short training (compute-aware "
+            "difficulty) are kept, and RDED's crops are cut from them and stitched. Published images are made of real pixels.",
         ),
         MethodInfo(
             name="edc",

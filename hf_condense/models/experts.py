@@ -296,11 +296,12 @@ class _Training:
 
 def encoded_images(source: ImageSource, network: ImageModel, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Gives the real images of rows int64 [b] (on the CPU) as `network.normalise` gives them, encoded once where they fit."""
-    pixels = source.decoded()
+    if source.fits_in_memory:
+        source.decoded()  # kept by the source
 
     @torch.no_grad()
     def encode(rows: Tensor) -> Tensor:
-        return network.normalise(unit_pixels(pixels[rows], device, source.image_size))
+        return network.normalise(unit_pixels(source.images(rows.numpy()), device, source.image_size))
 
     every = torch.arange(len(source))
     if encode(every[:1]).numel() * 4 * len(source) > DEVICE_BYTES:

@@ -19,6 +19,7 @@ from hf_condense.models.embedding import embed
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.base import Objective, Term
+from hf_condense.precision import autocast
 from hf_condense.selection.paired import PairedViews
 from hf_condense.selection.sampler import Sampler, real_images
 
@@ -83,7 +84,7 @@ class DistributionMatching(Objective):
 
     def features(self, network: ImageModel, images: Tensor) -> Tensor:
         """float32 [n, d] (float64 for float64 images) of unit pixels [n, C, H, W]."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(images.device, self.precision == "bf16"):
             found = embed(network, images)
         return found.to(images.dtype)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hf_condense.config import check
-from hf_condense.data.augmentation import ViewPolicy, apply_views, draw_views
+from hf_condense.data.augmentation import ViewPolicy, draw_views, view_maker
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError
 from hf_condense.models.frozen import forward, freeze
@@ -94,10 +94,13 @@ class FeatureStatistics(Objective):
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """One term for each observer of the step. `images`: unit pixels [n, C, H, W]; `labels`: int64 [n], of `start`."""
         policy = self._policy(step)
-        views = draw_views(policy, key / "view", len(images), *images.shape[-2:]) if policy else None
+        look = None
+        if policy:
+            views = draw_views(policy, key / "view", len(images), *images.shape[-2:])
+            look = view_maker(images, views, policy)
 
         def seen(batch: Tensor) -> Tensor:
-            batch = apply_views(batch, views, policy) if policy else batch
+            batch = look(batch) if look else batch
             return batch if self._order is None else batch[self._order]
 
         labels = labels if self._order is None else labels[self._order]

@@ -79,6 +79,7 @@ class Network(Record):
     kind: Text | None = None
     epoch: Count | None = None
     ratio: Share | None = None
+    processes: Count | None = None
 
 
 class Labels(Record):

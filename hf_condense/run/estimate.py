@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from hf_condense.memory import peak_bytes
@@ -26,13 +27,15 @@ def estimate(pipeline: Pipeline) -> dict[str, float]:
 
 
 def real_images(run: Run) -> dict[str, float]:
-    """Bytes of decoded real images, in memory or in a file, by the limit of `--decode_gb`."""
+    """Bytes of decoded real images in memory, and in a file where the limit of `--decode_gb` is exceeded.
+
+    Test images are decoded once; training images too where they fit, and beyond that only for the row of all of them.
+    """
     c, found = run.config, {"memory": 0.0, "disk": 0.0}
-    # without a squeeze and the row of all images, training images are decoded as they pass
-    whole = c.squeeze.squeeze_epochs or "full" in c.evaluation.baselines
+    full = "full" in c.evaluation.baselines
+    whole = full or (c.squeeze.squeeze_epochs and run.train.fits_in_memory)
     for source in [run.test] + [run.train] * bool(whole):
-        raw = len(source) * source.channels * source.stored_size**2
-        found["memory" if raw <= c.data.decode_gb * 1e9 else "disk"] += raw
+        found["memory" if source.fits_in_memory else "disk"] += math.prod(source.shape)
     return found
 
 

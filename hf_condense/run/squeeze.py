@@ -45,8 +45,9 @@ class Squeeze(Stage[Networks]):
         return run.needs_pool
 
     def settings(self, run: Run) -> dict[str, Any]:
-        # observers and teachers only choose among what is made
-        pool = {k: v for k, v in asdict(run.config.squeeze).items() if k not in ("observers", "teachers")}
+        # observers and teachers only choose among what is made; a run may go on with another number of processes
+        others = ("observers", "teachers", "squeeze_parallel")
+        pool = {k: v for k, v in asdict(run.config.squeeze).items() if k not in others}
         tagged = [name for name in run.config.squeeze.base_model if weight_tag(name)]
         meant = (
             {"weights": tagged} if tagged and not run.config.squeeze.pretrained else {}

@@ -36,6 +36,7 @@ def realistic_crops(
     device: torch.device,
     difficulty: Literal["easy", "medium"] = "easy",
     precision: str = "fp32",
+    pool: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, np.ndarray]:
     """`count` images of a class, each tiled from `factor` x `factor` crops of as many different real images.
 
@@ -46,9 +47,10 @@ def realistic_crops(
     Args:
         difficulty: which part of the ranking is tiled: its easiest images, or those in the middle (SRe2L++).
         precision: arithmetic of the observer; bf16 can change the order of crops that score nearly alike.
+        pool: places in the class of the candidates, int64, in place of random ones.
 
     Returns:
-        images uint8 [count, C, size, size] and the source row of the first cell of each.
+        images uint8 [count, C, size, size] and the source rows of their cells: int64 [count], or [count, factor²].
 
     Raises:
         ConfigError: the crops would have no pixels.
@@ -60,7 +62,8 @@ def realistic_crops(
     need_images(
         source, count, factor**2, label, "a smaller --ipc or --rded_factor" if factor > 1 else "a smaller --ipc"
     )
-    places = (key / "pool").permutation(len(rows))[: max(candidates, needed)]
+    places = (key / "pool").permutation(len(rows)) if pool is None else pool
+    places = places[: max(candidates, needed)]
     rows = rows[places]
     drawn = [(int(row), key / "crop" / int(place)) for row, place in zip(rows, places)]
     observer = freeze(observer.to(device), precision)
@@ -73,7 +76,7 @@ def realistic_crops(
     order = np.argsort(torch.cat(scores).numpy(), kind="stable")
     begin = (len(rows) - needed) // 2 if difficulty == "medium" else 0
     order = order[begin : begin + needed]
-    return tile(torch.cat(kept)[torch.from_numpy(order)], count, factor, size), rows[order[:count]]
+    return tile(torch.cat(kept)[torch.from_numpy(order)], count, factor, size), cell_rows(rows[order], count)
 
 
 def score_batch(size: int, device: torch.device) -> int:
@@ -152,6 +155,11 @@ def cross_entropy_of(
         target = torch.full((len(part),), label, device=device)
         losses.append(F.cross_entropy(logits.float(), target, reduction="none"))
     return torch.cat(losses).cpu()
+
+
+def cell_rows(rows: np.ndarray, count: int) -> np.ndarray:
+    """Rows int64 [count * cells] in the order of `tile`'s pieces, as the rows of each image: [count], or [count, cells]."""
+    return rows if len(rows) == count else rows.reshape(-1, count).T.copy()
 
 
 def tile(pieces: torch.Tensor, count: int, factor: int, size: int) -> torch.Tensor:

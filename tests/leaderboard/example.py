@@ -7,11 +7,10 @@ from typing import Any
 
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.leaderboard.board import Bank, Board, BoardProtocol, BoardSource, Teacher
+from hf_condense.leaderboard.column import Column, Control
 from hf_condense.leaderboard.result import (
     BoardRef,
-    Column,
     Content,
-    Control,
     Cost,
     MethodFacts,
     PredictionsFile,
@@ -20,7 +19,7 @@ from hf_condense.leaderboard.result import (
     SetRef,
     Submitted,
     settings_digest,
-)  # fmt: skip
+)
 
 STUDENTS = ("convnet_w32", "resnet_ap10")
 

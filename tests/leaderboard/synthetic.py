@@ -14,24 +14,21 @@ import numpy as np
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.files import canonical_json
 from hf_condense.leaderboard.board import Board, BoardProtocol, BoardSource, Teacher, write_board
+from hf_condense.leaderboard.column import Column, Control
+from hf_condense.leaderboard.entries import write_file
 from hf_condense.leaderboard.result import (
     FORMAT,
     BoardRef,
-    Column,
     Content,
-    Control,
     Cost,
     MethodFacts,
     Provenance,
-    Remade,
     Result,
     SetRef,
     Submitted,
-    Verification,
-    Withdrawal,
     settings_digest,
-    write_file,
 )
+from hf_condense.leaderboard.statements import Remade, Verification, Withdrawal
 
 TESTED = 1797
 CLASSES = 10

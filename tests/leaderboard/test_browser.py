@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from hf_condense.leaderboard.entries import write_file
 from hf_condense.leaderboard.place import Place, open_place
-from hf_condense.leaderboard.result import write_file
 from hf_condense.leaderboard.serve import serving
 from hf_condense.leaderboard.site import build
 from tests.leaderboard.hostile import SCRIPTS, hostile

@@ -14,10 +14,12 @@ from hf_condense.data.randomness import Key
 from hf_condense.files import canonical_json
 from hf_condense.leaderboard.board import Task
 from hf_condense.leaderboard.collect import collect
+from hf_condense.leaderboard.entries import write_file
+from hf_condense.leaderboard.judging import accuracies
 from hf_condense.leaderboard.overview import overview
 from hf_condense.leaderboard.place import Place
-from hf_condense.leaderboard.result import FORMAT, Submitted, Withdrawal, write_file
-from hf_condense.leaderboard.rows import accuracies
+from hf_condense.leaderboard.result import FORMAT, Submitted
+from hf_condense.leaderboard.statements import Withdrawal
 from hf_condense.leaderboard.statistics import ABOVE, BELOW, SAME
 from hf_condense.leaderboard.worth import Ladder, inverse
 from tests.leaderboard.synthetic import Maker, make_board, write_large_board

@@ -12,7 +12,8 @@ from hf_condense.hub.push import push
 from hf_condense.leaderboard.checking import check_target
 from hf_condense.leaderboard.keep import push_board
 from hf_condense.leaderboard.place import open_place
-from hf_condense.leaderboard.result import Result, Verification
+from hf_condense.leaderboard.result import Result
+from hf_condense.leaderboard.statements import Verification
 from hf_condense.leaderboard.submit import submit
 from hf_condense.leaderboard.verify import verify
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -11,19 +12,10 @@ import pytest
 
 from hf_condense.errors import ArtefactError
 from hf_condense.files import canonical_json
+from hf_condense.leaderboard.entries import check_place, read_bytes, read_file, write_file
 from hf_condense.leaderboard.limits import MAX_BYTES
-from hf_condense.leaderboard.result import (
-    Content,
-    Result,
-    Verification,
-    Withdrawal,
-    check_board,
-    check_place,
-    content_id,
-    read_bytes,
-    read_file,
-    write_file,
-)  # fmt: skip
+from hf_condense.leaderboard.result import Content, Result, check_board, content_id
+from hf_condense.leaderboard.statements import Verification, Withdrawal
 from tests.leaderboard.example import example_board, example_content, example_result
 
 
@@ -74,13 +66,14 @@ def changed(*path: str | int, to: Any) -> Callable[[dict], None]:
     return change
 
 
+SUBMITTED = {"by": "ada", "date": "2026-01-31"}
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = {
     "bidi": (changed("method", "title", to="EDC \u202egnp.exe"), r"method.title.*U\+202E"),
     "zero width": (changed("method", "title", to="E\u200bDC"), r"method.title.*U\+200B"),
     "control": (changed("cost", "device", to="CPU\x1b[2J"), r"cost.device.*U\+001B"),
     "not NFC": (changed("method", "title", to="e\u0301"), "method.title.*NFC"),
-    "surrogate": (changed("method", "title", to="\ud800"), r"method.title.*U\+D800"),
+    "surrogate": (changed("method", "title", to="\ud800"), r"text.*U\+D800.*surrogates"),
     "long": (changed("method", "title", to="x" * 301), "method.title.*300"),
     "javascript url": (changed("method", "paper", to="javascript:alert(1)"), "method.paper.*https"),
     "quoted url": (changed("method", "code", to='https://x.org/"><img src=x>'), "method.code.*https"),
@@ -118,13 +111,12 @@ HOSTILE = {
 }  # fmt: skip
 
 
-def spelled(content: dict) -> bytes:
+def spelled(content: dict, canonically: bool = False) -> bytes:
     """A file whose id fits its content, so that only the content can be the reason."""
-    import hashlib
-
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    id = hashlib.sha256(text.encode()).hexdigest()[:20]
-    file = {"id": id, "content": content, "submitted": {"by": "ada", "date": "2026-01-31"}}
+    text = canonical_json(content).encode("utf-8", "surrogatepass")
+    file = {"id": hashlib.sha256(text).hexdigest()[:20], "content": content, "submitted": SUBMITTED}
+    if canonically:
+        return f"{canonical_json(file)}\n".encode("utf-8", "surrogatepass")
     return json.dumps(file).encode()
 
 
@@ -133,7 +125,10 @@ def test_hostile_content_is_refused(kind: str):
     change, said = HOSTILE[kind]
     content = json.loads(canonical_json(example_content()))
     assert read_bytes(Result, spelled(content), "file").content  # the unchanged one is taken
+    assert read_bytes(Result, spelled(content, canonically=True), "file").content
     change(content)
+    with pytest.raises(ArtefactError):  # files that are spelled as this library does are read another way
+        read_bytes(Result, spelled(content, canonically=True), "file")
     with pytest.raises(ArtefactError, match=said) as refused:
         read_bytes(Result, spelled(content), "file")
     assert str(refused.value).isascii() and len(str(refused.value)) < 600
@@ -165,6 +160,12 @@ def test_hostile_files_are_refused(kind: str):
     assert data != PLAIN
     with pytest.raises(ArtefactError, match=said):
         read_bytes(Result, data, "file")
+
+
+def test_what_no_reader_would_take_is_not_written(tmp_path):
+    with pytest.raises(ArtefactError, match="submitted.by"):
+        write_file(tmp_path, example_result(by="ada & grace"))
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_list_of_a_gigabyte_is_not_read(tmp_path):

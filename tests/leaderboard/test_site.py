@@ -19,14 +19,16 @@ from PIL import Image
 
 from hf_condense.errors import ArtefactError, ConfigError, HubError
 from hf_condense.leaderboard.drawing import axis_limit, bar, pareto_points
+from hf_condense.leaderboard.entries import read_file, write_file
 from hf_condense.leaderboard.figures import factor, points, size_range
+from hf_condense.leaderboard.judging import Judged
 from hf_condense.leaderboard.pictures import MAX_BYTES, encode_again
 from hf_condense.leaderboard.place import Place, open_place
-from hf_condense.leaderboard.result import FORMAT, Result, Withdrawal, read_file, write_file
-from hf_condense.leaderboard.rows import Judged
+from hf_condense.leaderboard.result import FORMAT, Result
 from hf_condense.leaderboard.serve import serve, serving
 from hf_condense.leaderboard.site import build, build_site
 from hf_condense.leaderboard.space import push_space
+from hf_condense.leaderboard.statements import Withdrawal
 from hf_condense.leaderboard.statistics import ABOVE
 from tests.leaderboard.hostile import SCRIPTS, hostile
 from tests.leaderboard.synthetic import Maker, make_board, write_small_board
