@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_condense.config import check, nearest
 from hf_condense.errors import ConfigError
-from hf_condense.evaluation.protocol import SMALL, Protocol
+from hf_condense.evaluation.protocol import COMPARE, SMALL, Protocol
 
 if TYPE_CHECKING:
     pass
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def _protocols() -> dict[str, Protocol]:
     from hf_condense.evaluation.published import PUBLISHED
 
-    return {p.name: p for p in (SMALL, *PUBLISHED)}
+    return {p.name: p for p in (SMALL, COMPARE, *PUBLISHED)}
 
 
 def list_protocols() -> list[str]:
