@@ -3,8 +3,7 @@
     HF_CONDENSE_DATA=<folder with fashion_mnist/> python -m benchmarks.study equal --ipc 10
 
 `studies.py` holds the studies by name. A row is random, noise or all real images, or the sets that a method makes, one for
-each seed. Differences are in the form that fits what is compared (`evaluation.scores.gap`): one set against what a
-draw would reach, several against the mean of the draws. Sets and scores are kept in `--folder`: the same command again goes on from there.
+each seed; differences are of several sets by Welch's test over sets, of one set in the prediction form. Sets and scores are kept in `--folder`: the same command again goes on from there.
 `--set` and `--recipe` change settings of the runs and of the students, to try a study at a small size.
 """
 
@@ -34,6 +33,7 @@ def scored(study: Study, base: CondensationTrainer, sets: dict[str, list[ImageSe
         row = study.rows[name]
         groups.setdefault(fingerprint([row.recipe, row.labels, row.regimes]), []).append(name)
     top1: dict[tuple[str, str, str], list[float]] = {}
+    by_set: dict[tuple[str, str, str], dict[int, list[float]]] = {}
     weighs = {}
     test = base.splits.test
     for group, names in groups.items():
@@ -51,13 +51,13 @@ def scored(study: Study, base: CondensationTrainer, sets: dict[str, list[ImageSe
         for cell in sorted(cells, key=lambda cell: cell["seed"]):
             at = (cell["row"], cell["student"], cell["regime"])
             top1.setdefault(at, []).append(cell["top1"])
+            by_set.setdefault(at, {}).setdefault(cell["set"], []).append(cell["top1"])
             store = sets[cell["row"]][0].store if cell["regime"] == "stored" else None
             weighs[at] = {"label_bytes": cell["label_bytes"], "store_bytes": store and store.bytes}
-    draws = {name: len(row) for name, row in sets.items()}
-    return [_summary(study, top1, at, draws) | weighs[at] for at in top1]
+    return [_summary(study, top1, by_set, at) | weighs[at] for at in top1]
 
 
-def _summary(study: Study, top1: dict, at: tuple[str, str, str], sets: dict[str, int]) -> dict:
+def _summary(study: Study, top1: dict, by_set: dict, at: tuple[str, str, str]) -> dict:
     """A row with its mean, and its difference to the row beside it (in the same regime, where it was scored in that)."""
     row, student, regime = at
     beside = study.rows[row].beside or next(iter(study.rows))
@@ -67,14 +67,12 @@ def _summary(study: Study, top1: dict, at: tuple[str, str, str], sets: dict[str,
     found = {"row": row, "student": student, "regime": regime, "mean": facts.mean, "std": facts.std, "top1": top1[at]}
     text = f"{100 * facts.mean:.1f} ± {100 * (facts.std or 0):.1f}"
     if other and row != beside:
-        apart = gap(top1[at], top1[other[0]], sets[row], sets[beside])
-        found["difference"] = {
-            "to": beside,
-            "mean": apart.mean,
-            "low": apart.low,
-            "high": apart.high,
-            "test": apart.test,
-        }
+        mine, theirs = ([sum(runs) / len(runs) for runs in by_set[key].values()] for key in (at, other[0]))
+        if min(len(mine), len(theirs)) > 1:  # students of one set are no further sets: each counts once
+            apart = gap(mine, theirs, len(mine), len(theirs))
+        else:
+            apart = gap(top1[at], top1[other[0]], len(mine), len(theirs))
+        found["difference"] = {"to": beside, **{k: getattr(apart, k) for k in ("mean", "low", "high", "test")}}
         low, high = (f"{100 * end:+.1f}" if end is not None else "?" for end in (apart.low, apart.high))
         text += f" ({100 * apart.mean:+.1f} [{low}, {high}] to {beside}, {apart.test})"
     print(f"{row} | {student}, {regime} | {text}", flush=True)

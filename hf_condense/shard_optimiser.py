@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from hf_condense.data.pixels import to_uint8
 from hf_condense.data.randomness import Key
 from hf_condense.data.spaces import PixelSpace
+from hf_condense.data.upload import to_device
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.files import load_tensors, save_tensors
 from hf_condense.models.schedules import multiplier
@@ -48,11 +49,12 @@ class ShardOptimiser:
         self.shard, self.recipe, self.objective, self.pixels = shard, recipe, objective, pixels
         self.key, self.checkpoint, self.sum_over = key, checkpoint, sum_over
         self.writes = sum_over is None or sum_over.is_main_process
-        self.labels = torch.tensor(shard.labels, device=first.device)
+        labels = torch.tensor(shard.labels)
+        self.labels = to_device(labels, first.device)
         self.z = pixels.encode(first).contiguous().requires_grad_(True)
         if sum_over is not None:
             objective.share = (sum_over.process_index, sum_over.num_processes)
-        objective.start(shard, first, self.labels, key)
+        objective.start(shard, first, labels, key)
         self.optimiser = make_optimiser(self.z, objective.learnables(), recipe)
         self.done = self._resume()
         if sum_over is not None:

@@ -199,7 +199,7 @@ class Mine(Random):
 
 def test_a_method_of_ones_own_is_run_under_its_own_name_or_not_at_all(tmp_path, monkeypatch):
     own = {k: v for k, v in TINY.items() if k not in ("iterations", "real_batch")} | {"output_dir": str(tmp_path)}
-    with pytest.raises(ConfigError, match="test_trainer:Mine' does not .*METHODS, where 'random' is .*CONTRIBUTING"):
+    with pytest.raises(ConfigError, match="test_trainer:Mine' does not .*METHODS, where 'random' is .*add_a_method"):
         CondensationTrainer(Mine(Mine.Settings()), **own)
     monkeypatch.setattr(Mine, "name", "mine")
     with pytest.raises(ConfigError, match="METHODS, where 'mine' is not known"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from hf_condense.progress import Progress
 
 if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
+    from hf_condense.models.image_model import ImageModel
 
 VERSION = 1  # raised by hand when equal cells no longer give equal scores
 
@@ -114,6 +115,7 @@ def score(
     test_digest: str | None = None,
     accelerator=None,
     whitening: Whitening | None = None,
+    keep: Callable[[ImageModel], None] | None = None,
     **student_settings: Any,
 ) -> ScoreTable:
     """Trains and scores every student of the grid that is not already in `scores_folder`, and writes the table there.
@@ -135,6 +137,7 @@ def score(
         test_digest: stands for the test images in fingerprints, as `ImageSet.digest`.
         accelerator: an `accelerate.Accelerator`; its processes share the cells, and all of them get the table.
         whitening: of the dataset, for protocols with `zca`.
+        keep: gets each network that is trained now, as it was scored.
         student_settings: of `train_student`: image_size, mean, std, flip, precision.
 
     Raises:
@@ -169,6 +172,7 @@ def score(
         accelerator,
         student_settings,
         whitening,
+        keep,
     )
     grid.make_stores(cells, label_settings or LabelSettings())
     grid.train(cells)
@@ -223,6 +227,7 @@ class _Grid:
     accelerator: Any
     settings: dict[str, Any]
     whitening: Whitening | None = None
+    keep: Callable[[ImageModel], None] | None = None
 
     def __post_init__(self) -> None:
         self.processes = Processes(self.accelerator)
@@ -337,6 +342,7 @@ class _Grid:
             rates=found.rates,
             soft=found.soft,
             whitening=self.whitening,
+            keep=self.keep,
             **self.settings,
         )
         costs = {"image_bytes": found.bytes, "label_bytes": self._label_bytes(found, cell.regime)}

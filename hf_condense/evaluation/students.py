@@ -20,6 +20,7 @@ from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import siamese_pixels
 from hf_condense.data.spaces import pixel_space
+from hf_condense.data.upload import to_device
 from hf_condense.errors import ConfigError
 from hf_condense.evaluation.losses import protocol_loss
 from hf_condense.evaluation.phases import soft_hard_soft
@@ -89,6 +90,7 @@ def train_student(
     rates: Sequence[float] | None = None,
     soft: Tensor | None = None,
     whitening: Whitening | None = None,
+    keep: Callable[[ImageModel], None] | None = None,
 ) -> StudentResult:
     """Trains one student and scores it once, after its last epoch.
 
@@ -110,6 +112,7 @@ def train_student(
         rates: learning rates learned with the set, one a stage; used where the protocol takes them.
         soft: probabilities [N, K], a row an image.
         whitening: of the dataset, for protocols with `zca`.
+        keep: gets the network that `top1` is of.
 
     Raises:
         ConfigError: the regime's teacher or store is missing, or the protocol has no value for this student or labels
@@ -175,6 +178,8 @@ def train_student(
     online = predicted = predictions(result.model)
     if result.ema_model is not None:
         predicted = predictions(result.ema_model)
+    if keep is not None:
+        keep(result.model if result.ema_model is None else result.ema_model)
     top1 = float((predicted == right).mean())
     ema = None if result.ema_model is None else top1
     looks = [row for row in result.history if "top1" in row]  # in the history, because that survives a restart
@@ -344,7 +349,7 @@ def student_batches(
                 batch.soft = teacher.logits(batch.images, batch_sizes(len(rows), part))
                 yield from slices(batch, part)
             elif per_image:
-                batch.soft = _image_labels(soft.index_select(0, rows.to(device)), batch)
+                batch.soft = _image_labels(soft.index_select(0, to_device(rows, device)), batch)
                 yield from slices(batch, part)
             else:
                 yield batch
@@ -365,7 +370,9 @@ def _mixed(batch: Batch, views: Views, policy: ViewPolicy, key: Key) -> Batch:
     if views.partner is None:
         return batch
     partner, lam = mixed_targets(views)
-    return replace(batch, images=mix_images(batch.images, views), partner=partner.to(batch.images.device), lam=lam)
+    return replace(
+        batch, images=mix_images(batch.images, views), partner=to_device(partner, batch.images.device), lam=lam
+    )
 
 
 def _seen_twice(batches: Callable[[int], Iterator[Batch]], model: nn.Module) -> Callable[[int], Iterator[Batch]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from hf_condense.data.augmentation import ViewPolicy, Views, apply_views, draw_views, mixed_targets
 from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.models.training import Batch
 
 
@@ -91,12 +92,12 @@ def render(
 ) -> Batch:
     """The batch of these `views`: rows of `images` augmented and mixed on `device`."""
     device = device or images.device
-    here = rows.to(images.device, non_blocking=True)
+    here = to_device(rows, images.device)
     pixels = apply_views(unit_pixels(images.index_select(0, here), device), views, policy)
     partner, lam = mixed_targets(views)
     if partner is not None:
-        partner = partner.to(device, non_blocking=True)
-    return Batch(pixels, labels.index_select(0, here).to(device, non_blocking=True), partner, lam)
+        partner = to_device(partner, device)
+    return Batch(pixels, to_device(labels.index_select(0, here), device), partner, lam)
 
 
 def part_size(batch_size: int, accumulation: int) -> int:

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import logging
-import platform
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +13,9 @@ import torch
 
 from hf_condense.data.crops import centre
 from hf_condense.evaluation.run import ImageSet
-from hf_condense.hub.provenance import device_name, git_state, portable
-from hf_condense.leaderboard.board import FILE, write_board
+from hf_condense.hub.provenance import device_name
+from hf_condense.leaderboard.board import FILE
+from hf_condense.leaderboard.board_file import write_board
 from hf_condense.leaderboard.entries import file_of
 from hf_condense.leaderboard.place import Place, open_place
 from hf_condense.leaderboard.predictions import describe_predictions, write_predictions
@@ -29,7 +25,6 @@ from hf_condense.leaderboard.result import (
     Content,
     Cost,
     MethodFacts,
-    Provenance,
     Result,
     SetRef,
     Submitted,
@@ -37,6 +32,7 @@ from hf_condense.leaderboard.result import (
 )
 from hf_condense.leaderboard.scoring import KEY, BoardScorer, Run, columns_of, real_set
 from hf_condense.leaderboard.sets import pixels_hash
+from hf_condense.leaderboard.stamp import provenance, today
 from hf_condense.selection.centres import farthest_first, medoids
 from hf_condense.selection.features import features_of
 from hf_condense.selection.herding import herding
@@ -240,20 +236,3 @@ def _finish(place: Place, bank: Bank, waiting: dict[str, Path | bytes]) -> None:
 
         with tempfile.TemporaryDirectory() as folder:
             place.add({**waiting, FILE: write_board(folder, board)}, f"Baselines of {name}")
-
-
-def today() -> str:
-    return datetime.now(UTC).date().isoformat()
-
-
-def provenance() -> Provenance:
-    """What scores here and now."""
-    git = git_state()
-    return Provenance(
-        library=f"hf-condense {metadata.version('hf-condense')}",
-        commit=git and git["commit"],
-        torch=torch.__version__,
-        python=platform.python_version(),
-        platform=f"{platform.system()} {platform.machine()}",
-        command=shlex.join([Path(sys.argv[0]).name, *portable(sys.argv[1:])])[:300],
-    )

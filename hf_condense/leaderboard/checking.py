@@ -14,10 +14,12 @@ from hf_condense.config import check
 from hf_condense.errors import ArtefactError
 from hf_condense.hub.refusals import clear_hub_errors
 from hf_condense.leaderboard.board import FILE
-from hf_condense.leaderboard.check import ADDED, MAX_PREDICTIONS, Checker, Line, Report, check_file, check_folder
+from hf_condense.leaderboard.check import ADDED, Checker, check_file, check_folder
 from hf_condense.leaderboard.limits import MAX_BYTES
 from hf_condense.leaderboard.place import Place, open_place
+from hf_condense.leaderboard.report import Line, Report
 from hf_condense.leaderboard.result import Result
+from hf_condense.leaderboard.result_checks import MAX_PREDICTIONS
 
 _ID = re.compile(r"[0-9a-f]{20}")
 MAX_FILES = 100  # of a pull request

@@ -40,6 +40,9 @@ def add_commands(commands: Any) -> None:
         help="images that settings were chosen on",
     )
     put.add_argument("--tuning_trials", type=int, help="how many settings were tried")
+    put.add_argument(
+        "--push_students", action="store_true", help="publish the median student of each column, with its result"
+    )
     put.add_argument("--supersedes", metavar="ID", help="an earlier result of yours that this one replaces")
     _common(put)
     again = commands.add_parser(
@@ -125,6 +128,7 @@ def _add_site(actions: Any) -> None:
     push = actions.add_parser("push", help="publish a built site as a static Space")
     push.add_argument("site", help="folder that `build` made")
     push.add_argument("repo_id", metavar="SPACE", help="owner/name of the Space")
+    push.add_argument("--leaderboard", help="also put the table into this results repository, for its dataset viewer")
     push.add_argument("--private", action="store_true", default=None, help="make it private")
     push.add_argument("--dry_run", action="store_true", help="only say what would go up")
 
@@ -156,6 +160,8 @@ def submit(names: list[str], leaderboard: str, work: str | None, **options: Any)
     done = score_and_submit(names, leaderboard, work=work and Path(work), **options)
     print(done.verdicts)
     print(f"result {done.result.id}: {done.where or 'not submitted (--dry_run)'}")
+    for repo in done.students:
+        print(f"student {repo}")
     return 0
 
 
@@ -187,10 +193,10 @@ def bank(leaderboard: str, by: str | None, work: str | None, dry_run: bool) -> i
     from pathlib import Path
 
     from hf_condense.leaderboard.bank import fill_bank
-    from hf_condense.leaderboard.place import open_place, user_of
+    from hf_condense.leaderboard.place import author_of, open_place
 
     made, students = fill_bank(
-        leaderboard, by=by or user_of(open_place(leaderboard)), dry_run=dry_run, work=work and Path(work)
+        leaderboard, by=author_of(open_place(leaderboard), by), dry_run=dry_run, work=work and Path(work)
     )
     print(f"{made} baselines, {students} students{' to train' if dry_run else ''}")
     return 0
@@ -235,8 +241,10 @@ def serve(site: str, port: int) -> int:
     return 0
 
 
-def push(site: str, repo_id: str, **options: Any) -> int:
-    from hf_condense.leaderboard.space import push_space
+def push(site: str, repo_id: str, leaderboard: str | None, **options: Any) -> int:
+    from hf_condense.leaderboard.space import push_space, push_table
 
     print(push_space(site, repo_id, **options))
+    if leaderboard and not options["dry_run"]:
+        print(push_table(site, leaderboard))
     return 0

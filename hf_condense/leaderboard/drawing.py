@@ -128,7 +128,7 @@ def pareto_plot(found: Sequence[Point], cost: str, random: float | None, link) -
     parts.append(Markup('<path class="front" d="{}"/>').format(" ".join(steps)))
     for point in sorted(found, key=lambda p: p.on_front):
         parts.append(_dot(point, x(point.cost), y(point.row.mean), cost, link(point.row)))
-    parts += _names(front, x, y)
+    parts += _names(front, found, x, y)
     title = f"Top-1 accuracy in percent over {'bytes' if cost == 'bytes' else 'seconds of synthesis'}"
     return Markup('<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, title, Markup("").join(parts)
@@ -155,24 +155,22 @@ def _dot(point: Point, x: float, y: float, cost: str, address: str | None) -> Ma
     return shape if address is None else Markup('<a href="{}">{}</a>').format(address, shape)
 
 
-def _names(front: Sequence[Point], x, y) -> list[Markup]:
-    """Names of points of the front, where there is room for them."""
-    parts, boxes = [], []
+def _names(front: Sequence[Point], found: Sequence[Point], x, y) -> list[Markup]:
+    """Names of points of the front, to the right or left of them, where they cover no other name and no point."""
+    parts: list[Markup] = []
+    boxes = [(x(p.cost) - 5, y(p.row.mean) - 5, x(p.cost) + 5, y(p.row.mean) + 5) for p in found]
     for point in sorted(front, key=lambda p: -p.row.mean)[: 2 * LABELS]:
         name = point.row.result.content.method.title
         name = name if len(name) <= 18 else name[:17] + "…"
         at_x, at_y, width = x(point.cost), y(point.row.mean), 8 * len(name)
-        anchor = "end" if at_x + width + 10 > WIDTH - RIGHT else "start"
-        start = at_x - width - 9 if anchor == "end" else at_x + 9
-        box = (start, at_y - 16, start + width, at_y + 4)
-        if box[0] < LEFT or len(parts) >= LABELS or any(_overlap(box, other) for other in boxes):
-            continue
-        boxes.append(box)
-        parts.append(
-            Markup('<text class="name" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(
-                at_x + (9 if anchor == "start" else -9), max(at_y - 5, TOP + 8), anchor, name
-            )
-        )
+        for anchor, side, start in (("start", 9, at_x + 9), ("end", -9, at_x - width - 9)):
+            box = (start, at_y - 16, start + width, at_y + 4)
+            inside = box[0] >= LEFT and box[2] <= WIDTH - RIGHT
+            if len(parts) < LABELS and inside and not any(_overlap(box, other) for other in boxes):
+                boxes.append(box)
+                text = Markup('<text class="name" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>')
+                parts.append(text.format(at_x + side, max(at_y - 5, TOP + 8), anchor, name))
+                break
     return parts
 
 
@@ -212,8 +210,13 @@ _STEPS = {
 def _cost_ticks(costs: Sequence[float], cost: str) -> list[float]:
     """Round numbers around all positive costs, two to seven of them."""
     positive, steps = [c for c in costs if c > 0] or [1.0], _STEPS[cost]
-    first = max((i for i, step in enumerate(steps) if step <= min(positive)), default=0)
-    last = min((i for i, step in enumerate(steps) if step >= max(positive)), default=len(steps) - 1)
+    low, high = min(positive), max(positive)
+    if cost == "bytes" and high < 1.5 * low:  # sets of one size: between two round numbers of a logarithmic scale
+        step = next(s for s in steps if (high - low) / s <= 4 and s >= low / 50)
+        start = math.floor(low / step)
+        return [step * i for i in range(start, max(math.ceil(high / step), start + 1) + 1)]
+    first = max((i for i, step in enumerate(steps) if step <= low), default=0)
+    last = min((i for i, step in enumerate(steps) if step >= high), default=len(steps) - 1)
     last = max(last, first + 1)
     stride = -(-(last - first) // 6)
     return [float(steps[min(i, len(steps) - 1)]) for i in range(first, last + stride, stride)]

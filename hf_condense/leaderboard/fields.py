@@ -12,15 +12,16 @@ from pydantic import AfterValidator, Field
 from hf_condense.leaderboard.limits import MAX_DEPTH, MAX_DIGITS, MAX_STRING, need
 
 SETTINGS_DEPTH = MAX_DEPTH - 4  # below file, content, method and settings
+USER = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}$"
 PATTERNS: dict[str, str] = {}  # pattern -> what it allows, in words
 _URL = re.compile(r"https://[a-z0-9.-]+(?::\d+)?(?:/[\w\-./~%?#&=+,;:@!()]*)?", re.IGNORECASE | re.ASCII)
 
 
 def clean_text(value: str) -> str:
     """Refuses strings that are long, not in NFC, or hold control, bidirectional or unassigned characters."""
-    need(len(value) <= MAX_STRING, "", value, f"at most {MAX_STRING} characters")
-    if value.isascii() and value.isprintable():
+    if value.isascii() and value.isprintable() and len(value) <= MAX_STRING:
         return value
+    need(len(value) <= MAX_STRING, "", value, f"at most {MAX_STRING} characters")
     for character in value:
         kind = unicodedata.category(character)
         allowed = f"text without control or bidirectional characters (U+{ord(character):04X})"
@@ -74,7 +75,7 @@ Text = Annotated[str, AfterValidator(clean_text)]
 Url = Annotated[str, AfterValidator(clean_url)]
 Settings = Annotated[dict[str, Any], AfterValidator(clean)]
 Name = _matching(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", "letters, digits, '-', '_' and '.'")
-User = _matching(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}$", "the name of a Hub user")
+User = _matching(USER, "the name of a Hub user")
 Date = _matching(r"^20[0-9][0-9]-[01][0-9]-[0-3][0-9]$", "a date such as 2026-01-31")
 Id = _matching(r"^[0-9a-f]{20}$", "the id of a result")
 Commit = _matching(r"^[0-9a-f]{40}$", "40 hex digits of a commit")

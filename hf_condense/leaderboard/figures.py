@@ -21,6 +21,11 @@ def points(difference: float) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
+def probability(p: float) -> str:
+    """Three decimals; smaller than that is no matter of size."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def interval(low: float, high: float) -> str:
     return f"[{points(low)}, {points(high)}]"
 

@@ -18,17 +18,8 @@ from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.files import atomic_path, write_text
 from hf_condense.hub.commits import commit
 from hf_condense.hub.refusals import clear_hub_errors
-from hf_condense.leaderboard.board import (
-    FILE,
-    Bank,
-    Board,
-    BoardProtocol,
-    BoardSource,
-    Seeds,
-    Teacher,
-    read_board,
-    write_board,
-)
+from hf_condense.leaderboard.board import FILE, Bank, Board, BoardProtocol, BoardSource, Seeds, Teacher
+from hf_condense.leaderboard.board_file import read_board, write_board
 from hf_condense.leaderboard.scoring import KEY
 from hf_condense.models.checkpoints import read_checkpoint, write_checkpoint
 from hf_condense.models.pool import squeeze
@@ -192,7 +183,7 @@ def push_board(folder: Path | str, repo_id: str) -> str:
     """
     folder = Path(folder)
     read_board(folder)
-    kept = ("results", "predictions", "verified", "withdrawn", TEACHERS)
+    kept = ("results", "predictions", "verified", "withdrawn", "table", TEACHERS)
     paths = [p for name in kept for p in sorted((folder / name).rglob("*")) if p.is_file()]
     paths += [folder / name for name in (FILE, "README.md", "eval.yaml")]
     files = {p.relative_to(folder).as_posix(): p for p in paths}

@@ -8,14 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hf_condense.config import check
 from hf_condense.errors import ArtefactError
 from hf_condense.files import atomic_path
-from hf_condense.leaderboard.board import FILE, Board, read_board
+from hf_condense.leaderboard.board import FILE, Board
+from hf_condense.leaderboard.board_file import read_board
 from hf_condense.leaderboard.entries import E, read_all, read_file
+from hf_condense.leaderboard.fields import USER
 from hf_condense.leaderboard.result import Result
 from hf_condense.snapshots import fetch_snapshot
 
 NO_COMMIT = "0" * 40
+TABLE = "table/board.parquet"  # of all rows, for the dataset viewer; written by `build`
 _READ = [FILE, "results/**", "verified/**", "withdrawn/**", "teachers/**"]
 
 
@@ -94,10 +98,18 @@ def open_place(name: str | Path, revision: str | None = None, predictions: bool 
     return Place(fetched, read_board(fetched), str(name), fetched.name)
 
 
-def user_of(place: Place) -> str:
-    """The Hub's user, or the system's where the board is a folder."""
+def author_of(place: Place, by: str | None = None) -> str:
+    """Who submits: `by`, else the Hub's user, or the system's where the board is a folder.
+
+    Raises:
+        ConfigError: a name that no user of the Hub can have.
+    """
+    if by is not None:
+        known = re.fullmatch(USER, by) is not None
+        check(known, "by", by, "the name of a Hub user: letters, digits, '-', '_' and '.'")
+        return by
     if place.repo is None:
-        return re.sub(r"[^\w.-]", "-", getpass.getuser(), flags=re.ASCII) or "unknown"
+        return re.sub(r"[^\w.-]", "-", getpass.getuser(), flags=re.ASCII).lstrip("-._") or "unknown"
     from huggingface_hub import HfApi
 
     from hf_condense.hub.refusals import clear_hub_errors

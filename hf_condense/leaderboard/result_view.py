@@ -10,13 +10,13 @@ import numpy as np
 
 from hf_condense.evaluation.scores import lrs
 from hf_condense.leaderboard.collect import Collected
-from hf_condense.leaderboard.figures import duration, interval, percent, points, size
+from hf_condense.leaderboard.figures import duration, interval, percent, points, probability, size
 from hf_condense.leaderboard.judging import accuracies
 from hf_condense.leaderboard.result import Result, SetRef
 from hf_condense.leaderboard.rows import Row, task_of
 from hf_condense.leaderboard.statements import Verification
 from hf_condense.leaderboard.statistics import Agreement
-from hf_condense.leaderboard.views import accuracy, page_name, submitter, tab_id, worth_view
+from hf_condense.leaderboard.views import accuracy, page_name, submitter, tab_id, without_verdict, worth_view
 
 View = dict[str, Any]
 HUB = "https://huggingface.co/datasets"
@@ -69,7 +69,8 @@ def _line(collected: Collected, row: Row, rows: Sequence[Row]) -> View:
         "delta": points(judged.delta) if judged else "",
         "interval": interval(judged.low, judged.high) if judged else "",
         "verdict": judged.verdict if judged else "",
-        "p": f"{judged.p:.2g}" if judged else "",
+        "missing": without_verdict(row),
+        "p": probability(judged.p) if judged else "",
         "detectable": percent(judged.detectable) if judged else "",
         **worth_view(row),
         **_robustness(collected, row, rows),

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from hf_condense.config import DataSettings, check
 from hf_condense.data.cache import cache_folder
 from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
-from hf_condense.data.source import Splits, open_source
 from hf_condense.evaluation.protocol import Protocol
+from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.run import ImageSet, score
-from hf_condense.evaluation.students import training_plan
-from hf_condense.files import fingerprint, load_tensors, save_tensors
+from hf_condense.files import atomic_path, fingerprint, load_tensors, save_tensors
 from hf_condense.hub.artefact import encode_png
-from hf_condense.hub.models import fetch_model
 from hf_condense.hub.provenance import device_name
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.leaderboard.board import BoardSource
 from hf_condense.leaderboard.column import Column, Control
+from hf_condense.leaderboard.origins import board_teacher, open_board_source
 from hf_condense.leaderboard.place import Place
-from hf_condense.models.checkpoints import read_checkpoint
+from hf_condense.leaderboard.training_length import shown
+from hf_condense.models.checkpoints import read_checkpoint, write_checkpoint
 from hf_condense.models.image_model import ImageModel
 from hf_condense.selection.real import random_real
 
@@ -47,56 +45,6 @@ class Run:
     seconds: float
     label_bytes: int
     predictions: np.ndarray
-
-
-def open_board_source(source: BoardSource) -> Splits:
-    """Training and test images of a board's source.
-
-    Raises:
-        DataError: it cannot be opened.
-        ConfigError: its images are others than the board was made with.
-    """
-    splits = open_source(
-        DataSettings(
-            dataset=source.id,
-            revision=source.revision,
-            image_size=source.image_size,
-            max_per_class=source.max_per_class,
-        ),
-        Key(0, "data"),
-    )
-    for name, found, expected in (
-        ("training images", splits.train.fingerprint, source.fingerprint),
-        ("test images", splits.test.fingerprint, source.test_fingerprint),
-    ):
-        check(
-            found == expected,
-            f"{name} of {source.name}",
-            found,
-            f"{expected}, those that the board was made with",
-            f"use revision {source.revision or 'and versions'} of {source.id} as the board names it",
-        )
-    return splits
-
-
-def board_teacher(place: Place, source: BoardSource) -> ImageModel:
-    """The network that makes a source's soft labels: safetensors only, and the weights that the board names.
-
-    Raises:
-        ModelError, ArtefactError: it cannot be had, is damaged, or has other weights.
-    """
-    teacher = source.teacher
-    if teacher.repo is not None:
-        return fetch_model(teacher.repo, teacher.revision, teacher.sha256)
-    model = read_checkpoint(place.folder / "teachers" / source.name)
-    check(
-        model.sha256() == teacher.sha256,
-        "teacher",
-        model.sha256(),
-        f"{teacher.sha256}, as {source.name} of the board has",
-        "fetch the board again",
-    )
-    return model
 
 
 class BoardScorer:
@@ -139,34 +87,52 @@ class BoardScorer:
         *,
         regimes: Sequence[str] | None = None,
         protocol: Protocol | None = None,
+        teacher: Ensemble | None = None,
     ) -> list[Run]:
         """Seed i on set number i, one student each; all seeds on the set where there is one.
 
         Args:
             ipc: images of a class in the published sets.
             name: of the row, for files and progress.
-            regimes, protocol: the board's where not given.
+            regimes, protocol, teacher: the board's where not given.
         """
         grid = _Grid(ipc, tuple(regimes or self.board.regimes), protocol or self.protocol)
         if len(sets) == 1:
-            return self._scored(sets[0], 0, seeds, name, grid)
+            return self._scored(sets[0], 0, seeds, name, grid, teacher)
         runs = []
         for number, seed in enumerate(seeds):
             place = number % len(sets)
-            runs += self._scored(sets[place], place, [seed], f"{name}-{place}", grid)
+            runs += self._scored(sets[place], place, [seed], f"{name}-{place}", grid, teacher)
         return runs
 
     def control(self, ipc: int, count: int) -> list[Run]:
         """The board's draws 0 .. count-1 on this machine; the bank's own cells where this machine made the bank."""
         return self.score_each([self.draw(ipc, i) for i in range(count)], ipc, range(count), f"random-{ipc}")
 
-    def _scored(self, found: ImageSet, number: int, seeds: Sequence[int], name: str, grid: _Grid) -> list[Run]:
+    def student(self, found: ImageSet, ipc: int, regime: str, student: str, seed: int) -> tuple[ImageModel, int]:
+        """One student of a set, trained again: its network, and how many test images it gets right."""
+        identity = fingerprint([found.digest, ipc, regime, student, seed, self.environment])
+        folder = self.work / "students" / identity
+
+        def keep(model: ImageModel) -> None:
+            with atomic_path(folder / "model") as temporary:
+                write_checkpoint(model, temporary, self.source.image_size)
+
+        grid = _Grid(ipc, (regime,), self.protocol)
+        table = self._score(found, [seed], "student", grid, folder, students=(student,), keep=keep)
+        predictions = np.load(table.predictions[0], allow_pickle=False)
+        return read_checkpoint(folder / "model"), int((predictions == self.test.labels).sum())
+
+    def _scored(
+        self, found: ImageSet, number: int, seeds: Sequence[int], name: str, grid: _Grid, teacher: Ensemble | None
+    ) -> list[Run]:
         """All students of one set, in one file when they are done."""
         own = [found.store and found.store.fingerprint, found.soft is not None and image_digest(found.soft)]
+        own += [] if teacher is None else [teacher.describe()]
         identity = fingerprint([found.digest, own, list(seeds), grid, self.board.students, self.environment])
         path = self.work / "sets" / f"{name}-{identity}.safetensors"
         if not path.exists():
-            self._train(found, seeds, name, grid, path)
+            self._train(found, seeds, name, grid, teacher, path)
         tensors, cells = load_tensors(path)
         predictions, labels = tensors["predictions"].numpy(), self.test.labels
         return [
@@ -174,12 +140,31 @@ class BoardScorer:
             for facts, seen in zip(cells, predictions)
         ]
 
-    def _train(self, found: ImageSet, seeds: Sequence[int], name: str, grid: _Grid, path: Path) -> None:
-        scores = self.work / "scores"
+    def _train(
+        self, found: ImageSet, seeds: Sequence[int], name: str, grid: _Grid, teacher: Ensemble | None, path: Path
+    ) -> None:
+        table = self._score(found, seeds, name, grid, self.work / "scores", teacher)
+        kept = ("student", "regime", "seed", "steps", "label_bytes")
+        facts = [{**{k: cell[k] for k in kept}, "seconds": round(cell["seconds"], 3)} for cell in table.cells]
+        predictions = np.stack([np.load(file, allow_pickle=False) for file in table.predictions])
+        save_tensors(path, {"predictions": torch.from_numpy(predictions)}, facts)
+
+    def _score(
+        self,
+        found: ImageSet,
+        seeds: Sequence[int],
+        name: str,
+        grid: _Grid,
+        folder: Path,
+        teacher: Ensemble | None = None,
+        students: Sequence[str] | None = None,
+        keep: Callable[[ImageModel], None] | None = None,
+    ) -> ScoreTable:
+        """Trains what is not in `folder` yet; `keep` gets every network that is trained now."""
         table = score(
             {name: found},
             protocol=grid.protocol,
-            students=self.board.students,
+            students=students or self.board.students,
             regimes=grid.regimes,
             seeds=list(seeds),
             ipc=shown(found, grid.ipc),
@@ -188,8 +173,9 @@ class BoardScorer:
             num_classes=self.train.num_classes,
             key=KEY / "students",
             device=self.device,
-            scores_folder=scores,
-            teacher=self.teacher,
+            scores_folder=folder,
+            teacher=teacher or self.teacher,
+            keep=keep,
             test_digest=self.test.fingerprint,
             image_size=self.source.image_size,
             mean=self.train.mean,
@@ -197,11 +183,8 @@ class BoardScorer:
             flip=self.source.flip,
             precision=self.board.precision,
         )
-        kept = ("student", "regime", "seed", "steps", "label_bytes")
-        facts = [{**{k: cell[k] for k in kept}, "seconds": round(cell["seconds"], 3)} for cell in table.cells]
-        predictions = np.stack([np.load(file, allow_pickle=False) for file in table.predictions])
-        save_tensors(path, {"predictions": torch.from_numpy(predictions)}, facts)
-        shutil.rmtree(scores / "stores", ignore_errors=True)  # made again in less time than a student takes
+        shutil.rmtree(folder / "stores", ignore_errors=True)  # made again in less time than a student takes
+        return table
 
 
 @dataclass(frozen=True)
@@ -211,19 +194,6 @@ class _Grid:
     ipc: int
     regimes: tuple[str, ...]
     protocol: Protocol
-
-
-def protocol_steps(protocol: Protocol, student: str, found: ImageSet, ipc: int) -> int:
-    """Optimiser steps that a protocol has for a student on a set."""
-    images = len(found.images) * found.formation_factor**2
-    resolved, recipe = training_plan(protocol.resolve(student, shown(found, ipc)), images)
-    each = -(-images // resolved.batch_size(images))
-    return recipe.epochs * min(each, resolved.duration(images)[1] or each)
-
-
-def shown(found: ImageSet, ipc: int) -> int:
-    """Training images of a class that students see."""
-    return ipc * found.formation_factor**2
 
 
 def real_set(images: torch.Tensor, labels: torch.Tensor) -> ImageSet:

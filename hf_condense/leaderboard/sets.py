@@ -19,14 +19,19 @@ from hf_condense.errors import ArtefactError
 from hf_condense.evaluation.run import ImageSet
 from hf_condense.files import fingerprint
 from hf_condense.hub import hashes
-from hf_condense.hub.artefact import DATA
+from hf_condense.hub.artefact import DATA, SOFT_LABELS
 from hf_condense.hub.distilled import DistilledDataset, locate
 from hf_condense.hub.record import CONDENSATION, read_record
 from hf_condense.leaderboard.result import SetRef
 from hf_condense.snapshots import fetch_snapshot
 
 MAX_IMAGE_BYTES = 20_000_000  # of one encoded image
-_READ = [CONDENSATION, f"{DATA}/*.parquet"]  # never a stranger's models, and labels only where asked for
+# the manifest of stored labels is part of what the content hash covers
+_READ = [
+    CONDENSATION,
+    f"{DATA}/*.parquet",
+    f"{SOFT_LABELS}/manifest.json",
+]  # never a stranger's models, and labels only where asked for
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,14 @@ class CondensedSet:
         return seed if isinstance(seed, int) else None
 
     def image_set(self) -> ImageSet:
-        """For scoring under the board's labels: in one stage, without labels of its own."""
+        """For scoring under the board's labels: in the stages that the set was made in, without labels of its own."""
         return ImageSet(
             self.data.images,
             self.data.labels,
             formation_factor=self.formation_factor,
             rates=self._rates(),
             bytes=self.image_bytes,
+            stages=self.data.stages,
         )
 
     @property
@@ -88,13 +94,13 @@ class CondensedSet:
         return factor
 
     def _rates(self) -> tuple[float, ...] | None:
-        """The last learning rate that was learned with the set."""
+        """The learning rates that were learned with the set: of each of its stages, else the last one."""
         rates = self.data.content.get("training", {}).get("learned_rates")
         if not rates:
             return None
         fits = isinstance(rates, list) and all(type(r) in (int, float) and 0 < r < math.inf for r in rates)
         check(fits, "training.learned_rates", str(rates)[:80], "learning rates above 0")
-        return (float(rates[-1]),)
+        return tuple(float(rate) for rate in (rates[-1:] if self.data.stages is None else rates))
 
     def ref(self, made_by: str | None) -> SetRef:
         """What a result says of it."""
@@ -137,7 +143,7 @@ def open_set(
     if place.is_dir():
         place = locate(place)
     else:
-        patterns = [*_READ, "soft_labels/**"] if labels else _READ
+        patterns = [*_READ, f"{SOFT_LABELS}/**"] if labels else _READ
         place = fetch_snapshot(
             name,
             "dataset",

@@ -20,7 +20,7 @@ from hf_condense.leaderboard.export import as_csv, as_json, as_parquet, board_ta
 from hf_condense.leaderboard.figures import FILTERS, duration_range, size_range
 from hf_condense.leaderboard.overview import Group, overview
 from hf_condense.leaderboard.pictures import Pictures
-from hf_condense.leaderboard.place import NO_COMMIT, Place, open_place
+from hf_condense.leaderboard.place import NO_COMMIT, TABLE, Place, open_place
 from hf_condense.leaderboard.result import Result
 from hf_condense.leaderboard.result_view import result_view
 from hf_condense.leaderboard.rows import Row
@@ -33,7 +33,6 @@ ROWS_SHOWN = 200  # of a table, before a reader asks for all; also in site.js
 GROUPS_SHOWN = 300  # of the overview
 RESULTS_A_PAGE = 1000
 STATIC = ("site.css", "site.js", "icon.svg")
-TABLE = "table/board.parquet"
 log = logging.getLogger(__name__)
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from hf_condense.config import check
 from hf_condense.hub.card import readable_bytes
 from hf_condense.hub.commits import Commit
 from hf_condense.hub.refusals import clear_hub_errors
 from hf_condense.hub.visibility import Target, answers
+from hf_condense.leaderboard.place import TABLE, open_place
 from hf_condense.leaderboard.serve import built_site
 
 OWNED = ("methods", "tasks", "plots", "pictures")  # folders in which only pages of the newest build stay
@@ -45,6 +47,26 @@ def push_space(site: Path | str, repo_id: str, *, private: bool | None = None, d
     digest = json.loads((folder / "board.json").read_text(encoding="utf-8"))["digest"]
     done = target.send(repo_id, "space", files, f"Pages of the results with {digest}", owned=OWNED)
     return _text(done, dry_run)
+
+
+def push_table(site: Path | str, leaderboard: str) -> str:
+    """Puts the table of a built site into its results repository, for the Hub's dataset viewer; gives the address.
+
+    Raises:
+        ArtefactError: `site` is no built site. ConfigError: it is the site of another board, or the board is a folder.
+        HubError: the Hub refuses, or cannot be reached.
+    """
+    folder = built_site(site)
+    built = json.loads((folder / "board.json").read_text(encoding="utf-8"))
+    place = open_place(leaderboard)
+    check(
+        place.repo is not None,
+        "leaderboard",
+        leaderboard,
+        "a results repository; `build` writes the table of a folder",
+    )
+    check(built["fingerprint"] == place.board.fingerprint, "site", built["board"], f"the site of {place.board.name}")
+    return place.add({TABLE: folder / "board.parquet"}, f"Table of the results with {built['digest']}")
 
 
 def _text(done: Commit, dry_run: bool) -> str:

@@ -12,14 +12,14 @@ import numpy as np
 
 from hf_condense.config import check
 from hf_condense.evaluation.comparison import Moments
-from hf_condense.leaderboard.bank import provenance, today
 from hf_condense.leaderboard.board import OWN
 from hf_condense.leaderboard.column import Column
 from hf_condense.leaderboard.entries import file_of
-from hf_condense.leaderboard.place import open_place, user_of
+from hf_condense.leaderboard.place import author_of, open_place
 from hf_condense.leaderboard.result import FORMAT, BoardRef, Content, Submitted, check_board
 from hf_condense.leaderboard.scoring import BoardScorer, columns_of
 from hf_condense.leaderboard.sets import open_set
+from hf_condense.leaderboard.stamp import provenance, today
 from hf_condense.leaderboard.statements import Remade, Verification
 from hf_condense.leaderboard.statistics import UNDECIDED, Agreement, agreement
 
@@ -97,7 +97,7 @@ def verify(
     check(2 <= seeds <= 100, "seeds", seeds, "2 to 100")
     place = open_place(leaderboard)
     result = place.result(id)
-    c, verifier = result.content, by or user_of(place)
+    c, verifier = result.content, author_of(place, by)
     check(c.kind == "submission", "id", id, "a submission; baselines are drawn again by everybody who submits")
     check_board(c.board, place.board)
     scorer = BoardScorer(place, c.source, work)

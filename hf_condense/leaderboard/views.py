@@ -21,6 +21,7 @@ CAPTIONS = {
     "method": "Methods: several sets from different seeds, one student each, against random draws (Welch).",
     "set": "Single sets: one published set with several students, against what a random draw would reach.",
 }
+OWN_CAPTION = " Here each row's own labels: random images are labelled by the set's own teacher."
 
 
 def page_name(source: str, ipc: int) -> str:
@@ -69,7 +70,7 @@ def task_tab(collected: Collected, task: Task, rows: Sequence[Row]) -> View:
         "saturated": random is not None and ceiling is not None and ceiling - random.mean < SATURATED,
         "tables": [
             {
-                "caption": CAPTIONS[scope],
+                "caption": CAPTIONS[scope] + OWN_CAPTION * (task.regime == OWN),
                 "axis": axis(limit),
                 "rows": [row_view(collected, row, limit, scope) for row in ordered(collected, rows, scope)],
             }
@@ -106,7 +107,7 @@ def row_view(collected: Collected, row: Row, limit: float, scope: str) -> View:
         "interval": interval(judged.low, judged.high) if judged else "",
         "bar": bar(judged, limit) if judged else "",
         "verdict": judged.verdict if judged else "",
-        "verdict_text": _short(judged) if judged else "reference" if row.is_random else "",
+        "verdict_text": _short(judged) if judged else without_verdict(row),
         **worth_view(row),
         "bytes": row.bytes,
         "size": size(row.bytes),
@@ -115,6 +116,11 @@ def row_view(collected: Collected, row: Row, limit: float, scope: str) -> View:
         "n": row.n,
         "level": standing.level,
     }
+
+
+def without_verdict(row: Row) -> str:
+    """What stands in the place of a verdict."""
+    return "reference" if row.is_random else "no control" if row.column.regime == OWN else ""
 
 
 def _short(judged: Judged) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_condense.config import check
-from hf_condense.leaderboard.bank import today
 from hf_condense.leaderboard.entries import file_of
-from hf_condense.leaderboard.place import open_place, user_of
+from hf_condense.leaderboard.place import author_of, open_place
 from hf_condense.leaderboard.result import FORMAT
+from hf_condense.leaderboard.stamp import today
 from hf_condense.leaderboard.statements import Withdrawal
 
 REASONS = ("claim", "licence", "error")
@@ -31,7 +31,7 @@ def withdraw(id: str, leaderboard: str | Path, reason: str, *, by: str | None = 
     check(reason in REASONS, "reason", reason, ", ".join(REASONS))
     place = open_place(leaderboard)
     result = place.result(id)
-    entry = Withdrawal(FORMAT, id, reason, by or user_of(place), today())
+    entry = Withdrawal(FORMAT, id, reason, author_of(place, by), today())
     check(not (place.folder / entry.place).exists(), "id", id, "a result that is not withdrawn yet")
     message = f"Withdraw {result.content.method.title}, {id} ({reason})"
     return place.add({entry.place: file_of(entry)}, message, create_pr=place.repo is not None)

@@ -108,6 +108,11 @@ class Ladder:
         means = [r[draw.integers(len(r), size=(resamples, len(r)))].mean(1) for r in runs]
         self.fits = isotonic(np.stack(means, 1), weights)
         self._shares: dict[int, np.ndarray] = {}
+        self._curves = self.fits.T.astype(np.float32, order="C")  # [k, resamples]; half the time, error 1e-6
+        rise = np.diff(self._curves, axis=0)
+        self._level = [np.nonzero(r == 0)[0] for r in rise]
+        self._lengths = np.diff(self.log_ipc).astype(np.float32)
+        self._slopes = self._lengths[:, None] / np.where(rise > 0, rise, np.float32(1))
 
     def worth(self, runs: ArrayLike, ipc: int) -> Worth:
         """Of rows with accuracies [m, n], all at one IPC.
@@ -118,7 +123,7 @@ class Ladder:
         n = runs.shape[1]
         if n not in self._shares:
             places = (self.key / "runs" / n).numpy().integers(n, size=(self.resamples, n))
-            self._shares[n] = (places == np.arange(n)[:, None, None]).mean(2)
+            self._shares[n] = (places == np.arange(n)[:, None, None]).mean(2).astype(np.float32)
         shares = self._shares[n]
         value, censored = inverse(self.log_ipc, self.fit, runs.mean(1))
         log_ipc = np.empty((2, len(runs)))
@@ -137,25 +142,23 @@ class Ladder:
         Args:
             shares: [n, resamples], of each run in a drawn mean.
         """
-        runs, shares, fits = (v.astype(np.float32) for v in (runs, shares, self.fits))  # half the time, error 1e-6
+        runs = runs.astype(np.float32)
         means, part = (np.zeros((len(runs), self.resamples), np.float32) for _ in range(2))
         for i, share in enumerate(shares):
             means += np.multiply(runs[:, i, None], share, out=part)
         least, most = means.min(), means.max()
         place = np.full_like(means, self.log_ipc[0])
-        for j in range(len(self.log_ipc) - 1):
-            low, high, length = fits[:, j], fits[:, j + 1], np.float32(self.log_ipc[j + 1] - self.log_ipc[j])
+        for low, high, length, slope, level in zip(
+            self._curves, self._curves[1:], self._lengths, self._slopes, self._level
+        ):
             if high.max() < least:
                 place += length
             elif low.min() <= most:
                 passed = np.subtract(means, low, out=part)
-                passed /= np.where(high > low, high - low, np.float32(1))
-                level = np.nonzero(high == low)[0]
+                passed *= slope
                 at = means[:, level]
-                passed[:, level] = ((at > low[level]).astype(float) + (at >= low[level])) / 2
-                np.minimum(np.maximum(passed, 0, out=passed), 1, out=passed)
-                passed *= length
-                place += passed
+                passed[:, level] = length * ((at > low[level]).astype(np.float32) + (at >= low[level])) / 2
+                place += passed.clip(0, length, out=passed)
         place.sort(axis=1)
         at = np.array([0.025, 0.975]) * (self.resamples - 1)
         left = at.astype(int)

@@ -19,6 +19,7 @@ from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy, apply_views,
 from hf_condense.data.cache import one_at_a_time
 from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.errors import ModelError
 from hf_condense.files import atomic_path, fingerprint, sha256_file
 from hf_condense.models.checkpoints import write_checkpoint
@@ -330,13 +331,16 @@ def train_on(
         parts = [rows[part] for rows, part in zip(parts, mine)]
         if len(parts) > 1 and len(parts[-1]) <= 1:  # batch norm cannot train on a single image
             del parts[-1]
-        decoded = train.ahead(parts) if images is None else (images[torch.from_numpy(p).to(device)] for p in parts)
+        decoded = (
+            train.ahead(parts) if images is None else (images[to_device(torch.from_numpy(p), device)] for p in parts)
+        )
         for step, (rows, pixels) in enumerate(zip(parts, decoded)):
             views = draw_views(policy, key / "views" / epoch / step, sizes[step], side, side)
             if parallel:
                 views = views_of(views, mine[step])
             yield Batch(
-                apply_views(unit_pixels(pixels, device), views, policy), labels[torch.from_numpy(rows).to(device)]
+                apply_views(unit_pixels(pixels, device), views, policy),
+                labels[to_device(torch.from_numpy(rows), device)],
             )
 
     def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -277,9 +277,9 @@ def predict(
     """Logits fp32 [N, K] on the CPU, in eval mode, of uint8 or unit-pixel images [N, C, S, S]."""
     was_training = model.training
     model.to(device).eval()
-    parts = [model(unit_pixels(part, device, size)).float().cpu() for part in images.split(batch_size)]
+    parts = [model(unit_pixels(part, device, size)).float() for part in images.split(batch_size)]
     model.train(was_training)
-    return torch.cat(parts)
+    return torch.cat(parts).cpu()  # read back once
 
 
 def evaluate_top1(

@@ -38,7 +38,10 @@ class Objective(ABC):
 
     @abstractmethod
     def start(self, shard: Shard, images: Tensor, labels: Tensor, key: Key) -> None:
-        """Called before the first step of a shard (or before `load_state_dict`, when it is resumed)."""
+        """Called before the first step of a shard (or before `load_state_dict`, when it is resumed).
+
+        Here `labels` are on the CPU, so that nothing has to be read back from the device.
+        """
 
     @abstractmethod
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:

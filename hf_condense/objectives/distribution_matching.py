@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.config import check
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.models.embedding import embed
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.image_model import ImageModel
@@ -57,7 +58,7 @@ class DistributionMatching(Objective):
         self.sampler = sampler
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
-        self._labels = labels.cpu()
+        self._labels = labels
         self._classes, self._place = self._labels.unique(return_inverse=True)
 
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
@@ -115,10 +116,11 @@ def averaging(place: Tensor, like: Tensor, weights: Sequence[Tensor | None] = ()
     Args:
         place: int64 [n] group of each feature, on the CPU.
         like: of the device and kind of the features.
-        weights: of the features of each group, in their order, where these differ.
+        weights: of the features of each group, in their order, where these differ; groups then lie one after another.
     """
-    shares = F.one_hot(place).T.to(like)
+    shares = to_device(F.one_hot(place).T.to(like.dtype), like.device)
+    ends = place.bincount().cumsum(0).tolist()
     for row, mine in enumerate(weights):
         if mine is not None:
-            shares[row, place == row] = mine.to(like)
+            shares[row, ends[row] - len(mine) : ends[row]] = mine.to(like)
     return shares / shares.sum(1, keepdim=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hf_condense.config import check
 from hf_condense.data.augmentation import ViewPolicy, draw_views, view_maker
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.errors import ArtefactError
 from hf_condense.models.frozen import forward, freeze
 from hf_condense.models.statistics import RealStatistics
@@ -85,8 +86,8 @@ class FeatureStatistics(Objective):
         self.flat_images = images.detach().clone() if self.settings.flatness_weight else None
         self._order, sizes = None, None
         if self.settings.class_matching == "per_class":  # rows by class, so that each class is one group of rows
-            self._order = labels.argsort(stable=True)
-            sizes = labels.cpu().unique(return_counts=True)[1].tolist()
+            self._order = to_device(labels.argsort(stable=True), images.device)
+            sizes = labels.unique(return_counts=True)[1].tolist()
         for taps, matching in zip(self.taps, self.matching):
             taps.group(sizes)
             matching.start(labels, images.dtype)

@@ -43,9 +43,9 @@ class Matching:
         return self.statistics.layout
 
     def start(self, labels: Tensor, dtype: torch.dtype = torch.float32) -> None:
-        """Sets the targets for a batch with these labels (int64 [B]); running statistics are reset unless kept."""
+        """Sets the targets for a batch with these labels (int64 [B], on the CPU); running statistics are reset unless kept."""
         per_class = self.settings.class_matching == "per_class"
-        classes, counts = labels.cpu().unique(return_counts=True)
+        classes, counts = labels.unique(return_counts=True)
         aims = [torch.stack(self.statistics.global_moments())]
         alpha = self.settings.alpha
         if alpha == 1 and not per_class:  # classes have no weight, so class statistics are not needed

@@ -31,7 +31,7 @@ def check_known(method: Method) -> None:
         "method",
         f"{cls.__module__}:{cls.__qualname__}",
         f"classes of hf_condense.methods.METHODS, where {method.name!r} is {known.where if known else 'not known'}",
-        'give the class a name of its own and an entry there, as CONTRIBUTING.md says under "How to add a method"',
+        "give the class a name of its own and an entry there, as docs/add_a_method.md shows",
     )
 
 

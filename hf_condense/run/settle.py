@@ -23,7 +23,7 @@ from hf_condense.memory import keep_freed_memory
 from hf_condense.methods import method_class
 from hf_condense.methods.base import Method
 from hf_condense.plan import Plan, SetSpec
-from hf_condense.precision import resolve_precision
+from hf_condense.precision import resolve_precision, settle_arithmetic
 from hf_condense.run.base import Run
 from hf_condense.run.launch import agreed, check_equal, from_main, join
 from hf_condense.run.preflight import check_known, check_networks, check_trackers, scorable
@@ -85,6 +85,7 @@ def _settled(method: str | Method | None, dataset: Any, flags: Mapping[str, Any]
     accelerator = Accelerator(log_with=list(config.run.trackers) or None, project_dir=str(folder / "logs"))
     config = pin(config, folder, accelerator.device, threads)
     torch.set_num_threads(config.run.threads)
+    settle_arithmetic(accelerator.device)
     keep_freed_memory()
     made: Method = method_class(config.run.method)(config.method)
     splits = open_once(config.data)

@@ -13,6 +13,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import SiameseDraw, SiamesePolicy, apply_siamese, draw_siamese
 from hf_condense.data.source import ImageSource
 from hf_condense.data.spaces import NormalisedPixels
+from hf_condense.data.upload import to_device
 
 DEVICE_BYTES = 4 << 30  # real images up to this size are kept on the device; of more, batches are fetched
 
@@ -43,7 +44,7 @@ class PairedViews:
         if self.pixels is None:
             pixels = self.source.images(rows)
         else:
-            pixels = self.pixels[torch.from_numpy(rows).to(self.device)]
+            pixels = self.pixels.index_select(0, to_device(torch.from_numpy(rows), self.device))
         return unit_pixels(pixels, self.device, self.source.image_size)
 
     def draw(self, key: Key) -> SiameseDraw | None:

@@ -15,6 +15,7 @@ from hf_condense.data.crops import random_boxes
 from hf_condense.data.decoding import map_ahead, worker_count
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
+from hf_condense.data.upload import to_device
 from hf_condense.models.frozen import forward, freeze
 from hf_condense.models.image_model import ImageModel
 from hf_condense.selection.real import need_images
@@ -150,7 +151,7 @@ def cross_entropy_of(
     middle = canvas[..., edge : edge + side, edge : edge + side]
     losses = []
     for part in pieces.split(batch):
-        torch.div(part.to(device), 255, out=middle[: len(part)])
+        torch.div(to_device(part, device), 255, out=middle[: len(part)])
         logits = forward(observer, canvas[: len(part)], precision)
         target = torch.full((len(part),), label, device=device)
         losses.append(F.cross_entropy(logits.float(), target, reduction="none"))

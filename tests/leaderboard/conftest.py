@@ -58,13 +58,14 @@ def place(board) -> Place:
 
 def write_set(
     folder: Path, splits: Splits, seed: int, *, ipc: int = 2, method: str = "dm", source: dict | None = None,
-    permuted: float = 0.0, soft: bool = False,
+    permuted: float = 0.0, soft: bool = False, stages: int = 1,
 ) -> Path:  # fmt: skip
     """A folder of a distilled dataset: real images of the source that `seed` chooses.
 
     Args:
         permuted: share of the images that get the label of another class.
         source: changes of the recorded source.
+        stages: in which the images were made, as PDD does; those of a class one after the other.
     """
     train, draw = splits.train, Key(5, "set", seed)
     labels = torch.arange(10).repeat_interleave(ipc)
@@ -79,7 +80,7 @@ def write_set(
         source=replace(splits.info, **(source or {})), models=[], regimes=["hard"],
         training=training_block("small", None, 10, 2),
     )  # fmt: skip
-    stages = {"squeeze": {"seconds": 3.0, "peak_bytes": 10**6}, "condense": {"seconds": 2.5, "peak_bytes": 10**7}}
+    spent = {"squeeze": {"seconds": 3.0, "peak_bytes": 10**6}, "condense": {"seconds": 2.5, "peak_bytes": 10**7}}
     labelled = {}
     if soft:
         probabilities = torch.nn.functional.one_hot(moved, 10).float() * 0.9 + 0.01
@@ -92,7 +93,8 @@ def write_set(
         moved,
         list(train.class_names),
         content,
-        gather_record(stages, torch.device("cpu")),
+        gather_record(spent, torch.device("cpu")),
+        stages=torch.arange(ipc).repeat(10) % stages + 1 if stages > 1 else None,
         **labelled,
     )
     write_artefact(folder, artefact)

@@ -13,7 +13,8 @@ import numpy as np
 
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.files import canonical_json
-from hf_condense.leaderboard.board import Board, BoardProtocol, BoardSource, Teacher, write_board
+from hf_condense.leaderboard.board import Board, BoardProtocol, BoardSource, Teacher
+from hf_condense.leaderboard.board_file import write_board
 from hf_condense.leaderboard.column import Column, Control
 from hf_condense.leaderboard.entries import write_file
 from hf_condense.leaderboard.result import (

@@ -8,7 +8,8 @@ import pytest
 
 from hf_condense.errors import ArtefactError, CondensationError
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.leaderboard.board import Bank, BoardProtocol, read_board, write_board
+from hf_condense.leaderboard.board import Bank, BoardProtocol
+from hf_condense.leaderboard.board_file import read_board, write_board
 from tests.leaderboard.example import example_board
 
 

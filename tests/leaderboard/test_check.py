@@ -14,11 +14,13 @@ from hf_condense.cli import main
 from hf_condense.errors import CondensationError
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.files import canonical_json
-from hf_condense.leaderboard.board import BoardProtocol, write_board
-from hf_condense.leaderboard.check import Checker, Report
+from hf_condense.leaderboard.board import BoardProtocol
+from hf_condense.leaderboard.board_file import write_board
+from hf_condense.leaderboard.check import Checker
 from hf_condense.leaderboard.entries import file_of, write_file
 from hf_condense.leaderboard.keep import BoardSettings, init_board
 from hf_condense.leaderboard.place import Place, open_place
+from hf_condense.leaderboard.report import Report
 from hf_condense.leaderboard.result import Result, Submitted
 from hf_condense.leaderboard.scoring import BoardScorer, columns_of
 from hf_condense.leaderboard.sets import open_set

@@ -16,6 +16,7 @@ from hf_condense.leaderboard.result import Result
 from hf_condense.leaderboard.statements import Verification
 from hf_condense.leaderboard.submit import submit
 from hf_condense.leaderboard.verify import verify
+from tests.hub.test_student import eval_results
 
 
 @pytest.fixture
@@ -84,6 +85,34 @@ def test_the_same_bytes_after_a_412_and_a_dropped_connection(hub, made_board, pu
         (result,) = _submissions(name)
         ids.append(result.id)
     assert ids[0] == ids[1]
+
+
+def test_the_median_student_of_each_column_is_published_with_its_entry(hub, repo, published, work, capsys):
+    command = ["submit", published, "--leaderboard", repo, "--work_dir", str(work), "--push_students"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    (number,) = pull_requests(hub, repo)
+    assert not check_target(repo, pr=number, merge=True).refused
+    (result,) = _submissions(repo)
+    pushed = [line.removeprefix("student ") for line in said.splitlines() if line.startswith("student ")]
+    assert len(pushed) == len(result.content.columns) == 3
+    for column, name in zip(result.content.columns, pushed):
+        assert name.startswith("ada/") and name.endswith(f"-digits-ipc2-dm-{column.regime}-{column.student}")
+        (entries,) = eval_results(hub, name).values()
+        median = sorted(column.correct)[1]
+        assert (
+            entries[0]["dataset"]["id"] == repo and entries[0]["dataset"]["task_id"] == f"digits-ipc2-{column.regime}"
+        )
+        assert entries[0]["value"] == round(100 * median / column.tested, 2) and result.id in entries[0]["notes"]
+    heads = [hub.api().model_info(name).sha for name in pushed]
+    assert main(command) == 0  # again: the result is there, and so are the students
+    assert "already there" in capsys.readouterr().out
+    assert [hub.api().model_info(name).sha for name in pushed] == heads
+
+
+def test_students_of_a_folder_are_not_published(board, make_set, work):
+    with pytest.raises(CondensationError, match="push_students.*on the Hub"):
+        submit([str(make_set(1))], board, work=work, push_students=True)
 
 
 def test_a_run_folder_has_to_be_published_first(hub, repo, make_set, work):

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from hf_condense.cli import main
 from hf_condense.errors import ArtefactError, ConfigError, HubError
 from hf_condense.leaderboard.drawing import axis_limit, bar, pareto_points
 from hf_condense.leaderboard.entries import read_file, write_file
@@ -352,10 +353,15 @@ def test_a_repository_is_built_at_its_commit(hub, small, tmp_path):
         small[1].collected.submissions
     )
     assert {s.level for s in site.collected.standings.values()} >= {"checked", "by the board"}
+    space = hub.fresh("space")
+    assert main(["leaderboard", "push", str(site.folder), space, "--leaderboard", name]) == 0
+    viewed = hub.api().hf_hub_download(name, "table/board.parquet", repo_type="dataset")
+    assert Path(viewed).read_bytes() == (site.folder / "board.parquet").read_bytes()
+    assert open_place(name).commit != place.commit
+    assert main(["leaderboard", "push", str(site.folder), space, "--leaderboard", str(small[0])]) == 2
 
 
 def test_a_board_that_was_scored_is_built_by_the_command(board, work, make_set, tmp_path, capsys):
-    from hf_condense.cli import main
     from hf_condense.leaderboard.submit import submit
 
     done = submit([str(make_set(1))], board, work=work, by="ada")

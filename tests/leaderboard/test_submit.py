@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hf_condense.errors import CondensationError
-from hf_condense.leaderboard.board import read_board, write_board
+from hf_condense.leaderboard.board_file import read_board, write_board
 from hf_condense.leaderboard.check import check_folder
 from hf_condense.leaderboard.place import open_place
 from hf_condense.leaderboard.predictions import read_predictions
