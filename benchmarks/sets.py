@@ -81,6 +81,12 @@ class Study:
     unseen: str | None = None
 
 
+def trained_on_cifar10(*depths: int) -> str:
+    """The ResNets of these depths in `models/`, which stands beside the folder of datasets, as a list of base models."""
+    models = Path(os.environ["HF_CONDENSE_DATA"]).resolve().parent / "models"
+    return ",".join(str(models / f"cifar10_resnet{depth}") for depth in depths)
+
+
 def known_settings(method: str, values: dict) -> dict:
     """Those of `values` that a run of `method` has."""
     known = setting_fields(sections_of(method, values.get("base_method")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.sets import Row, Study
+from benchmarks.sets import Row, Study, trained_on_cifar10
 
 RANDOM = {"random": Row("random")}
 SMALL_FASHION = {"image_size": 32, "channels": "1", "max_per_class": 1000}
@@ -249,8 +249,25 @@ def probes(ipc: int = 1) -> Study:
     return Study("cifar10", rows, {"max_per_class": 300, "max_test": 1000}, ipc, "probe-fast", sets=5)
 
 
+# rows of published tables on CIFAR-10: ledger.md
+def cifar_coresets(ipc: int = 1) -> Study:
+    """Random and herding under DC's protocol, in ConvNet-3 of width 128; herding in features of ResNet-20."""
+    rows = {**RANDOM, "herding": Row("coreset", {"selection": "herding"}, sets=1)}
+    shared = {"base_model": trained_on_cifar10(20), "squeeze_epochs": 0}
+    return Study("cifar10", rows, shared, ipc, "dc", students=("convnet_w128",))
+
+
+def cifar_matching(method: str, ipc: int = 1) -> Study:
+    """A method with the values of its preset, in ConvNet-3 of width 128; `--set iterations=N` for a shorter one."""
+    rows = {**RANDOM, method: Row(method, part="pixels"), "first images": Row(method, part="initial")}
+    return Study("cifar10", rows, {"base_model": "convnet_w128"}, ipc, SCORED_BY.get(method, "dsa"),
+                 students=("convnet_w128",), presets=True)  # fmt: skip
+
+
 STUDIES = {
-    "bps": bps, "edc-select": edc_select, "edc-ladder": edc_ladder, "edc-final": edc_final, "equal": equal, "coresets": coresets,
+    "cifar-coresets": cifar_coresets, **{f"cifar-{m}": partial(cifar_matching, m) for m in ("dm", "dc", "dsa")},
+    "bps": bps, "edc-select": edc_select, "edc-ladder": edc_ladder, "edc-final": edc_final, "equal": equal,
+    "coresets": coresets,
     "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits, "probes": probes,
     **{method: partial(matching, method) for method in ("dm", "dc", "dsa", "idc", "dream")},
     **{f"labels-{data.split('_')[0]}": partial(labels, data) for data in LABELS},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_condense.config import check, nearest
 from hf_condense.errors import ConfigError
-from hf_condense.evaluation.protocol import SMALL, Protocol
+from hf_condense.evaluation.protocol import COMPARE, SMALL, Protocol
 
 if TYPE_CHECKING:
     pass
@@ -52,7 +52,7 @@ def _protocols() -> dict[str, Protocol]:
     from hf_condense.evaluation.published import PUBLISHED
     from hf_condense.evaluation.residual import RESIDUAL
 
-    return {p.name: p for p in (SMALL, PROBE, PROBE_FAST, *PUBLISHED, *RESIDUAL)}
+    return {p.name: p for p in (SMALL, COMPARE, PROBE, PROBE_FAST, *PUBLISHED, *RESIDUAL)}
 
 
 def list_protocols() -> list[str]:

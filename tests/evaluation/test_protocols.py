@@ -115,7 +115,9 @@ def test_every_published_protocol_is_checked_and_names_its_source():
     }
     for name in list_protocols():
         source = get_protocol(name).citation
-        assert name in ("small", "probe-fast") or source.startswith(("https://arxiv.org/abs/", "https://github.com/"))
+        assert name in ("small", "compare", "probe-fast") or source.startswith(
+            ("https://arxiv.org/abs/", "https://github.com/")
+        )
 
 
 def test_what_a_source_does_not_say_is_an_error():
@@ -147,11 +149,12 @@ def test_a_change_is_named_and_beats_cases():
 
 
 @pytest.mark.parametrize("images", [1, 10, 30, 100, 500, 1000, 60000])
-def test_small_takes_the_same_steps_whatever_the_size(images):
-    small = get_protocol("small").resolve("resnet18", 1)
-    epochs, limit = small.duration(images)
-    batches = min(-(-images // small.batch_size(images)), limit)
-    assert abs(epochs * batches - small.steps) <= batches
+@pytest.mark.parametrize("name", ["small", "compare"])
+def test_protocols_of_ours_take_the_same_steps_whatever_the_size(name, images):
+    ours = get_protocol(name).resolve("resnet18", 1)
+    epochs, limit = ours.duration(images)
+    batches = min(-(-images // ours.batch_size(images)), limit)
+    assert abs(epochs * batches - ours.steps) <= batches
     assert epochs >= 50  # enough for the schedule to keep its shape
 
 
