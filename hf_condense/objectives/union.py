@@ -45,6 +45,7 @@ class Union(Objective):
 
     def __init__(self, objective: Objective, frozen: Frozen) -> None:
         self.objective, self.frozen = objective, frozen
+        self.needs_sources = objective.needs_sources
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
         each = len(self.frozen.labels) // self.frozen.stages
@@ -53,6 +54,8 @@ class Union(Objective):
         self._images = self.frozen.images[rows].to(images)
         self._labels = self.frozen.labels[rows].to(labels)
         self.objective.share = self.share
+        if self.needs_sources:
+            self.objective.sources = self.sources  # of the shard's own images, which come last
         self.objective.start(shard, self._all(images), torch.cat((self._labels, labels)), key)
 
     def learnables(self) -> dict[str, Tensor]:
