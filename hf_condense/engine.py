@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from hf_condense.data.crops import centre
 from hf_condense.data.pixels import to_uint8, to_unit
 from hf_condense.files import load_tensors, remove_leftovers, save_tensors
 from hf_condense.methods.base import Context, Method
@@ -56,7 +58,12 @@ class Engine:
             if not made:
                 self._run_group(method, context, plan, number)
                 self.accelerator.wait_for_everyone()
-        return self.gather(plan.groups)
+        return self.result(plan)
+
+    def result(self, plan: Plan) -> Synthetic:
+        """What the plan has made; stages are named where students go through them too."""
+        made = self.gather(plan.groups)
+        return replace(made, stages=None) if plan.one_set else made
 
     def gather(self, groups: Sequence[tuple[Shard, ...]]) -> Synthetic:
         """The rows of all shards in `groups`, the newest images of each."""
@@ -64,7 +71,7 @@ class Engine:
         initial: dict[int, torch.Tensor] = {}
         pixels: dict[int, torch.Tensor] = {}
         soft: dict[int, torch.Tensor] = {}
-        origin: dict[int, int] = {}
+        origin: dict[int, int | list[int]] = {}
         labels: dict[int, int] = {}
         stages: dict[int, int] = {}
         learned: dict[str, list[float]] = {}
@@ -93,8 +100,8 @@ class Engine:
             stacked(images),
             stacked(initial),
             torch.tensor([labels[row] for row in rows]),
-            np.array([origin[row] for row in rows], dtype=np.int64),
-            stacked(pixels),
+            _origins([origin[row] for row in rows]),
+            stacked(pixels and {row: pixels.get(row, to_unit(images[row])) for row in rows}),
             torch.tensor([stages[row] for row in rows]) if staged else None,
             learned,
             stacked(soft),
@@ -167,6 +174,8 @@ class Engine:
         recipe, train = method.recipe(shard, context.spec), context.train
         pixels = space_of(recipe, first, train.mean, train.std, context.whitening)
         checkpoint = self.folder / "shards" / "checkpoints" / f"{shard.id}.safetensors"  # goes with them
+        if objective.needs_sources:
+            objective.sources = self._sources(plan.groups, shard, context)
         work = ShardOptimiser(
             shard,
             recipe,
@@ -197,3 +206,21 @@ class Engine:
                 found.update({row: images[i] for i, row in enumerate(other.rows) if row in missing})
                 missing -= set(other.rows)
         return torch.stack([found[row] for row in shard.rows])
+
+    def _sources(self, groups: Sequence[tuple[Shard, ...]], shard: Shard, context: Context) -> torch.Tensor:
+        """uint8 [n, cells, C, S, S], the real images that the first images of the shard's rows were made of."""
+        found: dict[int, Any] = {}
+        for other in (other for group in groups for other in group if other.kind == "start"):
+            if set(other.rows) & set(shard.rows):
+                found.update(zip(other.rows, load_tensors(self._path(other))[0]["origin"].tolist()))
+        rows = _origins([found[row] for row in shard.rows]).reshape(len(shard.rows), -1)
+        images = centre(context.train.images(rows.ravel()), context.image_size)
+        return images.reshape(*rows.shape, *images.shape[1:])
+
+
+def _origins(found: list[int | list[int]]) -> np.ndarray:
+    """Source rows int64 [N], or [N, cells]; -1 for the cells that an image of fewer does not have."""
+    rows = [np.atleast_1d(row) for row in found]
+    cells = max(map(len, rows))
+    whole = np.stack([np.pad(row, (0, cells - len(row)), constant_values=-1) for row in rows])
+    return whole if cells > 1 else whole[:, 0]

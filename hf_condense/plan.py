@@ -51,13 +51,15 @@ class Plan:
 
     Every row is made by at least one start shard. `chained` groups run in order on one process, because state
     crosses from shard to shard (some `official` variants). On the shards of a `joint` plan all processes work
-    together, each on its share of the classes.
+    together, each on its share of the classes. With `one_set` the stages are those of synthesis alone: students see
+    the set at once.
     """
 
     labels: tuple[int, ...]
     groups: tuple[tuple[Shard, ...], ...]
     chained: bool = False
     joint: bool = False
+    one_set: bool = False
 
     @property
     def optimised(self) -> tuple[Shard, ...]:
@@ -66,8 +68,8 @@ class Plan:
 
     @property
     def staged(self) -> bool:
-        """Whether the set is made in several PDD stages."""
-        return self.groups[-1][0].stage > 1
+        """Whether the set is made in several PDD stages, which students go through too."""
+        return self.groups[-1][0].stage > 1 and not self.one_set
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ class MethodInfo:
         pool: whether synthesis needs a pool of trained networks.
         real_pixels: whether published images contain real pixels (said on the card).
         summary: one paragraph for the card.
+        wraps: whether it works over another method (`--base_method`), and so cannot be the base of one.
     """
 
     name: str
@@ -31,6 +32,7 @@ class MethodInfo:
     pool: bool
     real_pixels: bool
     summary: str
+    wraps: bool = False
 
 
 METHODS: dict[str, MethodInfo] = {
@@ -87,6 +89,37 @@ METHODS: dict[str, MethodInfo] = {
             real_pixels=True,
             summary="Real images whose class a network is least settled about near the end of a short training (compute-aware "
             "difficulty) are kept, and RDED's crops are cut from them and stitched. Published images are made of real pixels.",
+        ),
+        MethodInfo(
+            name="ccfs",
+            title="CCFS (curriculum coarse-to-fine selection)",
+            where="hf_condense.methods.ccfs:CCFS",
+            paper="https://arxiv.org/abs/2503.18872",
+            citation="@inproceedings{ccfs2025,\n"
+            "  title = {Curriculum Coarse-to-Fine Selection for High-IPC Dataset Distillation},\n"
+            "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
+            "  note = {arXiv:2503.18872},\n"
+            "  year = {2025}\n}",
+            pool=True,
+            real_pixels=True,
+            wraps=True,
+            summary="A part of the set is made by another method. The rest are real images, added in a few curricula: a student is "
+            "trained on the images so far, and the easiest of the images that it gets wrong and the teacher right are added.",
+        ),
+        MethodInfo(
+            name="cim",
+            title="CIM (condensing with minimal information loss)",
+            where="hf_condense.methods.cim:CIM",
+            paper="https://arxiv.org/abs/2607.00916",
+            citation="@inproceedings{cim2026,\n"
+            "  title = {Condensing Large-Scale Datasets Directly with Minimal Information Loss},\n"
+            "  booktitle = {European Conference on Computer Vision},\n"
+            "  note = {arXiv:2607.00916},\n"
+            "  year = {2026}\n}",
+            pool=True,
+            real_pixels=True,
+            summary="Real images that an observer finds easy are scaled down and tiled, and optimised for a few steps until each tile, "
+            "enlarged, has the features of its image at full size. Published images are real ones with small changes.",
         ),
         MethodInfo(
             name="edc",
@@ -389,6 +422,7 @@ METHODS: dict[str, MethodInfo] = {
             "  year = {2024}\n}",
             pool=False,
             real_pixels=False,
+            wraps=True,
             summary="Images are made in stages. Each stage adds images that are optimised beside those of the stages before, which do "
             "not move, in networks that were trained on those. Students go through the stages in the same order.",
         ),

@@ -84,7 +84,7 @@ class Condense(Stage[Condensed]):
 
     def load(self, run: Run, done: Outputs, folder: Path) -> Condensed:
         networks = read_json(folder / self.networks) if (folder / self.networks).exists() else []
-        return Condensed(Engine(run.accelerator, run.folder).gather(run.plan.groups), networks)
+        return Condensed(Engine(run.accelerator, run.folder).result(run.plan), networks)
 
     def cost(self, run: Run, probe: Probe) -> Cost:
         spec, shards, method = run.spec, run.plan.optimised, run.method

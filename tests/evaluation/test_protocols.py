@@ -89,7 +89,7 @@ PUBLISHED = {
     ("bps-imagenet-1k", "timm/vit_small_patch16_224", 10): {"batch": 128, "crop": None},
     ("pca-imagenet-1k", "resnet18", 10): {**ADAMW, **COSINE, **KL, **RRC, "epochs": 300, "batch": 128, "tiles": 2, "tile_share": 1.0},
     ("ccfs-cifar100", "cifar_resnet18", 25): {**SGD, **COSINE, "lr": 0.2, "weight_decay": 1e-4, "epochs": 500, "batch": 32,
-        "warmup_epochs": 5, "warmup_factor": 0.01, "temperature": 20.0, "temperature_squared": True, "mode": "last_only"},
+        "warmup_epochs": 5, "warmup_factor": 0.01, "temperature": 20.0, "temperature_squared": True, "mix": "none"},
     ("ccfs-cifar100", "cifar_resnet18", 150): {"epochs": 200, "batch": 128},
     ("ccfs-tiny-imagenet", "cifar_resnet18", 50): {"epochs": 100, "batch": 64},
     ("cim-cifar10", "cifar_resnet18", 1): {**ADAMW, "lr": 1e-3, "weight_decay": 1e-4, "epochs": 1000, "batch": 10, "tiles": 2,

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from hf_condense.data.randomness import Key, keyed
 from hf_condense.errors import ConfigError, ModelError
-from hf_condense.methods import create_method, list_methods
+from hf_condense.methods import METHODS, create_method, list_methods
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.image_model import ImageModel
@@ -127,7 +127,7 @@ def test_other_faults_are_not_taken_for_it():
 
 @pytest.mark.parametrize("name", list_methods())
 def test_the_methods_that_differentiate_twice_ask_for_it(name):
-    method = create_method(name, **({"base_method": "dm"} if name == "pdd" else {}))
+    method = create_method(name, **({"base_method": "dm"} if METHODS[name].wraps else {}))
     if name in TWICE:
         with pytest.raises(ModelError, match="differentiated twice"):
             method.check_network(small(Fused()), 16)
