@@ -5,7 +5,8 @@
 
 `steps`: every method in float32, in bf16 where it looks through a pool or embeds only, and without statistics where it
 matches them. `students`: a step in float32, in bf16 and compiled. `memory`: peak of EDC steps at 224 px, 1,000 classes, five
-ResNet-18. `estimate`: seconds that `run.counted` gives for passes on the named device over those measured. `plain` rows are
+ResNet-18. `estimate`: seconds that `run.counted` gives for passes on the named device over those
+measured (a figure of that device alone; on a CPU it says nothing). `plain` rows are
 in `benchmarks.synthesis_step --device cuda`. `--quick` makes all of it small, to see it work.
 """
 
