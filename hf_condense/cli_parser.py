@@ -52,6 +52,7 @@ def _add_settings(parser: argparse.ArgumentParser, method: str | None, base_meth
     parser.add_argument(*ALONE[:2], action="store_true")
     for flag in ALONE[2:]:
         parser.add_argument(flag, action="store_true")
+    parser.add_argument("--device")
     for name, (_, f) in setting_fields(sections_of(method, base_method)).items():
         alone = {"nargs": "?", "const": "true"} if f.type in ("bool", "bool | None") else {}
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, **alone)

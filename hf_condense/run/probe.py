@@ -22,17 +22,21 @@ IMAGES = 16  # enough for a rate, small enough for any memory
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """Of one network: seconds an image for a forward pass, and for forward and backward; bytes of its activations."""
+    """Of one network: seconds an image for a forward pass, and for forward and backward; bytes of its activations.
+
+    `training`: seconds an image with gradients of the weights, where they are known.
+    """
 
     forward: float
     backward: float
     activations: int
     weights: int
+    training: float | None = None
 
     @property
     def update(self) -> float:
         """Seconds an image of training: gradients of the weights are more than those of the images."""
-        return 1.5 * self.backward
+        return 1.5 * self.backward if self.training is None else self.training
 
 
 class Probe:
