@@ -287,6 +287,11 @@ class EvaluationSettings:
         None, "overrides the protocol's epochs (which is then part of the protocol's name)", quick=10
     )
     baselines: tuple[str, ...] = setting(("full", "random", "initial"), "rows scored in the same run")
+    best_seen: bool | None = setting(
+        None,
+        "also look at the test set during training, where the protocol does (the column best seen); defaults to no on a "
+        "CPU, where looking can take longer than training",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)

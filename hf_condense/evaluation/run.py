@@ -31,7 +31,7 @@ from hf_condense.progress import Progress
 if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
 
-VERSION = 1  # raised by hand when equal cells no longer give equal scores
+VERSION = 2  # raised by hand when equal cells no longer give equal scores; 2: fused Adam and AdamW
 
 
 @dataclass
@@ -135,7 +135,7 @@ def score(
         test_digest: stands for the test images in fingerprints, as `ImageSet.digest`.
         accelerator: an `accelerate.Accelerator`; its processes share the cells, and all of them get the table.
         whitening: of the dataset, for protocols with `zca`.
-        student_settings: of `train_student`: image_size, mean, std, flip, precision.
+        student_settings: of `train_student`: image_size, mean, std, flip, precision, best_seen.
 
     Raises:
         ConfigError: no rows, a regime that is unknown or not for this protocol, or one without its teacher.
@@ -299,6 +299,8 @@ class _Grid:
 
     def train(self, cells: list[Cell]) -> None:
         """Trains this process's share of what is not there yet."""
+        seeds = list(dict.fromkeys((cell.student, cell.seed) for cell in cells))  # those of one seed share their views
+        cells = sorted(cells, key=lambda cell: seeds.index((cell.student, cell.seed)))
         with Progress("students", len(cells), show=self.processes.main) as progress:
             for number, cell in enumerate(cells):
                 if number % self.processes.world == self.processes.rank:

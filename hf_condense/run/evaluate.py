@@ -25,6 +25,7 @@ class Evaluate(Stage[ScoreTable]):
     """Students from scratch on every row, label regime and seed."""
 
     name, place, after, by_content = "evaluate", "scores", (Condense, Relabel), True
+    version = 2  # fused Adam and AdamW
 
     def settings(self, run: Run) -> dict[str, Any]:
         return {**asdict(run.config.evaluation), "protocol": asdict(run.protocol)}
@@ -57,6 +58,7 @@ class Evaluate(Stage[ScoreTable]):
             scores_folder=folder,
             accelerator=run.accelerator,
             whitening=run.whitening,
+            best_seen=evaluation.best_seen,
         )
 
     def cost(self, run: Run, probe: Probe) -> Cost:
