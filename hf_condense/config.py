@@ -299,6 +299,11 @@ class EvaluationSettings:
         ("full", "random", "initial"),
         "rows scored in the same run; for probes also centroids (real images nearest to them) and class_means (no images)",
     )
+    best_seen: bool | None = setting(
+        None,
+        "also look at the test set during training, where the protocol does (the column best seen); defaults to no on a "
+        "CPU, where looking can take longer than training",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)

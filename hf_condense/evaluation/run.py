@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
     from hf_condense.models.image_model import ImageModel
 
-VERSION = 1  # raised by hand when equal cells no longer give equal scores
+VERSION = 2  # raised by hand when equal cells no longer give equal scores; 2: fused Adam and AdamW
 
 
 @dataclass
@@ -145,7 +145,7 @@ def score(
         whitening: of the dataset, for protocols with `zca`.
         backbones: trained networks that students may name as `probe:<name>`.
         keep: gets each network that is trained now, as it was scored.
-        student_settings: of `train_student`: image_size, mean, std, flip, precision.
+        student_settings: of `train_student`: image_size, mean, std, flip, precision, best_seen.
 
     Raises:
         ConfigError: no rows, a regime that is unknown or not for this protocol, or one without its teacher.
@@ -337,6 +337,8 @@ class _Grid:
 
     def train(self, cells: list[Cell]) -> None:
         """Trains this process's share of what is not there yet."""
+        seeds = list(dict.fromkeys((cell.student, cell.seed) for cell in cells))  # those of one seed share their views
+        cells = sorted(cells, key=lambda cell: seeds.index((cell.student, cell.seed)))
         with Progress("students", len(cells), show=self.processes.main) as progress:
             for number, cell in enumerate(cells):
                 if number % self.processes.world == self.processes.rank:

@@ -48,7 +48,8 @@ class StudentResult:
     Args:
         top1: the headline: after the last epoch, of the averaged weights where the protocol has them.
         online_top1: of the weights themselves; ema_top1: of the averaged ones, or None.
-        best_top1: largest over the looks at the test set that the source of the protocol takes, or None. Optimistic.
+        best_top1: largest over the looks at the test set that the source of the protocol takes, or None where none were
+            taken. Optimistic.
         steps: optimiser steps. seconds: of training alone. peak_memory: bytes.
         predictions: uint8 [M] (uint16 above 256 classes), the class that the scored student sees in each test image.
     """
@@ -92,6 +93,7 @@ def train_student(
     whitening: Whitening | None = None,
     backbones: Mapping[str, ImageModel] | None = None,
     keep: Callable[[ImageModel], None] | None = None,
+    best_seen: bool = True,
 ) -> StudentResult:
     """Trains one student and scores it once, after its last epoch.
 
@@ -115,6 +117,7 @@ def train_student(
         whitening: of the dataset, for protocols with `zca`.
         backbones: trained networks that probes may name, beside those that have published weights.
         keep: gets the network that `top1` is of.
+        best_seen: whether the looks at the test set that the protocol has are taken.
 
     Raises:
         ConfigError: the regime's teacher or store is missing, or the protocol has no value for this student or labels
@@ -126,6 +129,8 @@ def train_student(
     as_if = train_as_if_images or len(images)
     ipc = max(1, as_if // num_classes)
     protocol, recipe = training_plan(protocol.resolve(name, ipc), as_if, stages, rates, precision)
+    recipe = replace(recipe, fused=recipe.optimizer != "sgd")
+    look_every = protocol.best_every if best_seen else 0
     mean, std = ([*v] * images.shape[1] if len(v) == 1 else v for v in (mean, std))
     model = load_student(
         "students",
@@ -145,7 +150,7 @@ def train_student(
         return float((predictions(network) == right).mean())
 
     def look(epoch: int, online: nn.Module, averaged: nn.Module | None, row: dict) -> None:
-        due = protocol.best_every and (epoch + 1) % protocol.best_every == 0
+        due = look_every and (epoch + 1) % look_every == 0
         if due and protocol.best_from * recipe.epochs < epoch + 1 < recipe.epochs:
             began = time.perf_counter()
             row["top1"] = score(averaged if averaged is not None else online)
@@ -185,7 +190,7 @@ def train_student(
     top1 = float((predicted == right).mean())
     ema = None if result.ema_model is None else top1
     looks = [row for row in result.history if "top1" in row]  # in the history, because that survives a restart
-    best_top1 = max([top1, *(row["top1"] for row in looks)]) if protocol.best_every else None
+    best_top1 = max([top1, *(row["top1"] for row in looks)]) if look_every else None
     seconds = result.seconds - sum(row["looking"] for row in looks)
     return StudentResult(
         top1, float((online == right).mean()), ema, best_top1, result.steps, seconds, peak_bytes(device), predicted

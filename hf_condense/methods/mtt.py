@@ -11,6 +11,7 @@ from hf_condense.methods.base import Context, Method
 from hf_condense.methods.matching_family import DSA_FAMILIES
 from hf_condense.models.experts import ExpertBuffer, ExpertRecipe, train_experts
 from hf_condense.models.flat import FlatNetwork
+from hf_condense.objectives.inner_loop import exact_gradient
 from hf_condense.objectives.trajectory import TrajectoryMatching, TrajectorySegments
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start
 from hf_condense.selection.real import random_real
@@ -37,10 +38,11 @@ class MTTSettings:
         20, "experts' epochs in which a student starts: one of the first so many (T+)", quick=3
     )
     pairs: int = setting(1, "students in each image step; processes share them")
-    gradient: Literal["adjoint", "unroll", "tesla", "tesla_official"] = setting(
-        "adjoint",
-        "of the way through the student's steps: adjoint (exact, memory of one step), unroll (the same, memory "
-        "of all steps), tesla (its Eq. 6, not exact), tesla_official (half of that for images, as its script)",
+    gradient: Literal["auto", "adjoint", "unroll", "tesla", "tesla_official"] = setting(
+        "auto",
+        "of the way through the student's steps: adjoint (exact, memory of one step), unroll (the same, faster, memory "
+        "of all steps), auto (unroll where its graph is below 2 GiB, else adjoint), tesla (its Eq. 6, not exact), "
+        "tesla_official (half of that for images, as its script)",
     )
     zca: bool = setting(False, "networks see whitened images instead of normalised ones")
     assign_labels: bool = setting(False, "students learn soft labels that the expert's target weights give the images")
@@ -96,7 +98,7 @@ class MTTSettings:
 class MTT(Method):
     """All images are one shard, because students are trained on all of them. Pixels are never clamped."""
 
-    name = "mtt"
+    name, VERSION = "mtt", 2  # 2: the unroll where it fits, which rounds otherwise than the adjoint
     Settings = MTTSettings
 
     def plan(self, num_classes: int, ipc: int) -> Plan:
@@ -157,12 +159,13 @@ class MTT(Method):
 
     def objective(self, context: Context, ready: ExpertBuffer | None = None) -> TrajectoryMatching:
         s, families = self.settings, self._families(context)
-        segments = TrajectorySegments(
-            s.first_epochs, s.span, s.student_steps, self._batch(context.num_classes, context.ipc), s.pairs, s.gradient
-        )
-        network = context.fresh.numbered(0, context.key / "experts")  # any network: its weights are not read
+        network = FlatNetwork(context.fresh.numbered(0, context.key / "experts").eval())  # its weights are not read
+        batch, gradient = self._batch(context.num_classes, context.ipc), s.gradient
+        if gradient == "auto":
+            gradient = exact_gradient(network, context.image_size, batch, s.student_steps)
+        segments = TrajectorySegments(s.first_epochs, s.span, s.student_steps, batch, s.pairs, gradient)
         return TrajectoryMatching(
-            FlatNetwork(network.eval()),
+            network,
             ready,
             segments,
             s.student_lr,
@@ -197,13 +200,16 @@ class TESLASettings(MTTSettings):
     """Settings of TESLA; defaults are those of the official script."""
 
     iterations: int = setting(10000, "image steps", quick=20)
+    gradient: Literal["auto", "adjoint", "unroll", "tesla", "tesla_official"] = setting(
+        "adjoint", "as of MTT; the memory of one step is what TESLA is for"
+    )
     assign_labels: bool = setting(True, "students learn soft labels that the expert's target weights give the images")
 
 
 class TESLA(MTT):
     """MTT in the memory of one step, with labels from the experts."""
 
-    name = "tesla"
+    name, VERSION = "tesla", 1
     Settings = TESLASettings
 
     def staged_protocol(self, dataset: str) -> str:

@@ -29,6 +29,7 @@ class Evaluate(Stage[ScoreTable]):
     """Students from scratch on every row, label regime and seed."""
 
     name, place, after, by_content = "evaluate", "scores", (Condense, Relabel), True
+    version = 2  # fused Adam and AdamW
 
     def settings(self, run: Run) -> dict[str, Any]:
         return {**asdict(run.config.evaluation), "protocol": asdict(run.protocol)}
@@ -62,6 +63,7 @@ class Evaluate(Stage[ScoreTable]):
             accelerator=run.accelerator,
             whitening=run.whitening,
             backbones=trained_networks(run, done),
+            best_seen=evaluation.best_seen,
         )
 
     def cost(self, run: Run, probe: Probe) -> Cost:

@@ -117,6 +117,8 @@ def pin(config: Config, folder: Path, device: torch.device, threads: int) -> Con
     threads = config.run.threads or before.get("threads") or threads
     precision = config.run.precision if config.run.precision != "auto" else before.get("precision", "auto")
     precision = resolve_precision(precision, device)
+    looks = config.evaluation.best_seen if config.evaluation.best_seen is not None else before.get("best_seen")
+    config = config.change("evaluation", best_seen=device.type != "cpu" if looks is None else looks)
     return config.change("run", output_dir=str(folder), threads=threads, precision=precision)
 
 

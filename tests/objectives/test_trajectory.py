@@ -15,7 +15,7 @@ from hf_condense.errors import ConfigError
 from hf_condense.models.convnet import ConvNet
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.models.image_model import ImageModel
-from hf_condense.objectives.inner_loop import Batch, InnerLoop, end_distance
+from hf_condense.objectives.inner_loop import Batch, InnerLoop, end_distance, unroll_bytes
 from tests.profiled import peak_bytes_of_tensors
 
 KEY = Key(0, "test")
@@ -177,3 +177,5 @@ def test_memory_of_the_adjoint_does_not_grow_with_steps():
     said = f"4 steps: {few}, 16 steps: {many}"
     assert many["adjoint"] < 1.1 * few["adjoint"], said
     assert many["unroll"] > 3 * few["unroll"], f"the measure sees nothing: {said}"
+    estimated = unroll_bytes(FlatNetwork(network(32, 32, 3, 10, 3)), 32, 20, 16)
+    assert 0.75 < estimated / many["unroll"] < 1.6, f"estimated {estimated}, {said}"
