@@ -97,6 +97,7 @@ def _main(arguments: Sequence[str], only: str | None) -> int:
             "reproduce": reproduce,
             "import": import_set,
             "export": export_set,
+            "picture": draw,
         }
         return others[given.pop("command")](**given)
     except CondensationError as error:
@@ -249,6 +250,15 @@ def export_set(**given: Any) -> int:
     from hf_condense.hub.export import export
 
     print(f"written to {export(**given)}; origin.json in it says what it is")
+    return 0
+
+
+def draw(**given: Any) -> int:
+    show_messages()
+    from hf_condense.pictures import picture
+
+    for path in picture(**given):
+        print(f"drawn: {path} and {path.with_suffix('.pdf').name}")
     return 0
 
 

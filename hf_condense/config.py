@@ -19,7 +19,10 @@ NOT_SHORTENED = object()  # None is a value of its own
 
 
 def setting(default: Any, help: str, quick: Any = NOT_SHORTENED) -> Any:
-    """A dataclass field with a help text, and with the value that `--quick` gives it where that shortens a run."""
+    """A dataclass field with a help text, and with the value that `--quick` gives it where that shortens a run.
+
+    A whole number is the most that it is then; other values replace those of presets.
+    """
     shortened = {} if quick is NOT_SHORTENED else {"quick": quick}
     return field(default=default, metadata={"help": help, **shortened})
 
@@ -262,7 +265,7 @@ class LabelSettings:
         "per-view labels: full (fp16 logits of every view), int8 (8 bits each), pruned (of some epochs), packed (a few "
         "views an image, the largest logits), virtual (no logits: the teacher computes them again, checked), or none",
     )
-    label_epochs: int | None = setting(None, "epochs of views to store; defaults to the protocol's epochs", quick=10)
+    label_epochs: int | None = setting(None, "epochs of views to store; defaults to the protocol's epochs", quick=5)
     views: Literal["explicit", "keyed"] | None = setting(
         None,
         "views in a store: explicit boxes, or keyed (drawn again); defaults to keyed for packed and virtual stores",
@@ -293,7 +296,7 @@ class EvaluationSettings:
     regimes: tuple[str, ...] = setting(("hard", "stored", "online"), "label regimes to score")
     student_seeds: int = setting(3, "student seeds per row", quick=2)
     student_epochs: int | None = setting(
-        None, "overrides the protocol's epochs (which is then part of the protocol's name)", quick=10
+        None, "overrides the protocol's epochs (which is then part of the protocol's name)", quick=5
     )
     baselines: tuple[str, ...] = setting(
         ("full", "random", "initial"),

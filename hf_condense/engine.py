@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,20 +28,10 @@ class Engine:
         accelerator: tells processes apart; shards of a group are dealt to them in turn.
         folder: the run folder.
         checkpoint_every: steps between checkpoints inside a shard; a kill loses at most that much.
-        on_log: gets (values, step) of the shard that the main process works on.
-        on_snapshot: gets (shard, step, uint8 images) a few times for the first shard.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        folder: Path,
-        checkpoint_every: int = 200,
-        on_log: Callable[[dict[str, float], int], None] | None = None,
-        on_snapshot: Callable[[Shard, int, torch.Tensor], None] | None = None,
-    ) -> None:
+    def __init__(self, accelerator: Accelerator, folder: Path, checkpoint_every: int = 200) -> None:
         self.accelerator, self.folder, self.checkpoint_every = accelerator, Path(folder), checkpoint_every
-        self.on_log, self.on_snapshot = on_log or (lambda values, step: None), on_snapshot
 
     def run(self, method: Method, context: Context) -> Synthetic:
         """Makes every shard of the method's plan that is not there yet, and gathers the rows.
@@ -130,6 +120,7 @@ class Engine:
                 tensors = {"images": start.images.cpu(), "origin": torch.as_tensor(start.origin)}
                 save_tensors(self._path(shard), tensors)
                 progress.advance(1)
+                progress.stop_if_asked()
 
     def _share(self, plan: Plan, group: tuple[Shard, ...]) -> tuple[Shard, ...]:
         """The shards of a group that this process works on."""
@@ -186,9 +177,11 @@ class Engine:
             checkpoint,
             self.accelerator if plan.joint else None,
         )
-        progress.advance(work.done)
-        on_snapshot = self.on_snapshot if shard == plan.groups[-1][0] else None
-        work.run(self.checkpoint_every, progress, self.on_log, on_snapshot)
+        shown = train.class_names if shard == plan.groups[-1][0] else None
+        with progress.part(shard.id, recipe.steps) as part:
+            if work.done:
+                part.advance(work.done)
+            work.run(self.checkpoint_every, part, shown)
         if work.writes:
             save_tensors(self._path(shard), work.result(with_state=plan.chained))
             checkpoint.unlink(missing_ok=True)

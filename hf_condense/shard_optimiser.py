@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -66,14 +66,17 @@ class ShardOptimiser:
         self,
         checkpoint_every: int,
         progress: Progress,
-        on_log: Callable[[dict[str, float], int], None],
-        on_snapshot: Callable[[Shard, int, torch.Tensor], None] | None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         """All steps that are left.
 
         Args:
             checkpoint_every: steps between checkpoints.
-            on_snapshot: gets (shard, step, uint8 images) a few times; None for shards without pictures.
+            class_names: of a shard whose images callbacks get a few times; None for others.
+
+        Raises:
+            ConfigError: the images diverged.
+            Stopped: a callback has stopped the run; the checkpoint holds the steps so far.
         """
         steps = self.recipe.steps
         while self.done < steps:
@@ -82,14 +85,16 @@ class ShardOptimiser:
             progress.advance(1)
             if self.done % progress.log_every == 0 or self.done == steps:  # the only place that waits for the device
                 values = {name: float(torch.stack(parts).mean()) for name, parts in logs.items()}
-                progress.say(values)
-                on_log(values, self.done)
-            if on_snapshot and self.writes and self.done * SNAPSHOTS // steps > before * SNAPSHOTS // steps:
-                on_snapshot(self.shard, self.done, to_uint8(self._unit()))
-            if self.done % checkpoint_every == 0 or self.done == steps:
+                progress.log(values)
+            if class_names and self.writes and self.done * SNAPSHOTS // steps > before * SNAPSHOTS // steps:
+                name, images = f"{self.shard.id}-step{self.done:05d}", to_uint8(self._unit())
+                progress.images(name, {self.shard.id: images}, torch.tensor(self.shard.labels), class_names)
+            if self.done % checkpoint_every == 0 or self.done == steps or progress.stopping:
                 self.refuse_diverged()
                 if self.writes and self.done < steps:
                     self._save()
+            if self.done < steps:
+                progress.stop_if_asked()
 
     def step(self, step: int) -> dict[str, list[torch.Tensor]]:
         """One update of the images and of what is learned beside them; returns what the terms log."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
     from hf_condense.models.image_model import ImageModel
 
+CURVE_IMAGES = 1000  # test images of a look for a curve
 DEVICE_BYTES = 4 << 30  # sets up to this size are kept on the device, larger ones (full ImageNet) are fetched by batch
 
 
@@ -84,8 +85,9 @@ def train_student(
     std: Sequence[float] = (0.25,),
     flip: bool = True,
     precision: str = "fp32",
-    accelerator=None,
     title: str | None = None,
+    work: str = "",
+    looks: int = 0,
     state_folder: Path | None = None,
     stages: Tensor | None = None,
     rates: Sequence[float] | None = None,
@@ -110,6 +112,9 @@ def train_student(
         mean, std: of the dataset in unit pixels, one for each channel or one for all.
         flip: whether the protocol's horizontal flips make sense for these classes.
         title: by which the progress of its epochs is shown; by default it is not.
+        work: name by which callbacks find it; defaults to `name`.
+        looks: how many times before the last epoch its accuracy on part of the test images is logged, for a curve. Nothing
+            is chosen by it, and it counts as no training time.
         state_folder: where an unfinished training is kept, to go on from.
         stages: int64 [N] the stage in which each image was made, for a training in stages (`evaluation.staged`).
         rates: learning rates learned with the set, one a stage; used where the protocol takes them.
@@ -142,6 +147,8 @@ def train_student(
     ).to(device)
     shown = validation_images(test_images, size, protocol.val_resize)
     right = torch.as_tensor(test_labels).numpy()
+    part = np.linspace(0, len(right) - 1, min(len(right), CURVE_IMAGES)).round().astype(int)
+    few = shown[torch.from_numpy(part)] if looks else shown
 
     def predictions(network: nn.Module) -> np.ndarray:
         return as_classes(predict(network, shown, device, size=size), num_classes)
@@ -150,14 +157,18 @@ def train_student(
         return float((predictions(network) == right).mean())
 
     def look(epoch: int, online: nn.Module, averaged: nn.Module | None, row: dict) -> None:
-        due = look_every and (epoch + 1) % look_every == 0
-        if due and protocol.best_from * recipe.epochs < epoch + 1 < recipe.epochs:
-            began = time.perf_counter()
-            row["top1"] = score(averaged if averaged is not None else online)
+        began, done, scored = time.perf_counter(), epoch + 1, averaged if averaged is not None else online
+        best = look_every and done % look_every == 0
+        if best and protocol.best_from * recipe.epochs < done < recipe.epochs:
+            row["top1"] = row["accuracy"] = score(scored)
+        elif done < recipe.epochs and done * looks // recipe.epochs > epoch * looks // recipe.epochs:
+            seen = predict(scored, few, device, size=size).argmax(1).numpy()
+            row["accuracy"] = float((seen == right[part]).mean())
+        if "accuracy" in row:
             row["looking"] = time.perf_counter() - began
 
     reset_peak(device)
-    with Progress(title or name, recipe.epochs, show=title is not None, part=True) as progress:
+    with Progress(title or name, recipe.epochs, show=title is not None, part=True, name=work or name) as progress:
         result = fit_student(
             model,
             images,
@@ -177,21 +188,21 @@ def train_student(
             stages=stages,
             soft=soft,
             whitening=whitening,
-            accelerator=accelerator,
             on_epoch=look,
             progress=progress,
             state_folder=state_folder,
         )
-    online = predicted = predictions(result.model)
-    if result.ema_model is not None:
-        predicted = predictions(result.ema_model)
-    if keep is not None:
-        keep(result.model if result.ema_model is None else result.ema_model)
-    top1 = float((predicted == right).mean())
+        online = predicted = predictions(result.model)
+        if result.ema_model is not None:
+            predicted = predictions(result.ema_model)
+        if keep is not None:
+            keep(result.model if result.ema_model is None else result.ema_model)
+        top1 = float((predicted == right).mean())
+        progress.log({"top1": top1})
     ema = None if result.ema_model is None else top1
-    looks = [row for row in result.history if "top1" in row]  # in the history, because that survives a restart
-    best_top1 = max([top1, *(row["top1"] for row in looks)]) if look_every else None
-    seconds = result.seconds - sum(row["looking"] for row in looks)
+    history = result.history  # which survives a restart
+    best_top1 = max([top1, *(row["top1"] for row in history if "top1" in row)]) if look_every else None
+    seconds = result.seconds - sum(row.get("looking", 0.0) for row in history)
     return StudentResult(
         top1, float((online == right).mean()), ema, best_top1, result.steps, seconds, peak_bytes(device), predicted
     )
@@ -232,7 +243,6 @@ def fit_student(
     key: Key,
     device: torch.device,
     flip: bool = True,
-    accelerator=None,
     on_epoch: Callable | None = None,
     progress: Progress | None = None,
     state_folder: Path | None = None,
@@ -260,7 +270,6 @@ def fit_student(
         recipe,
         device=device,
         key=key / "fit",
-        accelerator=accelerator,
         on_epoch=on_epoch,
         progress=progress,
         state_folder=state_folder,

@@ -31,7 +31,7 @@ class MTTSettings:
     momentum: float = setting(0.5, "SGD's momentum of images and learning rate")
     lr_lr: float = setting(1e-5, "SGD's learning rate of the student's learning rate")
     student_lr: float = setting(0.01, "first value of the student's learning rate, which is learned with the images")
-    student_steps: int = setting(20, "steps of a student in each image step (N)")
+    student_steps: int = setting(20, "steps of a student in each image step (N)", quick=10)
     student_batch: int | None = setting(None, "images in one of them; all (of one stage) where not said")
     span: int = setting(2, "epochs of an expert that a student should cover (M)", quick=2)
     first_epochs: int = setting(
@@ -50,7 +50,7 @@ class MTTSettings:
         DSA_FAMILIES, "augmentation of experts and students, one for each batch; flip only where it is allowed"
     )
     experts: int = setting(100, "networks trained on the real images", quick=2)
-    expert_epochs: int | None = setting(None, "epochs of each; as many as are matched where not said", quick=4)
+    expert_epochs: int | None = setting(None, "epochs of each; as many as are matched where not said", quick=None)
     expert_lr: float = setting(0.01, "learning rate of experts: plain SGD")
     expert_batch: int = setting(256, "batch size of experts")
     expert_dtype: Literal["float32", "float16"] = setting("float32", "numbers in which their weights are kept")
@@ -134,7 +134,6 @@ class MTT(Method):
         return Start(*random_real(context.train, shard.labels, context.image_size, context.key / shard.id))
 
     def check_network(self, network: ImageModel, image_size: int) -> None:
-        FlatNetwork(network)  # refuses networks with running statistics
         need_twice_differentiable(network, image_size)
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ class Evaluate(Stage[ScoreTable]):
     def settings(self, run: Run) -> dict[str, Any]:
         return {**asdict(run.config.evaluation), "protocol": asdict(run.protocol)}
 
-    def make(self, run: Run, done: Outputs, folder: Path, tick: Callable[[], None]) -> ScoreTable:
+    def make(self, run: Run, done: Outputs, folder: Path) -> ScoreTable:
         return self.load(run, done, folder)
 
     def load(self, run: Run, done: Outputs, folder: Path) -> ScoreTable:

@@ -93,7 +93,7 @@ def scorable(config: Config, method: Method, plan: Plan, protocol: Protocol, tra
 
 
 def check_networks(squeeze: SqueezeSettings, method: Method, train: ImageSource) -> None:
-    """Raises ModelError or ConfigError for a base model that the method cannot work through.
+    """Raises ModelError or ConfigError for a base model that is not known or that the method cannot work through.
 
     Trained weights would have to be fetched first: of a name with a tag the architecture is looked at, of others nothing.
     """
@@ -107,12 +107,11 @@ def check_networks(squeeze: SqueezeSettings, method: Method, train: ImageSource)
             allowed,
             "name published weights (resnet18.tv_in1k), or train with --squeeze_epochs",
         )
-    if type(method).check_network is Method.check_network:
-        return
-    for name in squeeze.base_model if method.info.pool else squeeze.base_model[:1]:
+    for number, name in enumerate(squeeze.base_model):
         if not means_weights(plain := without_tag(name)):
             network = load_untrained("base_model", plain, train.plain_spec, key=Key(0))
-            method.check_network(network, train.image_size)
+            if method.info.pool or number == 0:  # others only make labels
+                method.check_network(network, train.image_size)
 
 
 def _check_student(name: str, train: ImageSource, trained: tuple[str, ...]) -> None:

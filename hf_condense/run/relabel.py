@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ class Relabel(Stage[Labels]):
             "policy": asdict(run.policy),
         }
 
-    def make(self, run: Run, done: Outputs, folder: Path, tick: Callable[[], None]) -> None:
+    def make(self, run: Run, done: Outputs, folder: Path) -> None:
         synthetic, teacher, protocol = done[Condense].synthetic, done[Squeeze].teacher, run.student_protocol
         settings, main = self.settings(run), run.accelerator.is_main_process
         if main:

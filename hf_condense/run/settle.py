@@ -161,11 +161,8 @@ def keeps_class(config: Config) -> bool:
 
 
 def announce(run: Run) -> None:
-    """Starts the trackers, and says what is condensed, by what, and where it goes."""
+    """Says what is condensed, by what, and where it goes."""
     info, c, train = run.splits.info, run.config, run.train
-    if c.run.trackers:
-        settings = {k: str(v) for section in c.sections().values() for k, v in section.items()}
-        run.accelerator.init_trackers("hf-condense", settings)
     if not run.accelerator.is_main_process:
         return
     log.info(

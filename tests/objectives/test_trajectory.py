@@ -75,6 +75,13 @@ def test_the_adjoint_is_the_unroll(policy, n, batch, steps):
     assert all(error(adjoint[name], unroll[name]) < 1e-10 for name in unroll)
 
 
+def test_the_adjoint_is_the_unroll_through_batch_norms():
+    backbone = ConvNet(3, 1, 8, width=4, depth=2, norm="batch")
+    loop, images, labels = inner_loop(5, ImageModel(backbone, num_classes=3, channels=1))
+    unroll, adjoint = (gradients(loop, images, labels, kind, 0.1) for kind in ("unroll", "adjoint"))
+    assert all(error(adjoint[name], unroll[name]) < 1e-10 for name in unroll)
+
+
 def test_classes_instead_of_soft_labels():
     loop, images, labels = inner_loop(5)
     unroll, adjoint = (gradients(loop, images, labels.argmax(1), kind) for kind in ("unroll", "adjoint"))
