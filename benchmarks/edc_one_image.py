@@ -9,6 +9,7 @@ with logits divided until they are as large as the weak ones'. Protocol edc-cifa
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -149,16 +150,20 @@ def table(cells: list[dict], label: str) -> list[dict]:
     return found
 
 
+def parser() -> argparse.ArgumentParser:
+    found = record.parser(__doc__)
+    found.add_argument("--ipc", type=int, default=1)
+    found.add_argument("--epochs", type=int, default=1000, help="of a student; 1000 are published")
+    found.add_argument("--sets", type=int, default=3, help="sets or draws, one student seed each")
+    found.add_argument("--students", nargs="+", default=["convnet_bn_w32"])
+    found.add_argument("--labels", nargs="+", help="only these of hard, weak, strong and 'strong, softer'")
+    found.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of all runs")
+    found.add_argument("--folder", type=Path, default=Path("runs/edc-one-image"))
+    return found
+
+
 def main() -> None:
-    parser = record.parser(__doc__)
-    parser.add_argument("--ipc", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=1000, help="of a student; 1000 are published")
-    parser.add_argument("--sets", type=int, default=3, help="sets or draws, one student seed each")
-    parser.add_argument("--students", nargs="+", default=["convnet_bn_w32"])
-    parser.add_argument("--labels", nargs="+", help="only these of hard, weak, strong and 'strong, softer'")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of all runs")
-    parser.add_argument("--folder", type=Path, default=Path("runs/edc-one-image"))
-    options = record.options(parser)
+    options = record.options(parser())
     record.write(f"edc_one_image_ipc{options.ipc}", options, conduct(options), show=False)
 
 

@@ -54,20 +54,24 @@ def condense(folder: Path, source: str, data: str, method: str, ipc: int, seed: 
     return str(place)
 
 
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("data", help="name of a folder of HF_CONDENSE_DATA")
+    found.add_argument("--methods", nargs="+", choices=sorted(SETTINGS), default=sorted(SETTINGS))
+    found.add_argument("--ipc", nargs="+", type=int, default=[10])
+    found.add_argument("--regimes", nargs="+", default=["hard", "online"])
+    found.add_argument("--students", nargs="+", default=["convnet_w32"])
+    found.add_argument("--sets", type=int, default=3)
+    found.add_argument("--draws", type=int, default=5, help="random draws of the bank")
+    found.add_argument("--teacher", default="convnet_bn_w32", help="network that labels for all rows")
+    found.add_argument("--teacher_epochs", type=int, default=4)
+    found.add_argument("--threads", type=int, default=1)
+    found.add_argument("--folder", type=Path, default=Path("runs/first-board"))
+    return found
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="name of a folder of HF_CONDENSE_DATA")
-    parser.add_argument("--methods", nargs="+", choices=sorted(SETTINGS), default=sorted(SETTINGS))
-    parser.add_argument("--ipc", nargs="+", type=int, default=[10])
-    parser.add_argument("--regimes", nargs="+", default=["hard", "online"])
-    parser.add_argument("--students", nargs="+", default=["convnet_w32"])
-    parser.add_argument("--sets", type=int, default=3)
-    parser.add_argument("--draws", type=int, default=5, help="random draws of the bank")
-    parser.add_argument("--teacher", default="convnet_bn_w32", help="network that labels for all rows")
-    parser.add_argument("--teacher_epochs", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=Path("runs/first-board"))
-    given = parser.parse_args()
+    given = parser().parse_args()
     show_messages()
     source = str(Path(os.environ["HF_CONDENSE_DATA"]) / given.data)
     folder = given.folder / given.data

@@ -9,6 +9,7 @@ stage, peak of the process's memory (pages of the opened files are in it) and of
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record import options, parser, write
+from benchmarks import record
 
 SHARD = 50_000
 CLASSES = 1000
@@ -69,18 +70,22 @@ def bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def main() -> None:
-    found = parser(__doc__)
+def parser() -> argparse.ArgumentParser:
+    found = record.parser(__doc__)
     found.add_argument("--images", type=int, default=1_280_000)
     found.add_argument("--side", type=int, default=16, help="in pixels")
     found.add_argument("--network", default="convnet_d2_w16")
     found.add_argument("--folder", type=Path, help="of the images and the run; defaults to a temporary one")
-    asked = options(found)
+    return found
+
+
+def main() -> None:
+    asked = record.options(parser())
     with tempfile.TemporaryDirectory() as temporary:
         root = asked.folder or Path(temporary)
         os.environ["HF_CONDENSE_CACHE"] = str(root / "cache")
         os.environ["HF_DATASETS_CACHE"] = str(root / "datasets")
-        write("large_set", asked, measure(asked, root))
+        record.write("large_set", asked, measure(asked, root))
 
 
 def measure(asked, root: Path) -> dict:

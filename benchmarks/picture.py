@@ -15,7 +15,7 @@ from datasets import load_dataset
 from benchmarks import record
 from hf_condense import CondensationTrainer
 from hf_condense.data.randomness import Key
-from hf_condense.hub.preview import comparison
+from hf_condense.hub.figures import comparison
 from hf_condense.selection.real import random_real
 
 
@@ -36,5 +36,6 @@ if __name__ == "__main__":
     made = run.condense()
     real, _ = random_real(run.train, tuple(made.labels.tolist()), run.train.image_size, Key(0, "picture"))
     options.output.parent.mkdir(exist_ok=True)
-    comparison(options.output, {"real": real, "first": made.initial, "condensed": made.images})
+    rows = {"real": real, "first": made.initial, "condensed": made.images}
+    comparison(options.output, rows, made.labels, run.train.class_names)
     print(f"written: {options.output}, {options.output.stat().st_size / 1e3:.0f} kB")

@@ -10,6 +10,7 @@ labels as random ones. A finished curve is a file in `--folder`, and is not made
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -99,21 +100,25 @@ def conduct(options) -> dict:
     return {"rows": list(curves(options, base, protocol)), "networks": networks, "recipe": recipe}
 
 
+def parser() -> argparse.ArgumentParser:
+    found = record.parser(__doc__)
+    found.add_argument("data", help="name of a folder of HF_CONDENSE_DATA, or digits")
+    found.add_argument("--protocol", default="small", help="where the values not in --recipe come from")
+    found.add_argument("--steps", type=int, default=2000)
+    found.add_argument("--every", type=int, default=500, help="steps from look to look")
+    found.add_argument("--ipc", nargs="+", type=int, default=[10])
+    found.add_argument("--regimes", nargs="+", default=["hard", "online"])
+    found.add_argument("--students", nargs="+", default=["convnet_w32"])
+    found.add_argument("--sets", type=int, default=1, help="draws, one student seed each")
+    found.add_argument("--max_test", type=int, default=2000, help="held-out images that are scored")
+    found.add_argument("--recipe", nargs="+", default=[], metavar="NAME=VALUE", help="values of the protocol")
+    found.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of all runs")
+    found.add_argument("--folder", type=Path, default=Path("runs/protocol-curve"))
+    return found
+
+
 def main() -> None:
-    parser = record.parser(__doc__)
-    parser.add_argument("data", help="name of a folder of HF_CONDENSE_DATA, or digits")
-    parser.add_argument("--protocol", default="small", help="where the values not in --recipe come from")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--every", type=int, default=500, help="steps from look to look")
-    parser.add_argument("--ipc", nargs="+", type=int, default=[10])
-    parser.add_argument("--regimes", nargs="+", default=["hard", "online"])
-    parser.add_argument("--students", nargs="+", default=["convnet_w32"])
-    parser.add_argument("--sets", type=int, default=1, help="draws, one student seed each")
-    parser.add_argument("--max_test", type=int, default=2000, help="held-out images that are scored")
-    parser.add_argument("--recipe", nargs="+", default=[], metavar="NAME=VALUE", help="values of the protocol")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of all runs")
-    parser.add_argument("--folder", type=Path, default=Path("runs/protocol-curve"))
-    options = record.options(parser)
+    options = record.options(parser())
     record.write(f"protocol_curve_{options.data}", options, conduct(options), show=False)
 
 

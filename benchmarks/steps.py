@@ -109,10 +109,14 @@ def step_of(
     here = replace(context, device=device, fresh=FreshNetworks(networks[0], spec, device=device))
     recipe = method.recipe(shard, here.spec)
     first = torch.rand(len(shard.rows), *source.shape[1:], generator=torch.Generator().manual_seed(1)).to(device)
+    objective = method.objective(here, ready)
+    if objective.needs_sources:
+        rows = np.arange(len(shard.rows) * method.real_images_each) % len(source)
+        objective.sources = source.images(rows).unflatten(0, (len(shard.rows), method.real_images_each))
     return ShardOptimiser(
         shard,
         recipe,
-        method.objective(here, ready),
+        objective,
         space_of(recipe, first, MEAN, STD),
         first,
         shard.key(KEY),

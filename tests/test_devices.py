@@ -55,9 +55,9 @@ def source() -> MadeUpImages:
     return MadeUpImages(num_classes=4, image_size=8, per_class=12)
 
 
-def step_on_meta(name, source, **settings) -> Operations:
+def step_on_meta(name, source, ipc=2, **settings) -> Operations:
     networks = ("convnet_bn_w32", "convnet_bn_w32") if name in POOLED else ("convnet_w32",)
-    work = step_of(name, source, networks, META, ipc=2, **settings)
+    work = step_of(name, source, networks, META, ipc=ipc, **settings)
     if work is None:
         pytest.skip("the method only selects: it has no step")
     work.step(0)
