@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("data", help="name of a folder of HF_CONDENSE_DATA")
     parser.add_argument("--methods", nargs="+", choices=sorted(SETTINGS), default=sorted(SETTINGS))
     parser.add_argument("--ipc", nargs="+", type=int, default=[10])
-    parser.add_argument("--regimes", nargs="+", default=["hard", "online"])
+    parser.add_argument("--regimes", nargs="+", default=["hard"])
     parser.add_argument("--students", nargs="+", default=["convnet_w32"])
     parser.add_argument("--sets", type=int, default=3)
     parser.add_argument("--draws", type=int, default=5, help="random draws of the bank")
