@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("data", help="name of a folder of HF_CONDENSE_DATA")
     found.add_argument("--methods", nargs="+", choices=sorted(SETTINGS), default=sorted(SETTINGS))
     found.add_argument("--ipc", nargs="+", type=int, default=[10])
-    found.add_argument("--regimes", nargs="+", default=["hard", "online"])
+    found.add_argument("--regimes", nargs="+", default=["hard"])
     found.add_argument("--students", nargs="+", default=["convnet_w32"])
     found.add_argument("--sets", type=int, default=3)
     found.add_argument("--draws", type=int, default=5, help="random draws of the bank")

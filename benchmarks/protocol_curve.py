@@ -5,7 +5,8 @@
 Students are scored on a held-out fifth of the training images, which no network of this script was trained on (but the
 ResNet-20 that labels CIFAR-10: `models/` holds networks trained on all training images). A curve is that of one training,
 looked at on the way; a training that ends there has a lower rate at its end. All real images are trained on with the same
-labels as random ones. A finished curve is a file in `--folder`, and is not made again.
+labels as random ones. The regime `stored` is for protocols with a label an image (`--recipe label_per=image`). A finished
+curve is a file in `--folder`, and is not made again.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ def curve(base, student: str, images: ImageSet, regime: str, protocol: Protocol,
     key, size = base.key / "curve" / student / state.name[-1], train.image_size
     model = load_untrained("students", student, train.spec, key=key / "init")
     due = max(1, round(recipe.epochs * every / total))
+    teacher = base.teacher() if regime != "hard" else None
+    soft = teacher.soft_labels(images.images, base.device) if regime == "stored" else None  # a label an image
 
     def look(epoch: int, online, averaged, row: dict) -> None:
         if (epoch + 1) % due == 0 or epoch + 1 == recipe.epochs:
@@ -64,8 +67,7 @@ def curve(base, student: str, images: ImageSet, regime: str, protocol: Protocol,
 
     fit_student(
         model, images.images, images.labels, regime, protocol, recipe, size=size, key=key, device=base.device,
-        flip=base.flip, teacher=base.teacher() if regime != "hard" else None, train_as_if_images=as_if, mean=train.mean,
-        std=train.std, on_epoch=look,
+        flip=base.flip, teacher=teacher, train_as_if_images=as_if, mean=train.mean, std=train.std, on_epoch=look, soft=soft,
     )  # fmt: skip
     return found
 
