@@ -75,7 +75,8 @@ def world(tmp_path_factory) -> Path:
 @pytest.fixture
 def reader(world, hub, tmp_path, monkeypatch) -> Path:
     """In that folder, with `org` on the local Hub; whatever is condensed is small."""
-    monkeypatch.chdir(world)
+    shutil.copytree(world, tmp_path / "world")  # runs of one page stop those of another with other settings
+    monkeypatch.chdir(tmp_path / "world")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hub, "organizations", hub.organizations | {"org": {"ada"}})
