@@ -21,9 +21,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]' && \
 	touch $@ && echo "installed in $$(( $$(date +%s) - started )) s"
 
+# processes of the demo: the same set from any number of them; two share networks and students without a GPU
+PROCESSES ?= $(if $(wildcard /dev/nvidia0),1,2)
+
 demo: install
 	@started=$$(date +%s); \
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	$(BIN)/torchrun --standalone --nproc_per_node $(PROCESSES) \
 	  recipes/edc.py --dataset digits --ipc 10 --output_dir runs/demo && \
 	echo "demo took $$(( $$(date +%s) - started )) s after the install"
 

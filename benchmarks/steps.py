@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves
 
 from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
-from hf_condense.data.spaces import pixel_space
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.student_trainer import StudentTrainer
 from hf_condense.methods import create_method
@@ -31,7 +30,7 @@ from hf_condense.models.members import ModelPool, PoolMember
 from hf_condense.models.statistics import RealStatistics, running_statistics
 from hf_condense.models.taps import Taps
 from hf_condense.plan import Synthetic
-from hf_condense.shard_optimiser import ShardOptimiser
+from hf_condense.shard_optimiser import ShardOptimiser, space_of
 
 CPU, KEY = torch.device("cpu"), Key(0, "steps")
 MEAN, STD = (0.48, 0.45, 0.41), (0.23, 0.23, 0.23)
@@ -97,21 +96,24 @@ def step_of(
     if not shards:
         return None
     shard = shards[-1]
-    here = replace(context, device=device, fresh=FreshNetworks(networks[0], spec, device=device))
+    models = []
     if method.info.pool:
         models = [load_model(network, spec, key=KEY / number) for number, network in enumerate(networks)]
         request = method.statistics(context)
         statistics = [made_up_statistics(model, request, source) for model in models] if request else None
-        pool = ModelPool([_member(str(i), model.to(device).freeze()) for i, model in enumerate(models)])
-        here = replace(here, observers=pool, statistics=statistics)
+        pool = ModelPool([_member(str(i), model.freeze()) for i, model in enumerate(models)])
+        context = replace(context, observers=pool, statistics=statistics)
     ready = _moved(method.ready(shard, context, _earlier(method, context, shard.stage)), device)
+    for model in models:
+        model.to(device)
+    here = replace(context, device=device, fresh=FreshNetworks(networks[0], spec, device=device))
     recipe = method.recipe(shard, here.spec)
     first = torch.rand(len(shard.rows), *source.shape[1:], generator=torch.Generator().manual_seed(1)).to(device)
     return ShardOptimiser(
         shard,
         recipe,
         method.objective(here, ready),
-        pixel_space(recipe.space, MEAN, STD, device),
+        space_of(recipe, first, MEAN, STD),
         first,
         shard.key(KEY),
         Path(tempfile.gettempdir()) / "no checkpoint",

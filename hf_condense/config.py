@@ -19,7 +19,10 @@ NOT_SHORTENED = object()  # None is a value of its own
 
 
 def setting(default: Any, help: str, quick: Any = NOT_SHORTENED) -> Any:
-    """A dataclass field with a help text, and with the value that `--quick` gives it where that shortens a run."""
+    """A dataclass field with a help text, and with the value that `--quick` gives it where that shortens a run.
+
+    A whole number is the most that it is then; other values replace those of presets.
+    """
     shortened = {} if quick is NOT_SHORTENED else {"quick": quick}
     return field(default=default, metadata={"help": help, **shortened})
 
@@ -262,7 +265,7 @@ class LabelSettings:
         "per-view labels: full (fp16 logits of every view), int8 (8 bits each), pruned (of some epochs), packed (a few "
         "views an image, the largest logits), virtual (no logits: the teacher computes them again, checked), or none",
     )
-    label_epochs: int | None = setting(None, "epochs of views to store; defaults to the protocol's epochs", quick=10)
+    label_epochs: int | None = setting(None, "epochs of views to store; defaults to the protocol's epochs", quick=5)
     views: Literal["explicit", "keyed"] | None = setting(
         None,
         "views in a store: explicit boxes, or keyed (drawn again); defaults to keyed for packed and virtual stores",
@@ -287,13 +290,23 @@ class EvaluationSettings:
     """How the condensed set is scored."""
 
     protocol: str | None = setting(None, "student recipe; defaults to the method's own", quick="small")
-    students: tuple[str, ...] = setting(("convnet_w32",), "student networks, trained from scratch")
+    students: tuple[str, ...] = setting(
+        ("convnet_w32",), "student networks, trained from scratch; probe:<network> is a linear head on a frozen one"
+    )
     regimes: tuple[str, ...] = setting(("hard", "stored", "online"), "label regimes to score")
     student_seeds: int = setting(3, "student seeds per row", quick=2)
     student_epochs: int | None = setting(
-        None, "overrides the protocol's epochs (which is then part of the protocol's name)", quick=10
+        None, "overrides the protocol's epochs (which is then part of the protocol's name)", quick=5
     )
-    baselines: tuple[str, ...] = setting(("full", "random", "initial"), "rows scored in the same run")
+    baselines: tuple[str, ...] = setting(
+        ("full", "random", "initial"),
+        "rows scored in the same run; for probes also centroids (real images nearest to them) and class_means (no images)",
+    )
+    best_seen: bool | None = setting(
+        None,
+        "also look at the test set during training, where the protocol does (the column best seen); defaults to no on a "
+        "CPU, where looking can take longer than training",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -301,7 +314,8 @@ class EvaluationSettings:
         epochs = self.student_epochs
         check(epochs is None or epochs >= 1, "student_epochs", epochs, "1 or more")
         check(len(self.students) > 0, "students", self.students, "one or more model names")
-        for name, allowed in (("regimes", ("hard", "stored", "online")), ("baselines", ("full", "random", "initial"))):
+        rows = ("full", "random", "initial", "centroids", "class_means")
+        for name, allowed in (("regimes", ("hard", "stored", "online")), ("baselines", rows)):
             step = f"several are written with commas: --{name} {','.join(allowed[:2])}"
             for value in getattr(self, name):
                 check(value in allowed, name, value, ", ".join(allowed), step)

@@ -37,6 +37,9 @@ METHOD_SETTINGS = {  # small enough that experts and chains are trained in a sec
 METHOD_SETTINGS["tesla"] |= {"zca": False}
 # clusters of DREAM are found on the device and their picks read back, once in `cluster_every` steps: not tested here
 METHOD_SETTINGS["dream"] |= {"sampler": "random"}
+METHOD_SETTINGS["lgm"] |= {"noise": 0.0}  # drawn on the device, where there is one
+METHOD_SETTINGS["cvdd"] |= {"priors": (60.0, 70.0)}
+METHOD_SETTINGS["fadrm"] |= {"small_side": 1.0}  # the network takes one side
 for name in ("dc", "dsa"):
     METHOD_SETTINGS[name] |= {"outer_loop": 2, "inner_loop": 1}
 FURTHER = {  # paths that defaults do not take
@@ -65,7 +68,7 @@ def step_on_meta(name, source, **settings) -> Operations:
     return seen
 
 
-POOLED = ("edc", "gvbsm", "sre2l", "cda", "sre2lpp", "teddy")
+POOLED = ("edc", "gvbsm", "sre2l", "cda", "sre2lpp", "teddy", "fadrm", "fadrmplus", "cvdd", "wmdd", "lgm")
 
 
 @pytest.mark.parametrize("name", list_methods())

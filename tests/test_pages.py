@@ -83,7 +83,8 @@ def reader(world, hub, tmp_path, monkeypatch) -> Path:
     whole = CondensationTrainer.__init__
 
     def shortened(self, method=None, dataset=None, **settings):
-        whole(self, method, dataset, **settings | small(method or settings["method"]))
+        name = method or settings.get("method")  # neither: a run folder, whose settings are small already
+        whole(self, method, dataset, **settings | (small(name) if name else {}))
 
     monkeypatch.setattr(CondensationTrainer, "__init__", shortened)
     return tmp_path

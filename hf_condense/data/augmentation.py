@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hf_condense.config import check
 from hf_condense.data.crops import axis_matrices, check_boxes, look_at, random_boxes, resample
+from hf_condense.data.formation import tile_bounds
 from hf_condense.data.rand_augment import apply_rand_augment, draw_ops
 from hf_condense.data.randomness import Key
 from hf_condense.data.upload import to_device
@@ -172,15 +173,12 @@ def draw_views(policy: ViewPolicy, key: Key, n: int, height: int, width: int) ->
 
 
 def tile_boxes(policy: ViewPolicy, key: Key, n: int, height: int, width: int) -> np.ndarray:
-    """One tile of each of n images, or the whole image: int32 [n, 4] top, left, height, width.
-
-    Where the tiles do not divide the side, the first ones are a pixel larger (`selection.realism.tile`).
-    """
+    """One tile (`tile_bounds`) of each of n images, or the whole image: int32 [n, 4] top, left, height, width."""
     f, axes = policy.tiles, []
     check(f <= min(height, width), "tiles", f, f"up to {min(height, width)}, the side of the images in pixels")
     places = np.unravel_index((key / "which").numpy().integers(0, f * f, n), (f, f))
     for place, extent in zip(places, (height, width)):
-        bounds = np.cumsum([0, *(extent // f + (i < extent % f) for i in range(f))])
+        bounds = tile_bounds(extent, f)
         axes.append((bounds[place], np.diff(bounds)[place]))
     (top, h), (left, w) = axes
     tiles, whole = np.stack((top, left, h, w), 1), np.array([0, 0, height, width])

@@ -50,28 +50,22 @@ PCA = (
     ),
 )  # fmt: skip
 
-# --- CCFS: SGD with the teacher on line; a set made in curricula is one set to students -------------------------------
-
-_CCFS_BASE = Protocol(
-    "ccfs", _CCFS, optimizer="sgd", lr=0.2, weight_decay=1e-4, decay_all=True, warmup_epochs=5, regime="online",
-    temperature_squared=True, mix="none", mode="last_only", best_every=1, best_from=0.8,
-    note="epochs and batch are listed for some IPC alone" + _LOOKS,
-)  # fmt: skip
+# --- CCFS: SGD with the teacher on line ---------------------------------------------------------------------------
 
 
 def _ccfs(dataset: str, by_ipc: dict[int, tuple[int, int]]) -> Protocol:
     """`by_ipc`: IPC -> (epochs, batch)."""
-    cases = tuple(Case({"epochs": epochs, "batch": batch}, ipc=(i,)) for i, (epochs, batch) in by_ipc.items())
-    return replace(_CCFS_BASE, name=f"ccfs-{dataset}", cases=cases)
+    return Protocol(
+        f"ccfs-{dataset}", _CCFS, optimizer="sgd", lr=0.2, weight_decay=1e-4, decay_all=True, warmup_epochs=5,
+        regime="online", temperature_squared=True, mix="none", best_every=1, best_from=0.8,
+        note="epochs and batch are listed for some IPC alone" + _LOOKS,
+        cases=tuple(Case({"epochs": epochs, "batch": b}, ipc=(i,)) for i, (epochs, b) in by_ipc.items()),
+    )  # fmt: skip
 
 
 CCFS = (
     _ccfs("cifar100", {25: (500, 32), 50: (500, 64), 100: (250, 128), 150: (200, 128)}),
     _ccfs("tiny-imagenet", {50: (100, 64), 100: (100, 128)}),
-    replace(
-        SMALL, name="small-last", citation=_CCFS, mode="last_only",
-        note="ours: `small`, in which a set that was made in stages is gone through at once",
-    ),
 )  # fmt: skip
 
 # --- CIM: a tile three times of four, siamese augmentation, distance of logits ----------------------------------------

@@ -20,6 +20,7 @@ from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.source import SourceInfo
 from hf_condense.methods.registry import MethodInfo
 from hf_condense.models.image_model import ImageModel
+from hf_condense.models.linear_probe import PREFIX, is_probe
 from hf_condense.models.members import PoolMember
 
 LIBRARIES = (
@@ -53,9 +54,10 @@ def portable(value: Any) -> Any:
     if isinstance(value, Path):
         return f"local:{value.name}"
     if isinstance(value, str):
-        path = value.removeprefix("local-dir:")
+        probe = PREFIX if is_probe(value) else ""
+        path = value.removeprefix(probe).removeprefix("local-dir:")
         if os.path.isabs(path) or ("/" in path and os.path.exists(path)):
-            return f"local:{Path(path).name}"
+            return f"{probe}local:{Path(path).name}"
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
 from hf_condense.data.upload import to_device
 from hf_condense.models.training import Batch
+
+# students of one seed see the same views in every row and regime: one after another, they are drawn once
+_drawn = lru_cache(maxsize=4096)(draw_views)
 
 
 def leaves_one(images: int, batch_size: int) -> bool:
@@ -56,7 +60,7 @@ def epoch_views(
 ) -> Iterator[tuple[Tensor, Views]]:
     """(rows int64 [b], views) of each batch of an epoch, on the CPU, for `images` images of height x width pixels."""
     for number, rows in enumerate(epoch_batches(key, epoch, images, batch_size, limit)):
-        yield rows, draw_views(policy, key / "views" / epoch / number, len(rows), height, width)
+        yield rows, _drawn(policy, key / "views" / epoch / number, len(rows), height, width)
 
 
 def view_batches(

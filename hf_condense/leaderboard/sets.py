@@ -19,19 +19,15 @@ from hf_condense.errors import ArtefactError
 from hf_condense.evaluation.run import ImageSet
 from hf_condense.files import fingerprint
 from hf_condense.hub import hashes
-from hf_condense.hub.artefact import DATA, SOFT_LABELS
+from hf_condense.hub.artefact import DATA, SOFT_LABELS, TENSORS
 from hf_condense.hub.distilled import DistilledDataset, locate
 from hf_condense.hub.record import CONDENSATION, read_record
 from hf_condense.leaderboard.result import SetRef
 from hf_condense.snapshots import fetch_snapshot
 
 MAX_IMAGE_BYTES = 20_000_000  # of one encoded image
-# the manifest of stored labels is part of what the content hash covers
-_READ = [
-    CONDENSATION,
-    f"{DATA}/*.parquet",
-    f"{SOFT_LABELS}/manifest.json",
-]  # never a stranger's models, and labels only where asked for
+# what the content hash covers, of stored labels their manifest: never a stranger's models, and labels only where asked for
+_READ = [CONDENSATION, f"{DATA}/*.parquet", f"{TENSORS}/*.parquet", f"{SOFT_LABELS}/manifest.json"]
 
 
 @dataclass(frozen=True)

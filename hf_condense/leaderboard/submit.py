@@ -22,7 +22,7 @@ from hf_condense.leaderboard.scoring import BoardScorer, columns_of
 from hf_condense.leaderboard.sets import CondensedSet, open_set
 from hf_condense.leaderboard.stamp import provenance, today
 
-_COPIED = ("condensation.json", "README.md", "preview.png", "data", "tensors", "soft_labels/manifest.json")
+_COPIED = ("condensation.json", "README.md", "preview.png", "data", "tensors", "soft_labels")
 
 
 @dataclass(frozen=True)

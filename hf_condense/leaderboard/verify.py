@@ -105,7 +105,7 @@ def verify(
     sets = []
     for ref in c.sets[:seeds]:
         name = str(place.folder / ref.repo) if ref.local else ref.repo
-        found = open_set(name, scorer.train, scorer.test, revision=ref.revision)
+        found = open_set(name, scorer.train, scorer.test, revision=ref.revision, labels=remake is not None)
         same = found.pixels_hash == ref.pixels_hash
         check(same, f"set {ref.repo}", found.pixels_hash[:16], f"{ref.pixels_hash[:16]}, as the result has it")
         sets.append(found)

@@ -12,7 +12,7 @@ from hf_condense.config import check, check_choices, setting
 from hf_condense.data.crops import centre
 from hf_condense.data.randomness import Key
 from hf_condense.methods.base import Context, Method, UsedNetwork
-from hf_condense.methods.coreset import published_backbone
+from hf_condense.models.linear_probe import load_backbone
 from hf_condense.models.training import predict
 from hf_condense.plan import Shard, Start
 from hf_condense.selection.centres import kmeans
@@ -65,7 +65,7 @@ class BPS(Method):
         s, train, label = self.settings, context.train, shard.labels[0]
         rows, count = train.rows_of(label), len(shard.labels)
         need_images(train, count, 1, label)
-        model = published_backbone(s.backbone, train.plain_spec) if s.backbone else context.observers[0].model
+        model = load_backbone("backbone", s.backbone, train.plain_spec) if s.backbone else context.observers[0].model
         features = features_of(model, train, rows, context.image_size, context.device)
         patterns = self._patterns(features, count, context.key / shard.id)
         entropy = np.zeros(len(rows)) if s.margin == "none" else uncertainty(context, rows)
@@ -74,7 +74,11 @@ class BPS(Method):
 
     def networks(self, context: Context) -> list[UsedNetwork]:
         backbone = self.settings.backbone
-        return [UsedNetwork(published_backbone(backbone, context.train.plain_spec), "backbone")] if backbone else []
+        return (
+            [UsedNetwork(load_backbone("backbone", backbone, context.train.plain_spec), "backbone")]
+            if backbone
+            else []
+        )
 
     def protocol(self, dataset: str) -> str:
         return f"{self.name}-{dataset}" if dataset in DATASETS else "small"

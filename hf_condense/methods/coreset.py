@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -12,15 +11,13 @@ import torch
 
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.crops import centre
-from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
-from hf_condense.errors import ModelError
 from hf_condense.methods.base import Context, Method, UsedNetwork
 from hf_condense.methods.matching_family import CLASSIC
 from hf_condense.methods.registry import MethodInfo
 from hf_condense.methods.watched import CADWindows, watched
 from hf_condense.models.image_model import ImageModel
-from hf_condense.models.loading import load_model
+from hf_condense.models.linear_probe import load_backbone
 from hf_condense.plan import Shard, Start
 from hf_condense.selection.centres import farthest_first, medoids
 from hf_condense.selection.features import features_of
@@ -165,7 +162,7 @@ class Coreset(Method):
     # inputs of the selections
 
     def _backbone(self, context: Context) -> ImageModel:
-        return published_backbone(self.settings.backbone, context.train.plain_spec)
+        return load_backbone("backbone", self.settings.backbone, context.train.plain_spec)
 
     def _features(self, rows: np.ndarray, context: Context) -> torch.Tensor:
         return features_of(context.observers[0].model, context.train, rows, context.image_size, context.device)
@@ -192,19 +189,3 @@ SELECTIONS: dict[str, Callable[..., np.ndarray]] = {
     TILES: Coreset._el2n_easy,  # tiles use the easiest images
     "backbone_centres": Coreset._backbone_centres,
 }
-
-
-@lru_cache(maxsize=1)  # all classes use the same network
-def published_backbone(name: str, images: ImageSpec) -> ImageModel:
-    """The network `name` with its published weights, frozen. Its head, which may be new, is not used.
-
-    Raises:
-        ModelError: it has none, or they cannot be fetched.
-    """
-    try:
-        model = load_model(name, images, pretrained=True, key=Key(0, "backbone"))
-    except ModelError as error:
-        step = error.next_step.replace("--base_model", "--backbone").split("; names of timm")[0]
-        step = step.replace(", or drop --pretrained", "")
-        raise ModelError("backbone", name, error.allowed, step) from error
-    return model.freeze()

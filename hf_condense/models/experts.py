@@ -255,7 +255,8 @@ class _Training:
                 progress.advance(self.recipe.epochs)
             else:
                 remove_leftovers(self.folder, path.name)
-                trajectory, losses = self._train(number, unfinished, progress)
+                with progress.part(f"expert {number}", self.recipe.epochs) as part:
+                    trajectory, losses = self._train(number, unfinished, part)
                 save_tensors(path, {"trajectory": trajectory}, {"losses": losses})
             shutil.rmtree(unfinished, ignore_errors=True)
 

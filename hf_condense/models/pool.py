@@ -62,7 +62,7 @@ def squeeze(
         key: determines initialisations, order of images and views.
         cache_folder: networks are stored in `models/<hash>` there and reused; an interrupted training resumes.
         flip: whether mirrored images still belong to their class.
-        accelerator: an `accelerate.Accelerator`; its trackers get the losses, its processes share the work.
+        accelerator: an `accelerate.Accelerator`; its processes share the work.
         progress: whether bars and results are shown.
         dataset: id of the source dataset, for the cards.
 
@@ -81,7 +81,6 @@ def squeeze(
         "device": device,
         "cache_folder": cache_folder,
         "flip": flip,
-        "accelerator": accelerator,
         "dataset": dataset,
     }
     show = progress and processes.main
@@ -136,7 +135,6 @@ def train_member(
     device: torch.device,
     cache_folder: Path,
     flip: bool = True,
-    accelerator=None,
     progress: bool = True,
     dataset: str = "",
     copies: Sequence[int] = (),
@@ -179,7 +177,7 @@ def train_member(
         # named by its copies: an unfinished training that kept others has passed the epochs of these
         state = place.with_name(f"{place.name}{'-' + fingerprint(sorted(kept)) if kept else ''}.fit")
         if settings.squeeze_epochs:
-            with Progress(f"squeeze {name}", settings.squeeze_epochs, show=progress) as bar:
+            with Progress(f"squeeze {name}", settings.squeeze_epochs, show=progress, name=name) as bar:
                 train_on(
                     model,
                     squeeze_recipe(settings),
@@ -188,7 +186,6 @@ def train_member(
                     policy,
                     key / "fit" / name,
                     device,
-                    accelerator,
                     bar,
                     state,
                     keep,
@@ -303,7 +300,6 @@ def train_on(
     policy: ViewPolicy,
     key: Key,
     device: torch.device,
-    accelerator,
     bar: Progress,
     state: Path,
     on_epoch: Callable[..., None] | None = None,
@@ -353,7 +349,6 @@ def train_on(
         recipe,
         device=device,
         key=key / "layers",
-        accelerator=accelerator,
         parallel=parallel,
         on_epoch=on_epoch,
         progress=bar,

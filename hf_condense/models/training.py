@@ -54,6 +54,7 @@ class FitRecipe:
     `restart` begins with a new optimiser, without momentum, in every epoch whose rate is not that of the one before.
     `rates` makes the training one of stages of equal length: the schedule runs once for each of them, with that base
     rate in place of `lr`. Weights go on from stage to stage, and so does momentum, unless `reset_between`.
+    `fused` updates all weights in one kernel (adam and adamw): faster, and equal up to rounding.
     """
 
     epochs: int
@@ -75,6 +76,7 @@ class FitRecipe:
     restart: bool = False
     rates: tuple[float, ...] | None = None
     reset_between: bool = False
+    fused: bool = False
 
     def __post_init__(self) -> None:
         check(self.epochs >= 0, "epochs", self.epochs, "0 or more")
@@ -130,7 +132,7 @@ def build_optimizer(model: nn.Module, recipe: FitRecipe) -> torch.optim.Optimize
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
     cls = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return cls(groups, lr=recipe.lr, betas=recipe.betas)
+    return cls(groups, lr=recipe.lr, betas=recipe.betas, fused=recipe.fused or None)
 
 
 class AveragedModel:
@@ -163,7 +165,6 @@ def fit(
     *,
     device: torch.device,
     key: Key,
-    accelerator=None,
     parallel: DataParallel | None = None,
     on_epoch: Callable[[int, nn.Module, nn.Module | None, dict], None] | None = None,
     progress: Progress | None = None,
@@ -178,20 +179,21 @@ def fit(
         batches: epoch number -> the epoch's batches, on `device`; must give the same batches for the same epoch.
         loss: (logits [b, K] fp32, batch) -> the mean loss of the batch.
         key: names the streams of dropout and other layers that draw numbers; each epoch has its own.
-        accelerator: an `accelerate.Accelerator` whose trackers get loss and rate.
         parallel: trains on all processes at once, each of which gives its part of every batch; None on this one alone.
         on_epoch: called with (epoch, model, averaged model or None, row of the history) after each epoch; it may
             change the mode of the models and add to the row.
-        progress: advances by one an epoch and shows the loss.
+        progress: advances by one an epoch and logs loss and rate; by default callbacks get them under the name of `key`.
         state_folder: where the unfinished fit is kept, at most once in `save_every` seconds; a second call with the
             same arguments goes on from there and ends with the same weights. The caller deletes it.
         setting: by which the network was chosen, and `remedy`: what to change when it diverges; for the message.
 
     Raises:
         ModelError: the loss of an epoch is infinite or no number.
+        Stopped: a callback has stopped the run; the state is kept.
         ArtefactError: `state_folder` holds another fit's state.
     """
     model.to(device)
+    progress = progress or Progress(str(key), recipe.epochs, show=False)
     if recipe.precision == "bf16":
         model.to(memory_format=torch.channels_last)  # the layout in which low-precision convolutions are fast
     optimizer = build_optimizer(model, recipe)
@@ -202,7 +204,7 @@ def fit(
         mean = average.model if average else None
         state = FitState(state_folder, model, optimizer, mean, fingerprint([recipe, str(key), shapes]))
         start, steps, seconds, history = state.load()
-        if progress:
+        if start:
             progress.advance(start)
     began, saved = time.monotonic() - seconds, time.monotonic()
     for epoch in range(start, recipe.epochs):
@@ -220,15 +222,15 @@ def fit(
         if taken:
             name = getattr(model, "name", type(model).__name__)
             need_finite_loss(loss_of_epoch, name, epoch + 1, recipe.epochs, setting, remedy)
-        if accelerator is not None:
-            accelerator.log({f"{key}/loss": row["loss"], f"{key}/lr": row["lr"]}, step=epoch)
-        if progress:
-            progress.advance()
-            progress.say({"loss": loss_of_epoch})
+        progress.advance()
+        progress.log({name: row[name] for name in ("loss", "lr", "accuracy") if name in row})
+        if epoch + 1 == recipe.epochs:
+            break
         writes = parallel is None or parallel.processes.main
-        if state and writes and epoch + 1 < recipe.epochs and time.monotonic() - saved >= save_every:
+        if state and writes and (progress.stopping or time.monotonic() - saved >= save_every):
             state.save(epoch + 1, steps, time.monotonic() - began, history)
             saved = time.monotonic()
+        progress.stop_if_asked()
     ema_model = average.take_buffers().eval() if average else None
     return FitResult(model.eval(), ema_model, history, time.monotonic() - began, steps)
 

@@ -44,6 +44,8 @@ class FeatureStatistics(Objective):
         ArtefactError: on `start`, when statistics and observer do not belong together.
     """
 
+    ce_weight = 1.0  # of cross-entropy
+
     def __init__(
         self,
         observers: Sequence[nn.Module],
@@ -107,12 +109,20 @@ class FeatureStatistics(Objective):
         labels = labels if self._order is None else labels[self._order]
         for turn, k in enumerate(self.whose_turn()):
             loss, logs = self._loss(k, seen, images, labels, key, with_extra=not turn)
-            yield Term(loss / self.per_step, "feature_statistics", logs)
+            yield Term(self.weighted(loss, turn), "feature_statistics", logs)
 
     def whose_turn(self) -> list[int]:
         """The observers of this step."""
         shuffled = self._key if self.turns == "shuffled" else None
         return whose_turn(self.counter, len(self.observers), self.per_step, shuffled)
+
+    def logits(self, model: nn.Module, shown: Tensor) -> Tensor:
+        """Of the views that an observer is shown."""
+        return forward(model, shown, self.precision)
+
+    def weighted(self, loss: Tensor, turn: int) -> Tensor:
+        """The part of the step's loss that this observer's is, `turn` being its place in `whose_turn`."""
+        return loss / self.per_step
 
     def _loss(
         self, k: int, seen: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, key: Key, with_extra: bool
@@ -120,10 +130,10 @@ class FeatureStatistics(Objective):
         model, taps, matching = self.observers[k], self.taps[k], self.matching[k]
         shown = seen(images)
         with taps if self.settings.match_weight else nullcontext():
-            logits = forward(model, shown, self.precision)
+            logits = self.logits(model, shown)
             moments = taps.collect() if self.settings.match_weight else None
         ce = F.cross_entropy(logits, labels)
-        loss, logs = ce, {"ce": ce.detach()}
+        loss, logs = ce if self.ce_weight == 1 else self.ce_weight * ce, {"ce": ce.detach()}
         if moments:
             matched = matching.loss(*moments, self._keep(matching, key))
             loss, logs["matching"] = loss + self.settings.match_weight * matched, matched.detach()

@@ -46,6 +46,7 @@ class Union(Objective):
 
     def __init__(self, objective: Objective, frozen: Frozen) -> None:
         self.objective, self.frozen = objective, frozen
+        self.needs_sources = objective.needs_sources
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
         each = len(self.frozen.labels) // self.frozen.stages
@@ -55,6 +56,8 @@ class Union(Objective):
         before = self.frozen.labels[rows]
         self._labels = to_device(before, images.device)
         self.objective.share = self.share
+        if self.needs_sources:
+            self.objective.sources = self.sources  # of the shard's own images, which come last
         self.objective.start(shard, self._all(images), torch.cat((before, labels)), key)
 
     def learnables(self) -> dict[str, Tensor]:

@@ -11,8 +11,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from hf_condense.config import check
-from hf_condense.data.crops import random_boxes
+from hf_condense.data.crops import centre, random_boxes
 from hf_condense.data.decoding import map_ahead, worker_count
+from hf_condense.data.formation import tile_bounds
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
 from hf_condense.data.upload import to_device
@@ -78,6 +79,36 @@ def realistic_crops(
     begin = (len(rows) - needed) // 2 if difficulty == "medium" else 0
     order = order[begin : begin + needed]
     return tile(torch.cat(kept)[torch.from_numpy(order)], count, factor, size), cell_rows(rows[order], count)
+
+
+def realistic_images(
+    source: ImageSource,
+    label: int,
+    count: int,
+    observer: ImageModel,
+    *,
+    size: int,
+    candidates: int,
+    key: Key,
+    device: torch.device,
+    precision: str = "fp32",
+) -> np.ndarray:
+    """Rows int64 [count] of the whole images of a class of lowest cross-entropy, the lowest first.
+
+    Args:
+        candidates: images that are looked at, drawn at random; at least `count`.
+
+    Raises:
+        DataError: the class has too few images.
+    """
+    need_images(source, count, 1, label)
+    rows = source.rows_of(label)
+    rows = rows[(key / "pool").permutation(len(rows))[: max(candidates, count)]]
+    observer, losses = freeze(observer.to(device), precision), []
+    for part in np.array_split(rows, -(-len(rows) // score_batch(size, device))):
+        images = centre(source.images(part), size)
+        losses.append(cross_entropy_of(images, label, observer, size, device, precision))
+    return rows[np.argsort(torch.cat(losses).numpy(), kind="stable")[:count]]
 
 
 def score_batch(size: int, device: torch.device) -> int:
@@ -165,10 +196,9 @@ def cell_rows(rows: np.ndarray, count: int) -> np.ndarray:
 
 def tile(pieces: torch.Tensor, count: int, factor: int, size: int) -> torch.Tensor:
     """Sorted pieces [count * factor**2, C, s, s] to images [count, C, size, size]; cell k (row-major) of image j is
-    piece k * count + j. Where `size` does not divide, the first cells are one pixel larger."""
-    extra = size % factor
-    sizes = [size // factor + (i < extra) for i in range(factor)]
-    bounds = np.cumsum([0, *sizes])
+    piece k * count + j. Cells have the sides of `tile_bounds`."""
+    bounds = tile_bounds(size, factor)
+    sizes = np.diff(bounds).tolist()
     images = pieces.new_empty(count, pieces.shape[1], size, size)
     for k in range(factor**2):
         top, left = bounds[k // factor], bounds[k % factor]

@@ -89,7 +89,7 @@ PUBLISHED = {
     ("bps-imagenet-1k", "timm/vit_small_patch16_224", 10): {"batch": 128, "crop": None},
     ("pca-imagenet-1k", "resnet18", 10): {**ADAMW, **COSINE, **KL, **RRC, "epochs": 300, "batch": 128, "tiles": 2, "tile_share": 1.0},
     ("ccfs-cifar100", "cifar_resnet18", 25): {**SGD, **COSINE, "lr": 0.2, "weight_decay": 1e-4, "epochs": 500, "batch": 32,
-        "warmup_epochs": 5, "warmup_factor": 0.01, "temperature": 20.0, "temperature_squared": True, "mode": "last_only"},
+        "warmup_epochs": 5, "warmup_factor": 0.01, "temperature": 20.0, "temperature_squared": True, "mix": "none"},
     ("ccfs-cifar100", "cifar_resnet18", 150): {"epochs": 200, "batch": 128},
     ("ccfs-tiny-imagenet", "cifar_resnet18", 50): {"epochs": 100, "batch": 64},
     ("cim-cifar10", "cifar_resnet18", 1): {**ADAMW, "lr": 1e-3, "weight_decay": 1e-4, "epochs": 1000, "batch": 10, "tiles": 2,
@@ -115,7 +115,9 @@ def test_every_published_protocol_is_checked_and_names_its_source():
     }
     for name in list_protocols():
         source = get_protocol(name).citation
-        assert name == "small" or source.startswith(("https://arxiv.org/abs/", "https://github.com/"))
+        assert name in ("small", "compare", "probe-fast") or source.startswith(
+            ("https://arxiv.org/abs/", "https://github.com/")
+        )
 
 
 def test_what_a_source_does_not_say_is_an_error():
@@ -147,11 +149,12 @@ def test_a_change_is_named_and_beats_cases():
 
 
 @pytest.mark.parametrize("images", [1, 10, 30, 100, 500, 1000, 60000])
-def test_small_takes_the_same_steps_whatever_the_size(images):
-    small = get_protocol("small").resolve("resnet18", 1)
-    epochs, limit = small.duration(images)
-    batches = min(-(-images // small.batch_size(images)), limit)
-    assert abs(epochs * batches - small.steps) <= batches
+@pytest.mark.parametrize("name", ["small", "compare"])
+def test_protocols_of_ours_take_the_same_steps_whatever_the_size(name, images):
+    ours = get_protocol(name).resolve("resnet18", 1)
+    epochs, limit = ours.duration(images)
+    batches = min(-(-images // ours.batch_size(images)), limit)
+    assert abs(epochs * batches - ours.steps) <= batches
     assert epochs >= 50  # enough for the schedule to keep its shape
 
 

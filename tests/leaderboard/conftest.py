@@ -58,13 +58,14 @@ def place(board) -> Place:
 
 def write_set(
     folder: Path, splits: Splits, seed: int, *, ipc: int = 2, method: str = "dm", source: dict | None = None,
-    permuted: float = 0.0, soft: bool = False, stages: int = 1,
+    permuted: float = 0.0, soft: bool = False, stages: int = 1, floats: bool = False,
 ) -> Path:  # fmt: skip
     """A folder of a distilled dataset: real images of the source that `seed` chooses.
 
     Args:
         permuted: share of the images that get the label of another class.
         source: changes of the recorded source.
+        floats: publish float images too, as methods do whose images leave [0, 1].
         stages: in which the images were made, as PDD does; those of a class one after the other.
     """
     train, draw = splits.train, Key(5, "set", seed)
@@ -94,6 +95,7 @@ def write_set(
         list(train.class_names),
         content,
         gather_record(spent, torch.device("cpu")),
+        float_images=train.images(rows).float() / 255 if floats else None,
         stages=torch.arange(ipc).repeat(10) % stages + 1 if stages > 1 else None,
         **labelled,
     )

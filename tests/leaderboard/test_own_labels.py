@@ -66,7 +66,8 @@ def test_the_recipe_is_run_again(board, work, run, tmp_path, monkeypatch, capsys
         images[3] = 255 - images[3]
         content = {**data.content, "labels": {**data.content["labels"], "store": None}}
         made = tmp_path / "changed"
-        write_artefact(made, Artefact(images, data.labels, data.class_names, content, data.record))
+        soft = {"soft_labels": data.soft_labels, "soft_label_kind": content["soft_label"]}
+        write_artefact(made, Artefact(images, data.labels, data.class_names, content, data.record, **soft))
     id = submit([str(made)], board, work=work, by="ada").result.id
     monkeypatch.chdir(tmp_path)
     command = ["verify", id, "--leaderboard", str(board), "--remake", "--by", "grace", "--work_dir", str(work)]
