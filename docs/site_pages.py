@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,4 +37,4 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Links between docs/ and the rest of the repository lead to the same pages of the site, whose root docs/ is."""
     if page.file.generated_by is None:
         return markdown.replace("](../", "](")
-    return markdown.replace("](docs/", "](").replace("](../docs/", "](../")
+    return re.sub(r"\]\(((?:\.\./)*)docs/", r"](\1", markdown)

@@ -75,14 +75,16 @@ def world(tmp_path_factory) -> Path:
 @pytest.fixture
 def reader(world, hub, tmp_path, monkeypatch) -> Path:
     """In that folder, with `org` on the local Hub; whatever is condensed is small."""
-    monkeypatch.chdir(world)
+    shutil.copytree(world, tmp_path / "world")  # runs of one page stop those of another with other settings
+    monkeypatch.chdir(tmp_path / "world")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hub, "organizations", hub.organizations | {"org": {"ada"}})
     whole = CondensationTrainer.__init__
 
     def shortened(self, method=None, dataset=None, **settings):
-        whole(self, method, dataset, **settings | small(method or settings["method"]))
+        name = method or settings.get("method")  # neither: a run folder, whose settings are small already
+        whole(self, method, dataset, **settings | (small(name) if name else {}))
 
     monkeypatch.setattr(CondensationTrainer, "__init__", shortened)
     return tmp_path

@@ -22,7 +22,7 @@ def make(dataset: Any) -> None:
     assert_type(hf_condense.list_methods(), list[str])
     method = hf_condense.create_method("random")
     assert_type(method, Method)
-    trainer = CondensationTrainer(method, dataset, ipc=10)
+    trainer = CondensationTrainer(method, dataset, ipc=10, callbacks=[hf_condense.Callback()])
     assert_type(trainer.evaluate(), ScoreTable)
     assert_type(trainer.run(), Path)
 

@@ -47,7 +47,7 @@ def add_commands(commands: Any) -> None:
     _common(put)
     again = commands.add_parser(
         "verify",
-        help="score a result's sets again with seeds that nobody chose",
+        help="score a result's sets again with seeds that cannot be chosen",
         allow_abbrev=False,
         description="Exit code 1 says that the verification disagrees.",
     )

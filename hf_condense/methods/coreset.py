@@ -55,7 +55,7 @@ class CoresetSettings(CADWindows):
     never_learned: Literal["first", "last"] = setting(
         "first", "forgetting: images that were never right come before all others, as its authors count, or after them"
     )
-    el2n_epochs: int = setting(10, "el2n, pca_tiles: the score is the mean over the first so many epochs")
+    el2n_epochs: int = setting(10, "el2n, pca_tiles: epochs, from the first, over which the score is averaged")
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -22,12 +22,10 @@ class DCSettings(FamilySettings):
     """Settings of DC; defaults are those of the official script."""
 
     iterations: int = setting(1000, "untrained networks that synthesis goes through (K)", quick=2)
-    outer_loop: int | None = setting(
-        None, "image steps with each network; by IPC, as the official script, where not said"
-    )
+    outer_loop: int | None = setting(None, "image steps with each network; defaults to the official script's, by IPC")
     inner_loop: int | None = setting(
         None,
-        "epochs that the network is trained on the images between two of these steps; by IPC where not said",
+        "epochs that the network is trained on the images between two of these steps; defaults to a value by IPC",
         quick=5,
     )
     lr: float = setting(0.1, "SGD's learning rate of the images, in units of the dataset's standard deviation")

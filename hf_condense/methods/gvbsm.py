@@ -43,7 +43,9 @@ class GVBSMSettings:
     statistics_mode: Literal["exact", "official"] = setting(
         "exact", "targets: exact moments of the views of the synthesis, or the script's averages"
     )
-    patch: int | None = setting(None, "side of a patch in pixels; 4 up to 64 pixels, 16 above, where not said")
+    patch: int | None = setting(
+        None, "side of a patch in pixels; defaults to 4 for images up to 64 pixels and 16 above"
+    )
     crop_min: float | None = setting(0.08, "smallest area of the random resized crop; none pads and crops instead")
     synthesis_pad: int = setting(4, "pixels of mean colour around the image of the pad-and-crop")
     roll: int = setting(32, "largest cyclic shift in pixels")

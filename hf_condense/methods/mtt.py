@@ -32,11 +32,9 @@ class MTTSettings:
     lr_lr: float = setting(1e-5, "SGD's learning rate of the student's learning rate")
     student_lr: float = setting(0.01, "first value of the student's learning rate, which is learned with the images")
     student_steps: int = setting(20, "steps of a student in each image step (N)", quick=10)
-    student_batch: int | None = setting(None, "images in one of them; all (of one stage) where not said")
+    student_batch: int | None = setting(None, "images in one of them; defaults to all (of one stage)")
     span: int = setting(2, "epochs of an expert that a student should cover (M)", quick=2)
-    first_epochs: int = setting(
-        20, "experts' epochs in which a student starts: one of the first so many (T+)", quick=3
-    )
+    first_epochs: int = setting(20, "experts' epochs in which a student starts: one of the first T+", quick=3)
     pairs: int = setting(1, "students in each image step; processes share them")
     gradient: Literal["auto", "adjoint", "unroll", "tesla", "tesla_official"] = setting(
         "auto",
@@ -50,7 +48,7 @@ class MTTSettings:
         DSA_FAMILIES, "augmentation of experts and students, one for each batch; flip only where it is allowed"
     )
     experts: int = setting(100, "networks trained on the real images", quick=2)
-    expert_epochs: int | None = setting(None, "epochs of each; as many as are matched where not said", quick=None)
+    expert_epochs: int | None = setting(None, "epochs of each; defaults to as many as are matched", quick=None)
     expert_lr: float = setting(0.01, "learning rate of experts: plain SGD")
     expert_batch: int = setting(256, "batch size of experts")
     expert_dtype: Literal["float32", "float16"] = setting("float32", "numbers in which their weights are kept")

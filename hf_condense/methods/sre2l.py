@@ -27,9 +27,7 @@ class SRe2LSettings:
     lr: float = setting(0.25, "Adam's learning rate, in units of the dataset's standard deviation")
     match_weight: float = setting(0.01, "weight of the BatchNorm statistics beside cross-entropy (a_bn)")
     first_layer_weight: float = setting(10.0, "weight of the first BatchNorm, the others having 1")
-    shard_size: int = setting(
-        100, "images optimised together: one for each of so many classes, or several where classes are fewer"
-    )
+    shard_size: int = setting(100, "images optimised together: one a class, or several where there are fewer classes")
     crop_min: float | None = setting(0.08, "smallest area of the random resized crop in synthesis; none leaves it out")
     mirror: bool = setting(True, "mirror the images in half of the steps, where that keeps their class")
     roll: int = setting(32, "largest cyclic shift in synthesis down and to the right, in pixels")

@@ -17,12 +17,12 @@ class PDDSettings:
     stages: int = setting(5, "stages (P), each of which makes ipc / P images a class")
     chains: int | None = setting(
         None,
-        "networks that are trained on stage after stage: as many as the base method's experts or its pool's "
-        "observers, or 20, where not said; 0 trains a new one for each network that the base method draws",
+        "networks that are trained on stage after stage; defaults to as many as the base method's experts or its pool's "
+        "observers, or 20; 0 trains a new one for each network that the base method draws",
         quick=2,
     )
     chain_epochs: int | None = setting(
-        None, "epochs of a chain on each stage's union; a student's where not said", quick=10
+        None, "epochs of a chain on each stage's union; defaults to those of a student", quick=10
     )
     tune_epochs: int = setting(1, "epochs on real data of chains that become observers (bases with a pool)")
     tune_lr: float = setting(0.005, "learning rate of these")
