@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 EXTRAS ?= dev
 
-.PHONY: help install demo leaderboard test quality style bench test-lower clean
+.PHONY: help install demo leaderboard test test-slow quality style docs bench test-lower clean
 
 help:
 	@grep -E '^# ' Makefile | sed 's/^# //'
@@ -21,9 +21,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]' && \
 	touch $@ && echo "installed in $$(( $$(date +%s) - started )) s"
 
+# processes of the demo: the same set from any number of them; two share networks and students without a GPU
+PROCESSES ?= $(if $(wildcard /dev/nvidia0),1,2)
+
 demo: install
 	@started=$$(date +%s); \
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	$(BIN)/torchrun --standalone --nproc_per_node $(PROCESSES) \
 	  recipes/edc.py --dataset digits --ipc 10 --output_dir runs/demo && \
 	echo "demo took $$(( $$(date +%s) - started )) s after the install"
 
@@ -38,12 +41,20 @@ PARALLEL = -n $(WORKERS) --dist loadfile
 test: install
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# make quality   lint and format check; make style mends what can be mended
+# make test-slow   the tests of minutes that `make test` leaves out: the notebook, an install into an empty environment
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+# make quality   lint, format check and the types of the public names; make style mends what can be mended
 quality: install
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 style: install
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+# make docs   the pages of docs/ as a site in site/, with the Python reference; needs no network
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # make bench   the figures in benchmarks/ that take minutes
 bench: install
@@ -62,4 +73,4 @@ test-lower: .venv-lower/.installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lower runs build dist *.egg-info
+	rm -rf .venv .venv-lower .mypy_cache runs site build dist *.egg-info

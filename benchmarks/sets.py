@@ -32,7 +32,7 @@ class Row:
     """A row of the table.
 
     Args:
-        method: of the library, or "random" (a draw for each set), "noise", "full" (all real images).
+        method: of the library, or "random" (a draw for each set), "noise", "full" (all real images), "class_means" (of those).
         settings: of its runs, beside those of the study.
         part: what students see: "images", "pixels" (before 8 bits and [0, 1], where they leave those) or "initial".
         recipe: changes to the students' recipe, beside those of the study.
@@ -79,6 +79,12 @@ class Study:
     held_out: bool = False
     presets: bool = False
     unseen: str | None = None
+
+
+def trained_on_cifar10(*depths: int) -> str:
+    """The ResNets of these depths in `models/`, which stands beside the folder of datasets, as a list of base models."""
+    models = Path(os.environ["HF_CONDENSE_DATA"]).resolve().parent / "models"
+    return ",".join(str(models / f"cifar10_resnet{depth}") for depth in depths)
 
 
 def known_settings(method: str, values: dict) -> dict:
@@ -149,11 +155,13 @@ def as_set(made: Synthetic, part: str, factor: int) -> ImageSet:
 
 
 def real_sets(base: CondensationTrainer, kind: str, ipc: int, count: int) -> list[ImageSet]:
-    """Random real images, noise, or all real images."""
+    """Random real images, noise, or all real images, as a set or as their class means."""
     train = base.train
     labels = tuple(c for c in range(train.num_classes) for _ in range(ipc))
-    if kind == "full":
-        return [ImageSet(train.decoded(), torch.from_numpy(train.labels), digest=train.fingerprint)]
+    if kind in ("full", "class_means"):
+        means = kind == "class_means"
+        labels = torch.from_numpy(train.labels)
+        return [ImageSet(train.decoded(), labels, digest=train.fingerprint, as_class_means=means)]
     if kind == "random":
         draws = [random_real(train, labels, train.image_size, base.key / "random" / i)[0] for i in range(count)]
     else:

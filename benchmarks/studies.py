@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.sets import Row, Study
+from benchmarks.sets import Row, Study, trained_on_cifar10
 
 RANDOM = {"random": Row("random")}
 SMALL_FASHION = {"image_size": 32, "channels": "1", "max_per_class": 1000}
@@ -124,6 +124,41 @@ def dream_sampler(ipc: int = 1) -> Study:
     return Study("fashion_mnist", rows, shared, ipc, "dsa", each=3)
 
 
+# methods that publish real images: under the student of BPS, which has a teacher on line, and with hard labels
+REAL = {
+    **SMALL_FASHION, "base_model": "convnet_w32", "squeeze_epochs": 5, "squeeze_lr": 0.05, "squeeze_schedule": "cosine",
+}  # fmt: skip
+
+
+def bps(ipc: int = 10) -> Study:
+    """BPS, its centres alone and k-medoids beside random images, under BPS's own student with fewer epochs."""
+    rows = {"BPS": Row("bps", sets=1), "BPS, centres alone": Row("bps", {"margin": "none"}, sets=1)}
+    rows |= {
+        "BPS, k-means patterns": Row("bps", {"patterns": "kmeans"}),
+        "k_medoids": Row("coreset", {"selection": "k_medoids"}),
+    }
+    protocol, recipe = "bps-cifar10", {"epochs": 60}
+    return Study("fashion_mnist", {**RANDOM, **rows}, REAL, ipc, protocol, recipe, regimes=("online",), sets=5)
+
+
+def real_images(ipc: int = 10) -> Study:
+    """Methods for which a gain with hard labels is claimed: students of PCA and CA2D look at one tile, those of CIM mostly."""
+    pca = {"selection": "pca_tiles", "dynamics_epochs": 3, "el2n_epochs": 3}
+    crops, tiles = {"rded_factor": 2, "rded_candidates": 100}, {"tiles": 2, "tile_share": 0.75}
+    cim = {"iterations": 30, "candidates": 150}
+    rows = {
+        "PCA": Row("coreset", pca, recipe={"tiles": 2}),
+        "PCA, crops of whole images": Row("coreset", pca),
+        "CIM": Row("cim", cim, recipe=tiles),
+        "CIM before optimisation": Row("cim", cim, "initial", recipe=tiles),
+        "RDED": Row("rded", crops, recipe={"tiles": 2}),
+        "CA2D": Row("ca2d", {**crops, "dynamics_epochs": 11}, recipe={"tiles": 2}),
+        "CIM, L1": Row("cim", {**cim, "distance": "l1"}, recipe=tiles),
+    }
+    shared, recipe = {**REAL, "max_per_class": 200, "squeeze_epochs": 15}, {"steps": 300}
+    return Study("fashion_mnist", {**RANDOM, **rows}, shared, ipc, recipe=recipe, sets=5)
+
+
 # PDD over three bases: E epochs of a student of a whole set, which is short, and so are batches
 TRAJECTORIES = {
     "student_steps": 8, "span": 2, "first_epochs": 4, "lr": 3.0, "student_lr": 0.05, "lr_lr": 1e-4, "expert_lr": 0.05,
@@ -219,9 +254,39 @@ def labels(data: str, ipc: int = 10) -> Study:
     return Study(data, rows, LABELS[data], ipc, students=(student,), regimes=("stored", "online"))
 
 
+def probes(ipc: int = 1) -> Study:
+    """LGM and what stands beside it: `--set backbone=NAME --students probe:NAME probe:OTHER`."""
+    settings = {
+        "iterations": 120, "lr": 0.05, "head_scale": 0.0, "real": "means", "real_passes": 0, "copies": 2, "crop_min": 0.5,
+        "noise": 0.0, "grow_every": 15,
+    }  # fmt: skip
+    rows = {
+        **RANDOM, "LGM": Row("lgm", settings), "class means": Row("class_means", sets=1), "full": Row("full", sets=1),
+        "centroids": Row("coreset", {"selection": "backbone_centres"}, sets=1),
+    }  # fmt: skip
+    return Study("cifar10", rows, {"max_per_class": 300, "max_test": 1000}, ipc, "probe-fast", sets=5)
+
+
+# rows of published tables on CIFAR-10: ledger.md
+def cifar_coresets(ipc: int = 1) -> Study:
+    """Random and herding under DC's protocol, in ConvNet-3 of width 128; herding in features of ResNet-20."""
+    rows = {**RANDOM, "herding": Row("coreset", {"selection": "herding"}, sets=1)}
+    shared = {"base_model": trained_on_cifar10(20), "squeeze_epochs": 0}
+    return Study("cifar10", rows, shared, ipc, "dc", students=("convnet_w128",))
+
+
+def cifar_matching(method: str, ipc: int = 1) -> Study:
+    """A method with the values of its preset, in ConvNet-3 of width 128; `--set iterations=N` for a shorter one."""
+    rows = {**RANDOM, method: Row(method, part="pixels"), "first images": Row(method, part="initial")}
+    return Study("cifar10", rows, {"base_model": "convnet_w128"}, ipc, SCORED_BY.get(method, "dsa"),
+                 students=("convnet_w128",), presets=True)  # fmt: skip
+
+
 STUDIES = {
-    "edc-select": edc_select, "edc-ladder": edc_ladder, "edc-final": edc_final, "equal": equal, "coresets": coresets,
-    "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits,
+    "cifar-coresets": cifar_coresets, **{f"cifar-{m}": partial(cifar_matching, m) for m in ("dm", "dc", "dsa")},
+    "bps": bps, "real-images": real_images, "edc-select": edc_select, "edc-ladder": edc_ladder, "edc-final": edc_final, "equal": equal,
+    "coresets": coresets,
+    "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits, "probes": probes,
     **{method: partial(matching, method) for method in ("dm", "dc", "dsa", "idc", "dream")},
     **{f"labels-{data.split('_')[0]}": partial(labels, data) for data in LABELS},
     **{f"pdd-{data.split('_')[0]}-{base}": partial(pdd, data, base) for data in PDD for base in ("mtt", "dm", "edc")},

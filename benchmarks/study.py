@@ -91,7 +91,7 @@ def conduct(study: Study, folder: Path, forced: dict) -> dict:
     sets, costs = {}, {}
     for name, row in study.rows.items():
         count = row.sets or study.sets
-        if row.method in ("random", "noise", "full"):
+        if row.method in ("random", "noise", "full", "class_means"):
             sets[name] = real_sets(base, row.method, study.ipc, count)
             continue
         run = trainer(study, folder, row.method, row.settings, forced)

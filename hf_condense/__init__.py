@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 # torch, timm and datasets cost seconds to import: nothing here loads before it is asked for
 _WHERE = {
+    "Callback": "hf_condense.callbacks",
     "CondensationError": "hf_condense.errors",
     "CondensationTrainer": "hf_condense.trainer",
     "DistilledDataset": "hf_condense.hub.distilled",
@@ -19,6 +20,7 @@ _WHERE = {
     "soft_label_loss": "hf_condense.evaluation.trainer_loss",
 }
 __all__ = [
+    "Callback",
     "CondensationError",
     "CondensationTrainer",
     "DistilledDataset",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from hf_condense.callbacks import Callback
     from hf_condense.errors import CondensationError
     from hf_condense.evaluation.trainer_loss import soft_label_loss
     from hf_condense.hub.distilled import DistilledDataset

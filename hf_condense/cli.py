@@ -97,6 +97,7 @@ def _main(arguments: Sequence[str], only: str | None) -> int:
             "reproduce": reproduce,
             "import": import_set,
             "export": export_set,
+            "picture": draw,
         }
         return others[given.pop("command")](**given)
     except CondensationError as error:
@@ -142,8 +143,8 @@ def main_process() -> bool:
 
 def run(command: str, method: str | None, base_method: str | None, arguments: dict[str, Any]) -> int:
     """Runs the stages up to `command`, or prints their help, or their settings and what they are expected to cost."""
-    apart = ("command", "run_folder", "help", "help_all", "dry_run")
-    folder, short, everything, dry = (arguments[name] for name in apart[1:])
+    apart = ("command", "run_folder", "help", "help_all", "dry_run", "device")
+    folder, short, everything, dry, device = (arguments[name] for name in apart[1:])
     given = {name: value for name, value in arguments.items() if name not in apart}
     if folder is not None:
         kept = os.path.join(folder, "config.yaml")
@@ -157,28 +158,35 @@ def run(command: str, method: str | None, base_method: str | None, arguments: di
         return 0
     named = method is not None or command in ("pool", "squeeze")  # those train networks, for any method
     check(named, "method", method, ", ".join(list_methods()), "say which one: --method NAME")
+    check(
+        dry or device is None, "device", device, "given with --dry_run alone", "a run takes the device that it finds"
+    )
     show_messages()
     if command == "pool":
         given = pool_run(given)
     if dry:
-        return show_plan(given)
+        return show_plan(given, device)
     from hf_condense.trainer import CondensationTrainer
 
     getattr(CondensationTrainer(**given), command)()
     return 0
 
 
-def show_plan(given: dict) -> int:
-    """Prints the resolved settings and the expected cost; leaves no run folder behind."""
+def show_plan(given: dict, device: str | None = None) -> int:
+    """Prints the resolved settings and the expected cost, here or on a named device; leaves no run folder behind."""
     from hf_condense.cli_help import resolved_text
     from hf_condense.run import estimate
+    from hf_condense.run.devices import device_named
     from hf_condense.trainer import CondensationTrainer
+
+    if device is not None:
+        device_named(device)
 
     before = os.path.isdir(given.get("output_dir") or "")
     trainer = CondensationTrainer(**given)
     if trainer.accelerator.is_main_process:
         print(resolved_text(trainer.config), flush=True)
-    estimate.announce(trainer.pipeline)
+    estimate.announce(trainer.pipeline, device)
     if not before:
         with suppress(OSError):  # the folder of a run that was started is not empty, and stays
             trainer.folder.rmdir()
@@ -242,6 +250,15 @@ def export_set(**given: Any) -> int:
     from hf_condense.hub.export import export
 
     print(f"written to {export(**given)}; origin.json in it says what it is")
+    return 0
+
+
+def draw(**given: Any) -> int:
+    show_messages()
+    from hf_condense.pictures import picture
+
+    for path in picture(**given):
+        print(f"drawn: {path} and {path.with_suffix('.pdf').name}")
     return 0
 
 

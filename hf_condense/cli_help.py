@@ -38,6 +38,7 @@ PLACES = {"dataset": "NAME|FOLDER", "output_dir": "FOLDER", "push_to_hub": "OWNE
 COMMON = {
     "config FILE": "YAML file with settings; flags take precedence over it",
     "dry_run": "print the resolved settings and the expected cost, and stop",
+    "device NAME": "with --dry_run: the expected cost on h100, a100, 4090, l4, t4 or cpu",
     "help_all": "every setting, with its full description",
 }
 

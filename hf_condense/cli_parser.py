@@ -38,7 +38,7 @@ def build_parser(
         sub = commands.add_parser(name, help=help_text, allow_abbrev=False, add_help=False)
         if name == command:
             _add_settings(sub, method, base_method)
-    for add in (_add_inspect, _add_push, _add_reproduce, _add_import, _add_export):
+    for add in (_add_inspect, _add_push, _add_reproduce, _add_import, _add_export, _add_picture):
         add(commands)
     commands.add_parser("methods", help="list the methods")
     add_commands(commands)
@@ -52,6 +52,7 @@ def _add_settings(parser: argparse.ArgumentParser, method: str | None, base_meth
     parser.add_argument(*ALONE[:2], action="store_true")
     for flag in ALONE[2:]:
         parser.add_argument(flag, action="store_true")
+    parser.add_argument("--device")
     for name, (_, f) in setting_fields(sections_of(method, base_method)).items():
         alone = {"nargs": "?", "const": "true"} if f.type in ("bool", "bool | None") else {}
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, **alone)
@@ -132,3 +133,11 @@ def short_names(arguments: list[str]) -> list[str]:
     """The arguments of `pool` with its settings' short names, --kind and --size, written out."""
     full = {"--kind": "--pool_kind", "--size": "--pool_size"}
     return [full.get(name, name) + equals + value for name, equals, value in (a.partition("=") for a in arguments)]
+
+
+def _add_picture(commands) -> None:
+    draw = commands.add_parser("picture", help="draw a set: images, accuracy for bytes, curves", allow_abbrev=False)
+    draw.add_argument("place", metavar="DATASET", help="folder or Hub id of a distilled dataset, or a run folder")
+    draw.add_argument("--output_dir", help="folder of the pictures; defaults to pictures, in a run folder its own")
+    draw.add_argument("--dataset", help="where the source is, for the rows of real images")
+    draw.add_argument("--revision", help="branch, tag or commit of a Hub id")

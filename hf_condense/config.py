@@ -8,6 +8,7 @@ flags, and `null` for what is derived from the data, which every start derives a
 from __future__ import annotations
 
 import difflib
+from collections.abc import Hashable
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -18,7 +19,10 @@ NOT_SHORTENED = object()  # None is a value of its own
 
 
 def setting(default: Any, help: str, quick: Any = NOT_SHORTENED) -> Any:
-    """A dataclass field with a help text, and with the value that `--quick` gives it where that shortens a run."""
+    """A dataclass field with a help text, and with the value that `--quick` gives it where that shortens a run.
+
+    A whole number is the most that it is then; other values replace those of presets.
+    """
     shortened = {} if quick is NOT_SHORTENED else {"quick": quick}
     return field(default=default, metadata={"help": help, **shortened})
 
@@ -30,7 +34,7 @@ def check(condition: bool, name: str, value: Any, allowed: str, next_step: str =
 
 
 @cache  # reading a class's types is slow, and there are a hundred protocols
-def choices(cls: type, name: str) -> tuple | None:
+def choices(cls: Hashable, name: str) -> tuple | None:
     """The allowed values of a `Literal` setting (None included when it is optional), or None for a free one."""
     hint = get_type_hints(cls)[name]
     found: tuple = ()
@@ -86,7 +90,9 @@ class DataSettings:
     max_test: int | None = setting(None, "score on at most this many test images (seeded, stratified)", quick=400)
     streaming: bool = setting(False, "read the Hub dataset as a stream")
     skip_corrupt: bool = setting(False, "count and skip images that do not decode, instead of stopping")
-    decode_gb: float = setting(4.0, "keep decoded images in memory up to this size, on disk (memory-mapped) above it")
+    decode_gb: float = setting(
+        4.0, "keep decoded images in memory up to this size; images of larger sets are decoded as they are used"
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -117,6 +123,10 @@ class SqueezeSettings:
     squeeze_pad: int | None = setting(None, "pad-and-crop augmentation in pixels; defaults to an eighth of the side")
     squeeze_crop_min: float | None = setting(
         None, "smallest area of the random resized crop (instead of pad-and-crop)"
+    )
+    squeeze_parallel: bool | None = setting(
+        None,
+        "train each network on all processes at once; defaults to long trainings of fewer networks than processes",
     )
     min_top1_over_chance: float = setting(
         1.5, "refuse observers whose top-1 is below this multiple of chance", quick=0.0
@@ -255,7 +265,7 @@ class LabelSettings:
         "per-view labels: full (fp16 logits of every view), int8 (8 bits each), pruned (of some epochs), packed (a few "
         "views an image, the largest logits), virtual (no logits: the teacher computes them again, checked), or none",
     )
-    label_epochs: int | None = setting(None, "epochs of views to store; defaults to the protocol's epochs", quick=10)
+    label_epochs: int | None = setting(None, "epochs of views to store; defaults to the protocol's epochs", quick=5)
     views: Literal["explicit", "keyed"] | None = setting(
         None,
         "views in a store: explicit boxes, or keyed (drawn again); defaults to keyed for packed and virtual stores",
@@ -280,13 +290,23 @@ class EvaluationSettings:
     """How the condensed set is scored."""
 
     protocol: str | None = setting(None, "student recipe; defaults to the method's own", quick="small")
-    students: tuple[str, ...] = setting(("convnet_w32",), "student networks, trained from scratch")
+    students: tuple[str, ...] = setting(
+        ("convnet_w32",), "student networks, trained from scratch; probe:<network> is a linear head on a frozen one"
+    )
     regimes: tuple[str, ...] = setting(("hard", "stored", "online"), "label regimes to score")
     student_seeds: int = setting(3, "student seeds per row", quick=2)
     student_epochs: int | None = setting(
-        None, "overrides the protocol's epochs (which is then part of the protocol's name)", quick=10
+        None, "overrides the protocol's epochs (which is then part of the protocol's name)", quick=5
     )
-    baselines: tuple[str, ...] = setting(("full", "random", "initial"), "rows scored in the same run")
+    baselines: tuple[str, ...] = setting(
+        ("full", "random", "initial"),
+        "rows scored in the same run; for probes also centroids (real images nearest to them) and class_means (no images)",
+    )
+    best_seen: bool | None = setting(
+        None,
+        "also look at the test set during training, where the protocol does (the column best seen); defaults to no on a "
+        "CPU, where looking can take longer than training",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -294,7 +314,8 @@ class EvaluationSettings:
         epochs = self.student_epochs
         check(epochs is None or epochs >= 1, "student_epochs", epochs, "1 or more")
         check(len(self.students) > 0, "students", self.students, "one or more model names")
-        for name, allowed in (("regimes", ("hard", "stored", "online")), ("baselines", ("full", "random", "initial"))):
+        rows = ("full", "random", "initial", "centroids", "class_means")
+        for name, allowed in (("regimes", ("hard", "stored", "online")), ("baselines", rows)):
             step = f"several are written with commas: --{name} {','.join(allowed[:2])}"
             for value in getattr(self, name):
                 check(value in allowed, name, value, ", ".join(allowed), step)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from hf_condense.data.crops import centre
 from hf_condense.data.pixels import to_uint8, to_unit
-from hf_condense.data.spaces import pixel_space
 from hf_condense.files import load_tensors, remove_leftovers, save_tensors
 from hf_condense.methods.base import Context, Method
 from hf_condense.objectives.base import Objective
 from hf_condense.plan import Plan, Shard, Synthetic
 from hf_condense.progress import Progress
-from hf_condense.shard_optimiser import ShardOptimiser, learnables, objective_state
+from hf_condense.shard_optimiser import ShardOptimiser, learnables, objective_state, space_of
 
 
 class Engine:
@@ -27,20 +28,10 @@ class Engine:
         accelerator: tells processes apart; shards of a group are dealt to them in turn.
         folder: the run folder.
         checkpoint_every: steps between checkpoints inside a shard; a kill loses at most that much.
-        on_log: gets (values, step) of the shard that the main process works on.
-        on_snapshot: gets (shard, step, uint8 images) a few times for the first shard.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        folder: Path,
-        checkpoint_every: int = 200,
-        on_log: Callable[[dict[str, float], int], None] | None = None,
-        on_snapshot: Callable[[Shard, int, torch.Tensor], None] | None = None,
-    ) -> None:
+    def __init__(self, accelerator: Accelerator, folder: Path, checkpoint_every: int = 200) -> None:
         self.accelerator, self.folder, self.checkpoint_every = accelerator, Path(folder), checkpoint_every
-        self.on_log, self.on_snapshot = on_log or (lambda values, step: None), on_snapshot
 
     def run(self, method: Method, context: Context) -> Synthetic:
         """Makes every shard of the method's plan that is not there yet, and gathers the rows.
@@ -57,7 +48,12 @@ class Engine:
             if not made:
                 self._run_group(method, context, plan, number)
                 self.accelerator.wait_for_everyone()
-        return self.gather(plan.groups)
+        return self.result(plan)
+
+    def result(self, plan: Plan) -> Synthetic:
+        """What the plan has made; stages are named where students go through them too."""
+        made = self.gather(plan.groups)
+        return replace(made, stages=None) if plan.one_set else made
 
     def gather(self, groups: Sequence[tuple[Shard, ...]]) -> Synthetic:
         """The rows of all shards in `groups`, the newest images of each."""
@@ -65,7 +61,7 @@ class Engine:
         initial: dict[int, torch.Tensor] = {}
         pixels: dict[int, torch.Tensor] = {}
         soft: dict[int, torch.Tensor] = {}
-        origin: dict[int, int] = {}
+        origin: dict[int, int | list[int]] = {}
         labels: dict[int, int] = {}
         stages: dict[int, int] = {}
         learned: dict[str, list[float]] = {}
@@ -94,8 +90,8 @@ class Engine:
             stacked(images),
             stacked(initial),
             torch.tensor([labels[row] for row in rows]),
-            np.array([origin[row] for row in rows], dtype=np.int64),
-            stacked(pixels),
+            _origins([origin[row] for row in rows]),
+            stacked(pixels and {row: pixels.get(row, to_unit(images[row])) for row in rows}),
             torch.tensor([stages[row] for row in rows]) if staged else None,
             learned,
             stacked(soft),
@@ -124,6 +120,7 @@ class Engine:
                 tensors = {"images": start.images.cpu(), "origin": torch.as_tensor(start.origin)}
                 save_tensors(self._path(shard), tensors)
                 progress.advance(1)
+                progress.stop_if_asked()
 
     def _share(self, plan: Plan, group: tuple[Shard, ...]) -> tuple[Shard, ...]:
         """The shards of a group that this process works on."""
@@ -166,8 +163,10 @@ class Engine:
         progress: Progress,
     ) -> None:
         recipe, train = method.recipe(shard, context.spec), context.train
-        pixels = pixel_space(recipe.space, train.mean, train.std, context.device, context.whitening)
+        pixels = space_of(recipe, first, train.mean, train.std, context.whitening)
         checkpoint = self.folder / "shards" / "checkpoints" / f"{shard.id}.safetensors"  # goes with them
+        if objective.needs_sources:
+            objective.sources = self._sources(plan.groups, shard, context)
         work = ShardOptimiser(
             shard,
             recipe,
@@ -178,9 +177,11 @@ class Engine:
             checkpoint,
             self.accelerator if plan.joint else None,
         )
-        progress.advance(work.done)
-        on_snapshot = self.on_snapshot if shard == plan.groups[-1][0] else None
-        work.run(self.checkpoint_every, progress, self.on_log, on_snapshot)
+        shown = train.class_names if shard == plan.groups[-1][0] else None
+        with progress.part(shard.id, recipe.steps) as part:
+            if work.done:
+                part.advance(work.done)
+            work.run(self.checkpoint_every, part, shown)
         if work.writes:
             save_tensors(self._path(shard), work.result(with_state=plan.chained))
             checkpoint.unlink(missing_ok=True)
@@ -198,3 +199,21 @@ class Engine:
                 found.update({row: images[i] for i, row in enumerate(other.rows) if row in missing})
                 missing -= set(other.rows)
         return torch.stack([found[row] for row in shard.rows])
+
+    def _sources(self, groups: Sequence[tuple[Shard, ...]], shard: Shard, context: Context) -> torch.Tensor:
+        """uint8 [n, cells, C, S, S], the real images that the first images of the shard's rows were made of."""
+        found: dict[int, Any] = {}
+        for other in (other for group in groups for other in group if other.kind == "start"):
+            if set(other.rows) & set(shard.rows):
+                found.update(zip(other.rows, load_tensors(self._path(other))[0]["origin"].tolist()))
+        rows = _origins([found[row] for row in shard.rows]).reshape(len(shard.rows), -1)
+        images = centre(context.train.images(rows.ravel()), context.image_size)
+        return images.reshape(*rows.shape, *images.shape[1:])
+
+
+def _origins(found: list[int | list[int]]) -> np.ndarray:
+    """Source rows int64 [N], or [N, cells]; -1 for the cells that an image of fewer does not have."""
+    rows = [np.atleast_1d(row) for row in found]
+    cells = max(map(len, rows))
+    whole = np.stack([np.pad(row, (0, cells - len(row)), constant_values=-1) for row in rows])
+    return whole if cells > 1 else whole[:, 0]

@@ -30,7 +30,7 @@ class CondensationError(Exception):
             printable(f"{shortened(str(field))}: {shown(value)} does not work. Allowed: {allowed}. Next: {next_step}")
         )
 
-    def __reduce__(self):  # keeps its fields when it is pickled between processes
+    def __reduce__(self) -> tuple[Any, ...]:  # keeps its fields when it is pickled between processes
         return type(self), (self.field, self.value, self.allowed, self.next_step)
 
 

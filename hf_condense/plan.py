@@ -51,13 +51,15 @@ class Plan:
 
     Every row is made by at least one start shard. `chained` groups run in order on one process, because state
     crosses from shard to shard (some `official` variants). On the shards of a `joint` plan all processes work
-    together, each on its share of the classes.
+    together, each on its share of the classes. With `one_set` the stages are those of synthesis alone: students see
+    the set at once.
     """
 
     labels: tuple[int, ...]
     groups: tuple[tuple[Shard, ...], ...]
     chained: bool = False
     joint: bool = False
+    one_set: bool = False
 
     @property
     def optimised(self) -> tuple[Shard, ...]:
@@ -66,8 +68,8 @@ class Plan:
 
     @property
     def staged(self) -> bool:
-        """Whether the set is made in several PDD stages."""
-        return self.groups[-1][0].stage > 1
+        """Whether the set is made in several PDD stages, which students go through too."""
+        return self.groups[-1][0].stage > 1 and not self.one_set
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ class Recipe:
         lr: learning rate, in units of `space`.
         optimizer, betas, momentum: Adam with its betas, or SGD with its momentum.
         schedule: name for `models.schedules.multiplier`.
-        space: what is learned: pixels in units of the dataset's standard deviation, in [0, 1], or whitened (ZCA).
+        space: what is learned: pixels in units of the dataset's standard deviation, in [0, 1], whitened (ZCA), or a
+            pyramid of levels (`data.pyramid`).
+        grow_every: steps from one new level of a pyramid to the next.
         clamp_every: steps after which pixels are put back into [0, 1]; 0 leaves them free, and they are published as
             float images too.
         rates: learning rate of what the objective learns beside pixels, by name. What has none is kept and published,
@@ -92,8 +96,9 @@ class Recipe:
     betas: tuple[float, float] = (0.5, 0.9)
     momentum: float = 0.0
     schedule: str = "cosine"
-    space: Literal["normalised", "unit", "whitened"] = "normalised"
+    space: Literal["normalised", "unit", "whitened", "pyramid"] = "normalised"
     clamp_every: int = 1
+    grow_every: int = 200
     rates: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -103,7 +108,8 @@ class Start:
 
     Args:
         images: uint8 [n, C, S, S], or float unit pixels where 8 bits are not enough.
-        origin: row in the source of each image, -1 where there is none.
+        origin: int64 [n], row in the source of each image, -1 where there is none; [n, cells] where each is tiled of
+            several real images, cell by cell.
     """
 
     images: torch.Tensor
@@ -118,7 +124,7 @@ class Synthetic:
         images: uint8 [N, C, S, S], the published images.
         initial: uint8 [N, C, S, S], the same rows before any optimisation.
         labels: int64 [N].
-        origin: row in the source of each first image, -1 where there is none.
+        origin: row in the source of each first image, int64 [N] or [N, cells], as in `Start`.
         pixels: float32 [N, C, S, S] unit pixels of methods whose images leave [0, 1], else None.
         stages: int64 [N], PDD stage of each image; None where there is one stage only.
         learned: what was learned beside images (a learning rate), by name: one value a stage.

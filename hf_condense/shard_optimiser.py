@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
 from hf_condense.data.pixels import to_uint8
+from hf_condense.data.pyramid import PyramidPixels
 from hf_condense.data.randomness import Key
-from hf_condense.data.spaces import PixelSpace
+from hf_condense.data.spaces import PixelSpace, pixel_space
+from hf_condense.data.upload import to_device
+from hf_condense.data.whitening import Whitening
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.files import load_tensors, save_tensors
 from hf_condense.models.schedules import multiplier
@@ -48,11 +51,12 @@ class ShardOptimiser:
         self.shard, self.recipe, self.objective, self.pixels = shard, recipe, objective, pixels
         self.key, self.checkpoint, self.sum_over = key, checkpoint, sum_over
         self.writes = sum_over is None or sum_over.is_main_process
-        self.labels = torch.tensor(shard.labels, device=first.device)
-        self.z = pixels.encode(first).contiguous().requires_grad_(True)
+        labels = torch.tensor(shard.labels)
+        self.labels = to_device(labels, first.device)
         if sum_over is not None:
             objective.share = (sum_over.process_index, sum_over.num_processes)
-        objective.start(shard, first, self.labels, key)
+        objective.start(shard, first, labels, key)
+        self.z = pixels.initial(objective.begin(first)).contiguous().requires_grad_(True)
         self.optimiser = make_optimiser(self.z, objective.learnables(), recipe)
         self.done = self._resume()
         if sum_over is not None:
@@ -62,14 +66,17 @@ class ShardOptimiser:
         self,
         checkpoint_every: int,
         progress: Progress,
-        on_log: Callable[[dict[str, float], int], None],
-        on_snapshot: Callable[[Shard, int, torch.Tensor], None] | None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         """All steps that are left.
 
         Args:
             checkpoint_every: steps between checkpoints.
-            on_snapshot: gets (shard, step, uint8 images) a few times; None for shards without pictures.
+            class_names: of a shard whose images callbacks get a few times; None for others.
+
+        Raises:
+            ConfigError: the images diverged.
+            Stopped: a callback has stopped the run; the checkpoint holds the steps so far.
         """
         steps = self.recipe.steps
         while self.done < steps:
@@ -78,14 +85,16 @@ class ShardOptimiser:
             progress.advance(1)
             if self.done % progress.log_every == 0 or self.done == steps:  # the only place that waits for the device
                 values = {name: float(torch.stack(parts).mean()) for name, parts in logs.items()}
-                progress.say(values)
-                on_log(values, self.done)
-            if on_snapshot and self.writes and self.done * SNAPSHOTS // steps > before * SNAPSHOTS // steps:
-                on_snapshot(self.shard, self.done, to_uint8(self._unit()))
-            if self.done % checkpoint_every == 0 or self.done == steps:
+                progress.log(values)
+            if class_names and self.writes and self.done * SNAPSHOTS // steps > before * SNAPSHOTS // steps:
+                name, images = f"{self.shard.id}-step{self.done:05d}", to_uint8(self._unit())
+                progress.images(name, {self.shard.id: images}, torch.tensor(self.shard.labels), class_names)
+            if self.done % checkpoint_every == 0 or self.done == steps or progress.stopping:
                 self.refuse_diverged()
                 if self.writes and self.done < steps:
                     self._save()
+            if self.done < steps:
+                progress.stop_if_asked()
 
     def step(self, step: int) -> dict[str, list[torch.Tensor]]:
         """One update of the images and of what is learned beside them; returns what the terms log."""
@@ -108,6 +117,9 @@ class ShardOptimiser:
         objective.after(images, step, key)
         if objective.revises(step):
             self._begin_again(self.pixels.encode(objective.revise(self._unit(), step, key)))
+        grown = self.pixels.grown(self.z.detach(), step, self.key)
+        if grown is not None:
+            self._begin_again(grown)
         return logs
 
     def result(self, with_state: bool) -> dict[str, torch.Tensor]:
@@ -174,6 +186,19 @@ class ShardOptimiser:
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
         log.info("resumed %s at step %d", self.checkpoint.stem, metadata["step"])
         return metadata["step"]
+
+
+def space_of(
+    recipe: Recipe,
+    first: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    whitening: Whitening | None = None,
+) -> PixelSpace:
+    """The space of a recipe, for images like `first` [n, C, S, S], on their device; other arguments as of `pixel_space`."""
+    if recipe.space == "pyramid":
+        return PyramidPixels(first.shape[1], first.shape[-1], recipe.grow_every, first.device)
+    return pixel_space(recipe.space, mean, std, first.device, whitening)
 
 
 def make_optimiser(z: torch.Tensor, learnables: dict[str, torch.Tensor], recipe: Recipe) -> torch.optim.Optimizer:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_condense.callbacks import Callback
 from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.run import ImageSet
 from hf_condense.hub.push import Pushed, push
@@ -13,15 +15,19 @@ from hf_condense.labels.teacher import Ensemble
 from hf_condense.methods.base import Context, Method
 from hf_condense.models.members import ModelPool
 from hf_condense.plan import Synthetic
+from hf_condense.progress import ProgressCallback
 from hf_condense.run import estimate, report, settle
 from hf_condense.run.condense import Condense, observed
 from hf_condense.run.evaluate import Evaluate
+from hf_condense.run.history import HistoryCallback
 from hf_condense.run.launch import agreed
+from hf_condense.run.pictures import PictureCallback
 from hf_condense.run.pipeline import Pipeline
 from hf_condense.run.publish import publish, ready_to_push
 from hf_condense.run.record import StageRecord
 from hf_condense.run.relabel import condensed_set
 from hf_condense.run.squeeze import Squeeze
+from hf_condense.run.tracking import TrackerCallback
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +40,8 @@ class CondensationTrainer:
             the object's, defaults included, and none is a preset's. A run is recorded and resumed by the method's
             name, so a class of your own is registered first (`hf_condense.methods.register`).
         dataset: short name, Hub id, folder, or a `datasets` object.
+        callbacks: objects that learn of stages, steps, losses and images, and may stop the run (`Callback`); after those
+            that show progress, draw pictures and feed trackers.
         settings: any setting by name, as on the command line: `ipc=10`, `base_model=["convnet_w128"]`,
             `output_dir="runs/mine"`, `config="mine.yaml"`.
 
@@ -42,14 +50,28 @@ class CondensationTrainer:
 
     Raises:
         ConfigError, DataError: a setting or the dataset cannot be used as asked.
+        callbacks.Stopped: of stages that a callback has stopped; the same run, started again, goes on.
     """
 
-    def __init__(self, method: str | Method | None = None, dataset: Any = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        method: str | Method | None = None,
+        dataset: Any = None,
+        *,
+        callbacks: Sequence[Callback] = (),
+        **settings: Any,
+    ) -> None:
         self.settled = run = settle.settle(method, dataset, settings)
         self.config, self.folder, self.splits, self.train = run.config, run.folder, run.splits, run.train
         self.method, self.protocol, self.key, self.flip = run.method, run.protocol, run.key, run.flip
         self.accelerator, self.device = run.accelerator, run.device
-        self.pipeline = Pipeline(run)
+        own = [
+            ProgressCallback(),
+            HistoryCallback(run.folder, run.accelerator.process_index),
+            PictureCallback(run.folder),
+        ]
+        own += [TrackerCallback(run.accelerator)] if run.config.run.trackers else []
+        self.pipeline = Pipeline(run, [*own, *callbacks])
         self.pipeline.check_folder()
         settle.announce(run)
 
@@ -107,13 +129,16 @@ class CondensationTrainer:
         if run.push_to_hub:
             with agreed(self.accelerator):
                 ready_to_push(self.settled)
+        callbacks = self.pipeline.callbacks
         with self.pipeline.owning():
             estimate.announce(self.pipeline)
+            callbacks.emit("on_run_begin", callbacks.state())
             folder = self.publish()
             if self.accelerator.is_main_process:
                 report.finish(self.pipeline, folder)
-                if run.push_to_hub:
-                    print(self.push_to_hub(run.push_to_hub, push_models=run.push_models).text())
+            callbacks.emit("on_run_end", callbacks.state(), folder=folder, table=self.evaluate())
+            if self.accelerator.is_main_process and run.push_to_hub:
+                print(self.push_to_hub(run.push_to_hub, push_models=run.push_models).text())
             self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return folder

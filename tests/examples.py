@@ -1,6 +1,7 @@
-"""Examples of Markdown pages as code, and what they take for granted: a network, and a Trainer's arguments."""
+"""Examples of Markdown pages as code: Python blocks, commands, and what they take for granted (a network, arguments)."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,29 @@ import timm
 import torch
 from transformers import TrainingArguments, ViTConfig, ViTForImageClassification
 
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """(language, content) of each fenced block of a page, in their order."""
+    return _FENCE.findall(text)
+
 
 def python_examples(text: str) -> list[str]:
     """The Python blocks of a page."""
-    return re.findall(r"```python\n(.*?)```", text, re.S)
+    return [content for language, content in blocks(text) if language == "python"]
+
+
+def commands(block: str) -> list[list[str]]:
+    """The arguments of each `hf-condense` command of a block, without comments; `&&` separates commands too."""
+    lines = re.sub(r"\\\n", " ", block).splitlines()
+    parts = [part.strip() for line in lines for part in line.split("&&")]
+    return [shlex.split(part, comments=True)[1:] for part in parts if part.startswith("hf-condense ")]
 
 
 def given(block: str, folder: Path, classes: int, channels: int, side: int) -> dict[str, Any]:
     """The names that a block uses and a reader has: `model` of the library that it speaks of, `args` and `torch`."""
-    if "from transformers" in block:
+    if "Trainer(model" in block:
         config = ViTConfig(
             hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=side,
             patch_size=side // 2, num_channels=channels, num_labels=classes,

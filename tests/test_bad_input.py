@@ -12,7 +12,7 @@ from hf_condense.errors import ConfigError
 from hf_condense.methods import list_methods, method_class
 from hf_condense.run.resolve import resolve
 
-BASE = {"pdd": {"base_method": "dm"}}
+BASE = {"pdd": {"base_method": "dm"}, "ccfs": {"base_method": "rded"}}
 NUMBERS = {int: ("-2", "1.5"), float: ("nan", "inf")}
 
 

@@ -55,7 +55,7 @@ def test_studies_name_settings_and_recipes_that_exist():
         for ipc in ([], ["--ipc", "1"], ["--ipc", "50"]) if "pdd" not in name else ([],):
             study, _ = chosen(parser().parse_args([name, *ipc]))
             for row in study.rows.values():
-                if row.method in ("random", "noise", "full"):
+                if row.method in ("random", "noise", "full", "class_means"):
                     continue
                 settings = {**study.shared, **row.settings}
                 known = setting_fields(sections_of(row.method, settings.get("base_method")))
@@ -81,3 +81,23 @@ def test_a_study_runs_and_goes_on_from_what_is_kept(tmp_path, monkeypatch, capsy
     main()
     assert read_json(tmp_path / "study_pdd-digits-dm_ipc10.json")["rows"] == first["rows"]
     assert "random | convnet_d1, hard" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_a_gpu_runs_on_a_cpu():
+    from benchmarks import gpu
+
+    options = gpu.parser().parse_args(["--quick", "--repeats", "1", "--methods", "edc", "dm", "random"])
+    found = gpu.steps(options)
+    assert list(found) == ["edc", "dm"] and set(found["edc"]) == {"fp32", "bf16", "without statistics"}
+    assert found["dm"]["fp32"]["fp32_over_this"] == 1
+    assert set(gpu.students(options)) == {"fp32", "bf16"}
+    assert gpu.memory(options)["peak_gb"] > 0 and gpu.estimate(options)["backward"]["estimated"] > 0
+
+
+def test_a_step_of_edc_stays_within_its_launches():
+    """500 operations for a ResNet-18, the update of the images included."""
+    from benchmarks.launches import launches
+    from benchmarks.steps import MadeUpImages
+
+    seen = launches("edc", MadeUpImages(10, 32, 2), "resnet18", 2)
+    assert seen.total <= 500 and not seen.waits

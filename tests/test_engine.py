@@ -72,7 +72,7 @@ class Toy(Method):
 
 
 def synthesise(folder, chained=False, every=3, process=(0, 1)):
-    source = SimpleNamespace(num_classes=2, mean=(0.5,), std=(0.25,))
+    source = SimpleNamespace(num_classes=2, mean=(0.5,), std=(0.25,), class_names=["a", "b"])
     context = Context(source, 4, 4, Key(0), torch.device("cpu"), "fp32")
     accelerator = SimpleNamespace(
         process_index=process[0],

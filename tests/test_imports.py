@@ -14,9 +14,9 @@ from hf_condense.methods import list_methods
 PACKAGE = Path(__file__).parents[1] / "hf_condense"
 # a part imports only parts that stand before it
 ORDER = (
-    "text", "errors", "files", "records", "processes", "memory", "progress", "precision", "snapshots", "config", "data", "plan", "models", "selection",
+    "text", "errors", "files", "records", "processes", "memory", "callbacks", "progress", "precision", "snapshots", "config", "data", "plan", "models", "selection",
     "objectives", "labels", "methods", "shard_optimiser", "engine", "evaluation", "hub", "run", "trainer",
-    "reproduction", "leaderboard", "cli_parser", "cli_help", "cli", "__main__",
+    "reproduction", "pictures", "leaderboard", "cli_parser", "cli_help", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def test_a_quick_run_is_gone_on_with_from_its_file_and_a_file_is_shortened_by_a_
     assert quick.squeeze.min_top1_over_chance == 0.0, "two epochs on photographs may teach nothing yet"
     quick.save(tmp_path / "quick.yaml")
     assert resolve({"config": str(tmp_path / "quick.yaml")}, no_facts).sections() == quick.sections()
-    resolve(own, no_facts).save(tmp_path / "whole.yaml")
+    resolve({**own, "iterations": 70}, no_facts).save(tmp_path / "whole.yaml")
     again = resolve({"config": str(tmp_path / "whole.yaml"), "quick": True}, no_facts)
     assert (again.method.iterations, again.squeeze.squeeze_epochs) == (20, 2)
 

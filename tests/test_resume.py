@@ -30,16 +30,28 @@ TRAJECTORIES = {
     "iterations": 5, "lr": 30.0, "lr_lr": 1e-5, "student_steps": 3, "student_batch": 4, "first_epochs": 2, "span": 1,
     "experts": 2, "expert_lr": 0.05, "regimes": "hard",
 }  # fmt: skip
+RESIDUAL = {"iterations": 6, "blocks": 3, "small_side": 0.8, "shard_size": 4, "rded_candidates": 6}
 OWN = {
+    "bps": {"neighbours": 4},
+    "ca2d": {"rded_factor": 1, "dynamics_epochs": 4, "cad_window": 2, "cad_band": 1},
     "cda": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32"},
+    "ccfs": {"base_method": "rded", "ipc": 4, "share": 0.25, "curricula": 2, "rded_candidates": 6, "dynamics_epochs": 3},
+    "cim": {"iterations": 5, "candidates": 10},
     "coreset": {"selection": "forgetting", "dynamics_epochs": 3},
+    "cvdd": {
+        "iterations": 5, "shard_size": 4, "rded_candidates": 6, "priors": (70.0, 60.0, 65.0), "voters": 2,
+        "base_model": "convnet_bn_w32,convnet_d1,convnet_d2",
+    },
     "dc": {"iterations": 2, "outer_loop": 3, "inner_loop": 2, "real_batch": 8, "regimes": "hard"},
     "dm": {"iterations": 5, "real_batch": 8, "classes_per_shard": 4, "regimes": "hard"},
     "dream": {**REAL, "cluster_every": 2},
     "dsa": {"iterations": 2, "outer_loop": 3, "inner_loop": 2, "real_batch": 8, "regimes": "hard"},
     "edc": {"iterations": 5, "shard_size": 10},
+    "fadrm": {**RESIDUAL, "base_model": "test_byobnet", "resolution": "pixels"},
+    "fadrmplus": {**RESIDUAL, "small_side": 1.0, "base_model": "convnet_bn_w32,convnet_d1"},
     "gvbsm": {"iterations": 5, "shard_size": 4, "id_chunks": 2},
     "idc": REAL,
+    "lgm": {"iterations": 5, "copies": 2, "chunk": 6, "grow_every": 2, "lr": 0.1, "regimes": "hard"},
     "mtt": TRAJECTORIES,
     "pdd": {
         "base_method": "dm", "stages": 2, "chains": 2, "iterations": 3, "real_batch": 8, "classes_per_shard": 4,
@@ -48,6 +60,7 @@ OWN = {
     "sre2l": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32"},
     "sre2lpp": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32", "rded_candidates": 6},
     "tesla": {**TRAJECTORIES, "zca": True, "pairs": 2, "lr": 1.0},
+    "wmdd": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32", "init": "medoids"},
     "teddy": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32", **WEAK},
 }  # fmt: skip
 

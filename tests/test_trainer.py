@@ -199,7 +199,7 @@ class Mine(Random):
 
 def test_a_method_of_ones_own_is_run_under_its_own_name_or_not_at_all(tmp_path, monkeypatch):
     own = {k: v for k, v in TINY.items() if k not in ("iterations", "real_batch")} | {"output_dir": str(tmp_path)}
-    with pytest.raises(ConfigError, match="test_trainer:Mine' does not .*METHODS, where 'random' is .*CONTRIBUTING"):
+    with pytest.raises(ConfigError, match="test_trainer:Mine' does not .*METHODS, where 'random' is .*add_a_method"):
         CondensationTrainer(Mine(Mine.Settings()), **own)
     monkeypatch.setattr(Mine, "name", "mine")
     with pytest.raises(ConfigError, match="METHODS, where 'mine' is not known"):
@@ -214,7 +214,8 @@ def test_condensed_images_are_there_for_the_picture(tmp_path):
     trainer = CondensationTrainer(create_method("random"), output_dir=str(tmp_path), **{
         k: v for k, v in TINY.items() if k not in ("iterations", "real_batch")
     })  # fmt: skip
-    assert set(pictured(trainer.condense(), 4, "random")) == {"first images", "random"}
+    rows, labels = pictured(trainer.pipeline)
+    assert list(rows) == ["real images", "Random real images"] and labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert json.loads((tmp_path / "shards" / "stage.json").read_text())["done"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor
 
 from hf_condense.config import check
-from hf_condense.data.crops import axis_matrix, check_boxes, look_at, random_boxes, resample
+from hf_condense.data.crops import axis_matrices, check_boxes, look_at, random_boxes, resample
+from hf_condense.data.formation import tile_bounds
 from hf_condense.data.rand_augment import apply_rand_augment, draw_ops
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 
 VIEW_VERSION = 1  # raised when an equal key no longer gives equal views
 ROW_BLOCK = 256  # rows of a dataset whose views are drawn together in `row_views`
@@ -25,6 +28,9 @@ class ViewPolicy:
 
     Args:
         size: output side in pixels.
+        tiles: tiles per side of an image that is made of several (f): the crop is drawn inside one of the f x f tiles, so
+            that a view shows one of them. Not together with `pad` and `shuffle`, which move the borders.
+        tile_share: probability that it is drawn inside a tile; otherwise in the whole image.
         crop: smallest and largest area of a random resized crop (a share of the image), or None for the whole image.
         ratio: smallest and largest width / height of that crop.
         flip: probability of a horizontal flip.
@@ -52,6 +58,8 @@ class ViewPolicy:
     roll: int = 0
     roll_back: int = 0
     shuffle: int = 1
+    tiles: int = 1
+    tile_share: float = 1.0
     rand_augment: tuple[int, int] | None = None
     mix: str = "none"
     mix_alpha: float = 1.0
@@ -68,8 +76,11 @@ class ViewPolicy:
         ratio = len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]
         check(ratio, "ratio", self.ratio, "(smallest, largest) width / height, above 0")
         check(0 <= self.flip <= 1, "flip", self.flip, "a probability")
-        for name, least in (("pad", 0), ("roll", 0), ("roll_back", 0), ("shuffle", 1)):
+        for name, least in (("pad", 0), ("roll", 0), ("roll_back", 0), ("shuffle", 1), ("tiles", 1)):
             check(getattr(self, name) >= least, name, getattr(self, name), f"{least} or more")
+        still = self.tiles == 1 or (self.pad == 0 and self.shuffle == 1)
+        check(still, "tiles", self.tiles, "1 with pad or shuffle, which move the borders of tiles")
+        check(0 <= self.tile_share <= 1, "tile_share", self.tile_share, "a probability")
         rand = self.rand_augment is None or (
             len(self.rand_augment) == 2 and self.rand_augment[0] >= 1 and 0 <= self.rand_augment[1] <= 30
         )
@@ -140,8 +151,13 @@ def per_image(views: Views) -> dict[str, Tensor]:
 def draw_views(policy: ViewPolicy, key: Key, n: int, height: int, width: int) -> Views:
     """Draws the views of n images of height x width pixels. Equal keys give equal views, on any process, in any order."""
     m = n if policy.per == "image" else min(n, 1)
-    whole = np.tile(np.array([0, 0, height, width], np.int32), (m, 1))
-    boxes = whole if policy.crop is None else random_boxes(key / "crop", m, height, width, policy.crop, policy.ratio)
+    boxes = np.tile(np.array([0, 0, height, width], np.int32), (m, 1))
+    if policy.tiles > 1:
+        boxes = tile_boxes(policy, key / "tile", m, height, width)
+    if policy.crop is not None:
+        inside = random_boxes(key / "crop", m, boxes[:, 2], boxes[:, 3], policy.crop, policy.ratio)
+        inside[:, :2] += boxes[:, :2]
+        boxes = inside
     drawn: dict[str, np.ndarray] = {"boxes": boxes, "flips": (key / "flip").uniform(m) < policy.flip}
     if policy.pad:
         drawn["offsets"] = (key / "pad").numpy().integers(0, 2 * policy.pad + 1, (m, 2), dtype=np.int32)
@@ -154,6 +170,19 @@ def draw_views(policy: ViewPolicy, key: Key, n: int, height: int, width: int) ->
         drawn["ops"], drawn["signs"] = draw_ops(key / "rand_augment", m, policy.rand_augment[0])
     tensors = {name: torch.from_numpy(np.repeat(v, n, 0) if m != n else v) for name, v in drawn.items()}
     return Views(count=n, **tensors, **draw_mix(policy, key / "mix", n))
+
+
+def tile_boxes(policy: ViewPolicy, key: Key, n: int, height: int, width: int) -> np.ndarray:
+    """One tile (`tile_bounds`) of each of n images, or the whole image: int32 [n, 4] top, left, height, width."""
+    f, axes = policy.tiles, []
+    check(f <= min(height, width), "tiles", f, f"up to {min(height, width)}, the side of the images in pixels")
+    places = np.unravel_index((key / "which").numpy().integers(0, f * f, n), (f, f))
+    for place, extent in zip(places, (height, width)):
+        bounds = tile_bounds(extent, f)
+        axes.append((bounds[place], np.diff(bounds)[place]))
+    (top, h), (left, w) = axes
+    tiles, whole = np.stack((top, left, h, w), 1), np.array([0, 0, height, width])
+    return np.where((key / "whether").uniform(n)[:, None] < policy.tile_share, tiles, whole).astype(np.int32)
 
 
 def draw_mix(policy: ViewPolicy, key: Key, n: int) -> dict:
@@ -202,6 +231,12 @@ def row_views(policy: ViewPolicy, key: Key, rows: np.ndarray | Tensor, height: i
     return Views(count=len(rows), **{name: torch.cat([d[name] for d in drawn])[index] for name in drawn[0]})
 
 
+def views_of(views: Views, part: slice) -> Views:
+    """The views of some images of a batch that is not mixed, each image with a view of its own."""
+    drawn = {name: tensor[part] for name, tensor in per_image(views).items()}
+    return Views(count=part.stop - part.start, **drawn)
+
+
 def apply_views(images: Tensor, views: Views, policy: ViewPolicy) -> Tensor:
     """Makes the views of a batch. Differentiable in the images.
 
@@ -217,18 +252,26 @@ def apply_views(images: Tensor, views: Views, policy: ViewPolicy) -> Tensor:
     Raises:
         ValueError: the views do not fit the images.
     """
-    if views.ops is not None:
-        images = apply_rand_augment(images, views.ops, views.signs, policy.rand_augment[1])
-    axes = view_axes(images, views, policy)
+    return view_maker(images, views, policy)(images)
+
+
+def view_maker(like: Tensor, views: Views, policy: ViewPolicy) -> Callable[[Tensor], Tensor]:
+    """`apply_views` for several batches of the size, type and device of `like`; what they share is made once."""
+    axes = view_axes(like, views, policy)
     n = max((len(rows) for rows in (*axes, views.partner) if rows is not None), default=1)
-    if n not in (1, len(images)):
-        raise ValueError(f"{len(images)} images do not fit {views.count} views")
+    fill = None
     if policy.fill is not None and views.offsets is not None:  # the matrices pad with 0
-        fill = torch.tensor(policy.fill, dtype=images.dtype).to(images.device, non_blocking=True).view(-1, 1, 1)
-        images = resample(images - fill, *axes) + fill
-    else:
-        images = resample(images, *axes)
-    return images if views.partner is None else mix_images(images, views)
+        fill = to_device(torch.tensor(policy.fill, dtype=like.dtype), like.device).view(-1, 1, 1)
+
+    def make(images: Tensor) -> Tensor:
+        if views.ops is not None:
+            images = apply_rand_augment(images, views.ops, views.signs, policy.rand_augment[1])
+        if n not in (1, len(images)):
+            raise ValueError(f"{len(images)} images do not fit {views.count} views")
+        images = resample(images, *axes) if fill is None else resample(images - fill, *axes) + fill
+        return images if views.partner is None else mix_images(images, views)
+
+    return make
 
 
 def view_axes(images: Tensor, views: Views, policy: ViewPolicy) -> list[Tensor | None]:
@@ -247,8 +290,8 @@ def view_axes(images: Tensor, views: Views, policy: ViewPolicy) -> list[Tensor |
             positions = shuffled_positions(views.strips[:, axis], extent)
         if views.offsets is not None:
             positions = positions + policy.pad - views.offsets[:, axis, None]
-        axes.append(axis_matrix(centres, positions, images))
-    return axes
+        axes.append((centres, positions))
+    return axis_matrices(axes, images)
 
 
 def shuffled_positions(strips: Tensor, extent: int) -> Tensor:
@@ -269,7 +312,7 @@ def shuffled_positions(strips: Tensor, extent: int) -> Tensor:
 
 def mix_images(images: Tensor, views: Views) -> Tensor:
     """CutMix or MixUp of a batch with its own permutation."""
-    partner = views.partner.to(images.device, non_blocking=True)
+    partner = to_device(views.partner, images.device)
     if views.mix_box is None:
         return torch.lerp(images[partner], images, views.lam)
     top, left, bottom, right = views.mix_box

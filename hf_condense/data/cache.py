@@ -22,7 +22,8 @@ def cache_folder() -> Path:
         if not named.strip():
             raise ArtefactError("HF_CONDENSE_CACHE", named, "the name of a folder", "set it to one, or unset it")
         return Path(named).expanduser()
-    # an empty or relative XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification)
+    # where huggingface_hub and datasets have theirs on every system; platformdirs would leave them on macOS and Windows.
+    # An empty or relative XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification)
     shared = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(shared) if os.path.isabs(shared) else Path("~/.cache").expanduser()) / "hf_condense"
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import together
+from hf_condense.precision import autocast
 
 TRIES = 10  # as torchvision's RandomResizedCrop: after ten boxes that do not fit, the centre is taken
 
@@ -80,26 +84,35 @@ def look_at(index: Tensor, start: Tensor, length: Tensor, size: int) -> Tensor:
     return start + torch.minimum(inside.clamp(min=0), length - 1)
 
 
-def axis_matrix(centres: Tensor, positions: Tensor, images: Tensor) -> Tensor | None:
-    """The bilinear weights [n or 1, size, extent] of one axis, on the device and in the type of `images`.
+def axis_matrices(axes: Sequence[tuple[Tensor, Tensor]], images: Tensor) -> list[Tensor | None]:
+    """The bilinear weights [n or 1, size, extent] of each axis, on the device and in the type of `images`.
 
     Args:
-        centres: [n or 1, size] input coordinate of each output pixel (inside the box).
-        positions: [n or 1, extent] coordinate of each input pixel; -1 excludes it.
+        axes: for each axis, centres [n or 1, size]: the input coordinate of each output pixel (inside the box), and
+            positions [n or 1, extent]: the coordinate of each input pixel; -1 excludes it.
 
     Returns:
         None where every output pixel is the input pixel of the same number; one matrix where all images share it.
     """
-    centres, positions = centres.double(), positions.double()
-    if centres.shape[1] == positions.shape[1]:
-        plain = torch.arange(centres.shape[1], dtype=torch.float64)
-        if bool((centres == plain).all()) and bool((positions == plain).all()):
-            return None
     kind = torch.promote_types(images.dtype, torch.float32)  # coordinates need more bits than bf16 has
-    centres, positions = (rows[:1] if bool((rows == rows[:1]).all()) else rows for rows in (centres, positions))
-    centres, positions = (rows.to(images.device, kind, non_blocking=True) for rows in (centres, positions))
-    distance = (centres[:, :, None] - positions[:, None, :]).abs_()
-    return distance.neg_().add_(1).clamp_(min=0).to(images.dtype)
+    needed = [None if _is_plain(*axis) else [_shared(rows.double()).to(kind) for rows in axis] for axis in axes]
+    there = iter(together([rows for axis in needed if axis for rows in axis], images.device))
+    return [axis and _weights(next(there), next(there)).to(images.dtype) for axis in needed]
+
+
+def _is_plain(centres: Tensor, positions: Tensor) -> bool:
+    """Whether every output pixel is the input pixel of the same number."""
+    plain = torch.arange(centres.shape[1])
+    return centres.shape[1] == positions.shape[1] and bool((centres == plain).all() & (positions == plain).all())
+
+
+def _shared(rows: Tensor) -> Tensor:
+    """One row where all are equal."""
+    return rows[:1] if bool((rows == rows[:1]).all()) else rows
+
+
+def _weights(centres: Tensor, positions: Tensor) -> Tensor:
+    return (centres[:, :, None] - positions[:, None, :]).abs_().neg_().add_(1).clamp_(min=0)
 
 
 def resample(images: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
@@ -121,7 +134,7 @@ def resample(images: Tensor, rows: Tensor | None, columns: Tensor | None) -> Ten
         images = images.expand(n, *images.shape[1:])
     # matrix products, not grid_sample: exact at whole pixels, nothing leaks across a box's edge, and no atomic adds
     # in the gradient (on GPUs with TF32 products allowed, pixels are good to 3 digits instead of 7)
-    with torch.autocast(images.device.type, enabled=False):
+    with autocast(images.device, False):
         if columns is not None:
             if len(columns) == 1:
                 images = images @ columns[0].mT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,6 +31,24 @@ def decode(images: Tensor, factor: int) -> Tensor:
     images = F.pad(images, (0, across, 0, down), value=BORDER)
     tiles = [part for row in images.split(sides[0], -2) for part in row.split(sides[1], -1)]
     return F.interpolate(torch.cat(tiles), (height, width), mode="bilinear", align_corners=False)
+
+
+def tile_bounds(extent: int, factor: int) -> np.ndarray:
+    """Where `factor` tiles along a side of `extent` pixels begin, and its end: int64 [factor + 1].
+
+    Where they do not divide it, the first ones are a pixel larger.
+    """
+    return np.cumsum([0, *(extent // factor + (i < extent % factor) for i in range(factor))])
+
+
+def enlarged(images: Tensor, factor: int) -> Tensor:
+    """`decode` for tiles of `tile_bounds`, which differ by a pixel where they do not divide the side. Differentiable."""
+    if factor == 1:
+        return images
+    rows, columns = (np.diff(tile_bounds(side, factor)).tolist() for side in images.shape[-2:])
+    tiles = [part for row in images.split(rows, -2) for part in row.split(columns, -1)]
+    shape = images.shape[-2:]
+    return torch.cat([F.interpolate(part, shape, mode="bilinear", align_corners=False) for part in tiles])
 
 
 def decode_as(images: Tensor, factor: int, kind: Formation = "single", most: int = 128) -> Tensor:

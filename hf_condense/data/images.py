@@ -6,9 +6,11 @@ import hashlib
 import math
 import os
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +51,7 @@ class ImageSource:
         pixels: format of decoded images.
         split: name of the split, for messages.
         license: of the source dataset, where known.
-        decode_gb: decoded images up to this size stay in memory; larger ones go to a memory-mapped file.
+        decode_gb: decoded images up to this size stay in memory; of larger sets, images are decoded as they are used.
     """
 
     def __init__(
@@ -111,6 +113,11 @@ class ImageSource:
         """(N, C, S, S) of the decoded images."""
         return (len(self), self.channels, self.stored_size, self.stored_size)
 
+    @property
+    def fits_in_memory(self) -> bool:
+        """Whether the decoded images take at most `decode_gb`."""
+        return math.prod(self.shape) <= self.decode_gb * 1e9
+
     @cached_property
     def _by_class(self) -> list[np.ndarray]:
         order = np.argsort(self.labels, kind="stable")
@@ -133,7 +140,7 @@ class ImageSource:
             self.license,
             self.decode_gb,
         )
-        if self._decoded is not None and math.prod(part.shape) <= self.decode_gb * 1e9:
+        if self._decoded is not None and part.fits_in_memory:
             part._decoded = self._decoded[torch.from_numpy(rows)]
         return part
 
@@ -184,7 +191,7 @@ class ImageSource:
         array is read-only: writing to it would kill the process.
         """
         if self._decoded is None:
-            if math.prod(self.shape) <= self.decode_gb * 1e9:
+            if self.fits_in_memory:
                 self._decoded = torch.from_numpy(
                     self._filled(self._shown(self._decode(np.arange(len(self)))), len(self))
                 )
@@ -235,25 +242,35 @@ class ImageSource:
         """The image as it is stored: its own size, mode and depth."""
         return self._try(int(row), self._cells(np.asarray([row]))[0], open_image)
 
-    def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
-        """(rows int64 [b], images uint8 [b, C, S, S], labels int64 [b]) in row order, in bounded memory.
+    def ahead(self, batches: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
+        """uint8 [b, C, S, S] of each of these arrays of rows (int64 [b], none empty), in order.
 
-        Decoded images are used where they are; otherwise threads decode a little ahead, and no images are stored.
+        Images within `decode_gb` are decoded once. Of more, threads decode the ones asked for, a little ahead, and
+        nothing is written to disk.
         """
-        decoded, labels = self._decoded, torch.from_numpy(self.labels)
-        parts = iter(()) if decoded is not None else self._decode(np.arange(len(self)))
-        left = np.empty((0, *self.shape[1:]), np.uint8)
-        for start in range(0, len(self), batch_size):
-            stop = min(start + batch_size, len(self))
-            if decoded is not None:
-                images = decoded[start:stop]
-            else:
-                pieces = [left]
-                while sum(map(len, pieces)) < stop - start:
-                    pieces.append(next(parts))
-                joined = np.concatenate(pieces)
-                images, left = torch.from_numpy(joined[: stop - start]), joined[stop - start :].copy()
-            yield np.arange(start, stop), images, labels[start:stop]
+        if self._decoded is not None or self.fits_in_memory:
+            decoded = self.decoded()
+            yield from (decoded[torch.from_numpy(rows)] for rows in batches)
+            return
+        sizes: deque[int] = deque()
+
+        def chunks() -> Iterator[np.ndarray]:
+            for rows in batches:
+                sizes.append(len(rows))
+                yield from _chunks(rows)
+
+        parts = map_ahead(self._decode_chunk, chunks(), 2 * worker_count())
+        for first in parts:
+            size = sizes.popleft()
+            others = islice(parts, -(-size // CHUNK) - 1)
+            yield torch.from_numpy(self._filled(chain([first], others), size))
+
+    def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+        """(rows int64 [b], images uint8 [b, C, S, S], labels int64 [b]) in row order, as `ahead` gives them."""
+        labels = torch.from_numpy(self.labels)
+        parts = [np.arange(a, min(a + batch_size, len(self))) for a in range(0, len(self), batch_size)]
+        for rows, images in zip(parts, self.ahead(parts)):
+            yield rows, images, labels[torch.from_numpy(rows)]
 
     def undecodable(self) -> list[tuple[int, str]]:
         """(row, reason) of every image that does not decode: one pass over all images."""
@@ -270,22 +287,21 @@ class ImageSource:
                     bad.append((int(row), str(error)))
             return bad
 
-        chunks = (np.arange(a, min(a + CHUNK, len(self))) for a in range(0, len(self), CHUNK))
-        for bad in map_ahead(look, chunks, 2 * worker_count()):
+        for bad in map_ahead(look, _chunks(np.arange(len(self))), 2 * worker_count()):
             found += bad
         return found
 
     def _decode(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Chunks uint8 [<= CHUNK, C, S, S] of these rows in order."""
+        chunks = _chunks(rows)
+        few = len(rows) <= CHUNK
+        return map(self._decode_chunk, chunks) if few else map_ahead(self._decode_chunk, chunks, 2 * worker_count())
 
-        def work(chunk: np.ndarray) -> np.ndarray:
-            out = np.empty((len(chunk), *self.shape[1:]), np.uint8)
-            for i, (row, cell) in enumerate(zip(chunk, self._cells(chunk))):
-                out[i] = self._try(int(row), cell, lambda c: to_pixels(c, self.channels, self.stored_size))
-            return out
-
-        chunks: Iterable[np.ndarray] = (rows[a : a + CHUNK] for a in range(0, len(rows), CHUNK))
-        return map(work, chunks) if len(rows) <= CHUNK else map_ahead(work, chunks, 2 * worker_count())
+    def _decode_chunk(self, rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        for i, (row, cell) in enumerate(zip(rows, self._cells(rows))):
+            out[i] = self._try(int(row), cell, lambda c: to_pixels(c, self.channels, self.stored_size))
+        return out
 
     def _cells(self, rows: np.ndarray) -> list[Any]:
         at = self.rows[rows]
@@ -311,6 +327,10 @@ class ImageSource:
             f"an image that decodes ({reason})",
             "mend or remove that row, or pass --skip_corrupt to leave out and count such images",
         )
+
+
+def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (rows[a : a + CHUNK] for a in range(0, len(rows), CHUNK))
 
 
 def _encoded_lengths(arrow: Dataset, rows: np.ndarray) -> np.ndarray:

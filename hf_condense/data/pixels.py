@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.data.crops import centre
+from hf_condense.data.upload import to_device
 
 
 def to_uint8(unit: torch.Tensor) -> torch.Tensor:
@@ -24,7 +25,7 @@ def unit_pixels(images: Tensor, device: torch.device, size: int | None = None) -
     """Float unit pixels on `device`, centre-cropped to `size` where the stored side is larger."""
     if size is not None and images.shape[-1] > size:
         images = centre(images, size)
-    images = images.to(device, non_blocking=True)
+    images = to_device(images, device)
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 

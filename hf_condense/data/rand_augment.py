@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 
 MAX_MAGNITUDE = 30
 LUMA = (0.2989, 0.587, 0.114)
@@ -46,16 +47,16 @@ def apply_rand_augment(images: Tensor, ops: Tensor, signs: Tensor, magnitude: in
         if not bool((ops == ops[:1]).all() and (signs == signs[:1]).all()):
             raise ValueError(f"{n} images do not fit the operations of {len(ops)}")
         ops, signs = ops[:1].expand(n, -1), signs[:1].expand(n, -1)
-    level, to = magnitude / MAX_MAGNITUDE, {"device": images.device, "non_blocking": True}
+    level, device = magnitude / MAX_MAGNITUDE, images.device
     held = torch.arange(n)  # image at each place: images with the same operation are made contiguous
     for slot in range(ops.shape[1]):
         order = ops[held, slot].argsort(stable=True)
-        images, held = images[order.to(**to)], held[order]
+        images, held = images.index_select(0, to_device(order, device)), held[order]
         counts = torch.bincount(ops[:, slot], minlength=len(OPS)).tolist()
-        directions = signs[held, slot].to(dtype=images.dtype, **to)
+        directions = to_device(signs[held, slot].to(images.dtype), device)
         parts = zip(OPS.values(), images.split(counts), directions.split(counts))
         images = torch.cat([apply(group, level, sign) for apply, group, sign in parts if len(group)])
-    return images[held.argsort().to(**to)]
+    return images.index_select(0, to_device(held.argsort(), device))
 
 
 # Operations: images [k, C, H, W], level in [0, 1], sign [k] on the device of the images

@@ -58,7 +58,10 @@ def keyed(key: Key) -> Iterator[None]:
     try:
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        # not torch.manual_seed: where no device is in use, it formats the stack for each one at every call
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed_all(seed)
         yield
     finally:
         random.setstate(python)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from hf_condense.config import check, check_choices
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
+from hf_condense.precision import autocast
 
 if TYPE_CHECKING:
     from hf_condense.data.spaces import PixelSpace
@@ -186,13 +188,13 @@ def _apply_drawn(images: Tensor, draw: SiameseDraw, policy: SiamesePolicy, rows:
     counts = family.bincount(minlength=len(policy.drawn)).tolist()
     if len(rows) in counts:
         return _apply(policy.drawn[counts.index(len(rows))], images, draw, policy, rows)
-    parts = images.index_select(0, order.to(images.device)).split(counts)
+    parts = images.index_select(0, to_device(order, images.device)).split(counts)
     parts = [
         _apply(name, part, draw, policy, mine)
         for name, part, mine in zip(policy.drawn, parts, rows[order].split(counts))
         if len(mine)
     ]
-    return torch.cat(parts).index_select(0, order.argsort().to(images.device))
+    return torch.cat(parts).index_select(0, to_device(order.argsort(), images.device))
 
 
 def _flip(images: Tensor, draw: SiameseDraw, policy: SiamesePolicy, rows: Tensor) -> Tensor:
@@ -208,7 +210,7 @@ def _color(images: Tensor, draw: SiameseDraw, policy: SiamesePolicy, rows: Tenso
 
 
 def _crop(images: Tensor, draw: SiameseDraw, policy: SiamesePolicy, rows: Tensor) -> Tensor:
-    shifts, (height, width) = draw.shifts[rows].to(images.device), images.shape[-2:]
+    shifts, (height, width) = to_device(draw.shifts[rows], images.device), images.shape[-2:]
     y = torch.arange(height, device=images.device)[:, None] + shifts[:, 0, None, None]
     x = torch.arange(width, device=images.device) + shifts[:, 1, None, None]
     outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
@@ -234,17 +236,17 @@ def _look(images: Tensor, turns: Tensor, rows: Tensor) -> Tensor:
     Bilinear, zeros outside. Versions of torch differ in `align_corners`; about the centre of a square image both mean
     the same. On GPUs the gradient sums in no fixed order.
     """
-    with torch.autocast(images.device.type, enabled=False):
+    with autocast(images.device, False):
         shared = len(turns) < len(rows)  # then one grid per group, else one per image
-        theta = F.pad(turns if shared else turns[rows], (0, 1)).to(images.device, images.dtype)
+        theta = to_device(F.pad(turns if shared else turns[rows], (0, 1)).to(images.dtype), images.device)
         grid = F.affine_grid(theta, [len(theta), 1, *images.shape[-2:]], align_corners=False)
         if shared:
-            grid = grid.index_select(0, rows.to(images.device))
+            grid = grid.index_select(0, to_device(rows, images.device))
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _cutout(images: Tensor, draw: SiameseDraw, policy: SiamesePolicy, rows: Tensor) -> Tensor:
-    corners, inside = draw.corners[rows].to(images.device), []
+    corners, inside = to_device(draw.corners[rows], images.device), []
     for axis, side in enumerate(images.shape[-2:]):
         away = torch.arange(side, device=images.device) - corners[:, axis, None]
         inside.append((away >= 0) & (away < pixels(policy.cutout, side)))
@@ -253,7 +255,7 @@ def _cutout(images: Tensor, draw: SiameseDraw, policy: SiamesePolicy, rows: Tens
 
 def _column(values: Tensor, images: Tensor, kind: torch.dtype | None = None) -> Tensor:
     """A number an image, [n, 1, 1, 1], on its device."""
-    return values.to(images.device, kind or images.dtype).view(-1, 1, 1, 1)
+    return to_device(values.to(kind or images.dtype), images.device).view(-1, 1, 1, 1)
 
 
 _ACTIONS = {"flip": _flip, "color": _color, "crop": _crop, "scale": _scale, "rotate": _rotate, "cutout": _cutout}

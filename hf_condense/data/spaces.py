@@ -9,11 +9,23 @@ import torch
 from torch import Tensor
 
 from hf_condense.config import check
+from hf_condense.data.randomness import Key
 from hf_condense.data.whitening import Whitening
 
 
 class PixelSpace(Protocol):
-    """Images [n, C, S, S] in unit pixels and in other coordinates z of the same shape. Zero is the mean of the dataset."""
+    """Images [n, C, S, S] in unit pixels and in other coordinates z, of the same shape unless the space says otherwise.
+
+    A space that is linear has its zero at the mean of the dataset.
+    """
+
+    def initial(self, first: Tensor) -> Tensor:
+        """The z of a shard that begins with these unit pixels."""
+        return self.encode(first)
+
+    def grown(self, z: Tensor, step: int, key: Key) -> Tensor | None:
+        """A z of more coordinates from the step after this one on, under a new optimiser; None keeps it as it is."""
+        return None
 
     def encode(self, unit: Tensor) -> Tensor:
         """Unit pixels to z."""
@@ -28,7 +40,7 @@ class PixelSpace(Protocol):
         """Clamps z, in place, so that it decodes into [0, 1]."""
 
 
-class NormalisedPixels:
+class NormalisedPixels(PixelSpace):
     """One value a pixel: unit = z * std + mean.
 
     Adam moves every channel by about its learning rate in units of the dataset's own standard deviation.
@@ -56,7 +68,7 @@ class NormalisedPixels:
         torch.minimum(torch.maximum(z, self.low, out=z), self.high, out=z)
 
 
-class WhitenedPixels:
+class WhitenedPixels(PixelSpace):
     """Pixels without their correlations over the dataset (ZCA).
 
     Args:

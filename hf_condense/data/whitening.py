@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hf_condense.config import check
 from hf_condense.data.cache import cache_folder, one_at_a_time
 from hf_condense.files import fingerprint, load_tensors, save_tensors
+from hf_condense.precision import autocast
 
 if TYPE_CHECKING:
     from hf_condense.data.images import ImageSource
@@ -89,7 +90,7 @@ class Whitening(nn.Module):
         return self._map(gradient, self.restore)
 
     def _map(self, images: Tensor, matrix: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, enabled=False):  # the small eigenvalues need every digit
+        with autocast(images.device, False):  # the small eigenvalues need every digit
             return (images.flatten(1) @ matrix.to(images.dtype)).view_as(images)
 
     def save(self, path: Path) -> None:

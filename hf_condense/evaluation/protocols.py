@@ -12,16 +12,47 @@ from typing import TYPE_CHECKING, Any
 
 from hf_condense.config import check, nearest
 from hf_condense.errors import ConfigError
-from hf_condense.evaluation.protocol import SMALL, Protocol
+from hf_condense.evaluation.protocol import COMPARE, SMALL, Protocol
 
 if TYPE_CHECKING:
     pass
 
 
+PROBE = Protocol(
+    name="probe",
+    citation="https://arxiv.org/abs/2511.16674",
+    note="for students `probe:<network>`; the source lowers the rate in proportion for sets of fewer than 100 images",
+    epochs=1000,
+    batch=100,
+    optimizer="adam",
+    lr=1e-3 * 100 / 256,
+    weight_decay=0.0,
+    regime="hard",
+    loss="soft_ce",
+    temperature=1.0,
+    mix="none",
+    best_every=0,
+)
+PROBE_FAST = replace(
+    PROBE,
+    name="probe-fast",
+    citation="",
+    note="ours: whole images, so that features are computed once; 1,000 steps on all of them, or on 1,024 a step",
+    epochs=None,
+    steps=1000,
+    batch=1024,
+    lr=1e-2,
+    crop=None,
+    flip=0.0,
+    label_per="image",
+)
+
+
 def _protocols() -> dict[str, Protocol]:
     from hf_condense.evaluation.published import PUBLISHED
+    from hf_condense.evaluation.residual import RESIDUAL
 
-    return {p.name: p for p in (SMALL, *PUBLISHED)}
+    return {p.name: p for p in (SMALL, COMPARE, PROBE, PROBE_FAST, *PUBLISHED, *RESIDUAL)}
 
 
 def list_protocols() -> list[str]:

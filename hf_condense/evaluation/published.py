@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from hf_condense.evaluation.classic import CLASSIC
 from hf_condense.evaluation.protocol import SMALL, Case, Protocol
+from hf_condense.evaluation.real_images import REAL_IMAGES
 
 _HALF = {"schedule": "smoothing", "schedule_params": {"zeta": 2.0}}  # a cosine that ends at half the rate
 _SGD = {"optimizer": "sgd", "weight_decay": 1e-4}
@@ -186,4 +187,4 @@ SMALL_HALD = replace(
     note="ours: `small` with smoothed hard labels in the middle half of its epochs; its script takes KL at T 20",
 )  # fmt: skip
 
-PUBLISHED = (*EDC, *SRE2L, *GVBSM, *RDED, *CLASSIC, RD3, SMALL_BSSL, SMALL_GIFT, SMALL_HALD)
+PUBLISHED = (*EDC, *SRE2L, *GVBSM, *RDED, *CLASSIC, *REAL_IMAGES, RD3, SMALL_BSSL, SMALL_GIFT, SMALL_HALD)

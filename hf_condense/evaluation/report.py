@@ -176,7 +176,7 @@ class ScoreTable:
                 line["regime"],
                 _accuracy(line["top1"]),
                 _difference(line["difference"]),
-                _percent(line["best_over_test_set"]),
+                _percent(line["best_over_test_set"]) or "not looked at" * bool(self.protocol.get("best_every")),
                 str(line["steps"]),
                 f"{line['seconds']:.1f}",
                 f"{line['peak_memory'] / 2**20:.0f}",

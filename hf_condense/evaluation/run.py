@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,15 @@ from hf_condense.data.formation import decode_set
 from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
+from hf_condense.evaluation.probe import Probed, shows_whole_images
 from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.report import ScoreTable
-from hf_condense.evaluation.students import train_student, validation_images
+from hf_condense.evaluation.students import StudentResult, train_student, validation_images
 from hf_condense.files import atomic_path, fingerprint, read_json, write_json
 from hf_condense.labels.formats import store_format
 from hf_condense.labels.store import LabelStore, write_store
 from hf_condense.labels.teacher import Ensemble
+from hf_condense.models.linear_probe import is_probe, short_name
 from hf_condense.models.training import evaluate_top1
 from hf_condense.processes import Processes
 from hf_condense.progress import Progress
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
     from hf_condense.models.image_model import ImageModel
 
-VERSION = 1  # raised by hand when equal cells no longer give equal scores
+VERSION = 2  # raised by hand when equal cells no longer give equal scores; 2: fused Adam and AdamW
+LOOKS = 8  # points of the accuracy curve of a row's first student
 
 
 @dataclass
@@ -50,6 +53,8 @@ class ImageSet:
         note: shown under the table.
         stages: int64 [N], the stage in which each image was made; students are then trained in stages.
         rates: learning rates learned with the set, one a stage.
+        as_class_means: instead of students the nearest class mean of these images is scored, for each student that is a
+            probe and with hard labels; `bytes` are then those of the means.
         soft: probabilities [N, K], a row an image: the regime "stored" of protocols with labels per image. Made by the
             teacher where there are none; without a teacher such rows are scored in the other regimes alone.
     """
@@ -66,6 +71,7 @@ class ImageSet:
     stages: Tensor | None = None
     rates: tuple[float, ...] | None = None
     soft: Tensor | None = None
+    as_class_means: bool = False
 
     def __post_init__(self) -> None:
         self.labels = torch.as_tensor(self.labels)
@@ -115,6 +121,7 @@ def score(
     test_digest: str | None = None,
     accelerator=None,
     whitening: Whitening | None = None,
+    backbones: Mapping[str, ImageModel] | None = None,
     keep: Callable[[ImageModel], None] | None = None,
     **student_settings: Any,
 ) -> ScoreTable:
@@ -137,8 +144,9 @@ def score(
         test_digest: stands for the test images in fingerprints, as `ImageSet.digest`.
         accelerator: an `accelerate.Accelerator`; its processes share the cells, and all of them get the table.
         whitening: of the dataset, for protocols with `zca`.
+        backbones: trained networks that students may name as `probe:<name>`.
         keep: gets each network that is trained now, as it was scored.
-        student_settings: of `train_student`: image_size, mean, std, flip, precision.
+        student_settings: of `train_student`: image_size, mean, std, flip, precision, best_seen.
 
     Raises:
         ConfigError: no rows, a regime that is unknown or not for this protocol, or one without its teacher.
@@ -152,6 +160,9 @@ def score(
     if teacher is None and protocol.label_per == "image":
         sets = {name: [_as_labelled(found, regimes) for found in row] for name, row in sets.items()}
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    probes = {short_name(student): student for student in students if is_probe(student)}
+    students = [short_name(student) for student in students]
+    check(len({*students}) == len(students), "students", students, "names that differ without the folders above them")
     cells = _cells(sets, students, regimes, seeds)
     check(
         len(cells) > 0, "regimes", list(regimes), "a teacher, or labels of their own for some rows", "--regimes hard"
@@ -172,6 +183,8 @@ def score(
         accelerator,
         student_settings,
         whitening,
+        probes,
+        backbones or {},
         keep,
     )
     grid.make_stores(cells, label_settings or LabelSettings())
@@ -206,6 +219,7 @@ def _cells(sets: dict[str, list[ImageSet]], students, regimes, seeds) -> list[Ce
         for student in students
         for regime in regimes
         if found[0].regimes is None or regime in found[0].regimes
+        if not found[0].as_class_means or (is_probe(student) and regime == "hard")
         for i, seed in enumerate(seeds)
     ]
 
@@ -227,6 +241,8 @@ class _Grid:
     accelerator: Any
     settings: dict[str, Any]
     whitening: Whitening | None = None
+    probes: dict[str, str] = field(default_factory=dict)  # students by their short names
+    backbones: Mapping[str, ImageModel] = field(default_factory=dict)
     keep: Callable[[ImageModel], None] | None = None
 
     def __post_init__(self) -> None:
@@ -234,6 +250,22 @@ class _Grid:
         self.facts = self.teacher.describe() if self.teacher else None
         self.shared = [VERSION, list(self.key.parts), self.settings, self.test_digest]
         self.shared += [self.whitening.facts] if self.whitening is not None else []
+        images = next(iter(self.sets.values()))[0].images
+        self.probed = {
+            name: Probed.load(
+                student,
+                images,
+                self.test_images,
+                self.test_labels,
+                self.protocol,
+                self.num_classes,
+                self.device,
+                self.backbones,
+                **self.settings,
+            )
+            for name, student in self.probes.items()
+        }
+        self.weights = {name: probed.backbone.sha256() for name, probed in self.probed.items()}
 
     def make_stores(self, cells: list[Cell], asked: LabelSettings) -> None:
         """Labels the sets that cells of the regime "stored" lack, once a set for all its students and seeds."""
@@ -293,10 +325,12 @@ class _Grid:
                 labels,
                 self.shared,
                 *["accumulation parts"] * cut,
+                *["class means"] * found.as_class_means,
+                *([self.weights[cell.student]] if cell.student in self.weights else []),
             ]
         )
         name = f"{cell.row}-{cell.student.rsplit('/', 1)[-1]}-{cell.regime}-{cell.seed}-{identity}.json"
-        return self.folder / "cells" / name.replace(" ", "_").replace("/", "_")
+        return self.folder / "cells" / name.replace(" ", "_").replace("/", "_").replace(":", "-")
 
     def predictions_path(self, cell: Cell) -> Path:
         """uint8 or uint16 [M], beside the score."""
@@ -304,6 +338,8 @@ class _Grid:
 
     def train(self, cells: list[Cell]) -> None:
         """Trains this process's share of what is not there yet."""
+        seeds = list(dict.fromkeys((cell.student, cell.seed) for cell in cells))  # those of one seed share their views
+        cells = sorted(cells, key=lambda cell: seeds.index((cell.student, cell.seed)))
         with Progress("students", len(cells), show=self.processes.main) as progress:
             for number, cell in enumerate(cells):
                 if number % self.processes.world == self.processes.rank:
@@ -312,46 +348,76 @@ class _Grid:
                         title = (
                             f"student {number + 1} of {len(cells)}, epochs ({what})" if self.processes.main else None
                         )
-                        self._train(cell, title)
+                        self._train(cell, title, LOOKS if cell.seed == cells[0].seed else 0)
                     shutil.rmtree(self._state(cell), ignore_errors=True)  # also what a kill just after it has left
                 progress.advance()
+                if number + 1 < len(cells):
+                    progress.stop_if_asked()
         self.processes.wait()
 
-    def _train(self, cell: Cell, title: str | None) -> None:
+    def _train(self, cell: Cell, title: str | None, looks: int) -> None:
         found, path = self.sets[cell.row][cell.set], self.path(cell)
         images, labels = decode_set(found.images, found.labels, found.formation_factor)
         stages = found.stages if found.stages is None else found.stages.repeat(found.formation_factor**2)
-        result = train_student(
-            cell.student,
-            images,
-            labels,
-            cell.regime,
-            protocol=self.protocol,
-            test_images=self.test_images,
-            test_labels=self.test_labels,
-            num_classes=self.num_classes,
-            key=self.key / "student" / cell.student / cell.seed,
-            device=self.device,
-            teacher=self.teacher,
-            store=found.store,
-            train_as_if_images=found.train_as_if_images,
-            accelerator=self.accelerator,
-            title=title,
-            state_folder=self._state(cell),
-            stages=stages,
-            rates=found.rates,
-            soft=found.soft,
-            whitening=self.whitening,
-            keep=self.keep,
-            **self.settings,
-        )
-        costs = {"image_bytes": found.bytes, "label_bytes": self._label_bytes(found, cell.regime)}
+        result, size = self._student(cell, images, labels, stages, title, looks)
+        costs = {"image_bytes": size, "label_bytes": self._label_bytes(found, cell.regime)}
         facts = asdict(result)
         predictions = facts.pop("predictions")
         with atomic_path(self.predictions_path(cell)) as temporary, open(temporary, "wb") as file:
             np.save(file, predictions)
         # last: it says that all is there
         write_json(path, asdict(cell) | facts | costs | {"images": len(found.images)})
+
+    def _student(
+        self, cell: Cell, images: Tensor, labels: Tensor, stages: Tensor | None, title: str | None, looks: int
+    ) -> tuple[StudentResult, int]:
+        """What is trained, or looked up, for a cell; and the bytes of what it was trained on."""
+        key = self.key / "student" / cell.student / cell.seed
+        found = self.sets[cell.row][cell.set]
+        probed, whole = self.probed.get(cell.student), shows_whole_images(self.protocol)
+        # labels of views are for the views in which a store has them
+        if found.as_class_means:
+            return probed.class_means(images, labels)
+        if probed and whole and stages is None and (cell.regime != "stored" or self.protocol.label_per == "image"):
+            result = probed.train(
+                images,
+                labels,
+                cell.regime,
+                self.protocol,
+                key=key,
+                teacher=self.teacher,
+                soft=found.soft,
+                train_as_if_images=found.train_as_if_images,
+                keep=self.keep,
+            )
+        else:
+            result = train_student(
+                self.probes.get(cell.student, cell.student),
+                images,
+                labels,
+                cell.regime,
+                protocol=self.protocol,
+                test_images=self.test_images,
+                test_labels=self.test_labels,
+                num_classes=self.num_classes,
+                key=key,
+                device=self.device,
+                teacher=self.teacher,
+                store=found.store,
+                train_as_if_images=found.train_as_if_images,
+                title=title,
+                work=f"{cell.row}/{cell.student}/{cell.regime}/{cell.seed}",
+                looks=looks,
+                state_folder=self._state(cell),
+                stages=stages,
+                rates=found.rates,
+                soft=found.soft,
+                whitening=self.whitening,
+                backbones=self.backbones,
+                keep=self.keep,
+                **self.settings,
+            )
+        return result, found.bytes
 
     def _state(self, cell: Cell) -> Path:
         """Where its unfinished training is kept."""
@@ -379,4 +445,6 @@ class _Grid:
             shown = validation_images(self.test_images, size, self.protocol.val_resize)
             write_json(path, {"top1": evaluate_top1(self.teacher, shown, self.test_labels, self.device, size=size)})
         self.processes.wait()
-        return read_json(path)["top1"]
+        found = read_json(path)["top1"]
+        Progress("teacher", 1, show=False).log({"top1": found})
+        return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import siamese_pixels
 from hf_condense.data.spaces import pixel_space
+from hf_condense.data.upload import to_device
 from hf_condense.errors import ConfigError
 from hf_condense.evaluation.losses import protocol_loss
 from hf_condense.evaluation.phases import soft_hard_soft
@@ -29,7 +30,7 @@ from hf_condense.labels.replay import LabelStore, as_logits
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.labels.views import batch_sizes, part_size, slices, view_batches
 from hf_condense.memory import peak_bytes, reset_peak
-from hf_condense.models.loading import load_untrained
+from hf_condense.models.linear_probe import load_student
 from hf_condense.models.training import Batch, FitRecipe, FitResult, fit, predict
 from hf_condense.progress import Progress
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
     from hf_condense.models.image_model import ImageModel
 
+CURVE_IMAGES = 1000  # test images of a look for a curve
 DEVICE_BYTES = 4 << 30  # sets up to this size are kept on the device, larger ones (full ImageNet) are fetched by batch
 
 
@@ -47,7 +49,8 @@ class StudentResult:
     Args:
         top1: the headline: after the last epoch, of the averaged weights where the protocol has them.
         online_top1: of the weights themselves; ema_top1: of the averaged ones, or None.
-        best_top1: largest over the looks at the test set that the source of the protocol takes, or None. Optimistic.
+        best_top1: largest over the looks at the test set that the source of the protocol takes, or None where none were
+            taken. Optimistic.
         steps: optimiser steps. seconds: of training alone. peak_memory: bytes.
         predictions: uint8 [M] (uint16 above 256 classes), the class that the scored student sees in each test image.
     """
@@ -82,19 +85,22 @@ def train_student(
     std: Sequence[float] = (0.25,),
     flip: bool = True,
     precision: str = "fp32",
-    accelerator=None,
     title: str | None = None,
+    work: str = "",
+    looks: int = 0,
     state_folder: Path | None = None,
     stages: Tensor | None = None,
     rates: Sequence[float] | None = None,
     soft: Tensor | None = None,
     whitening: Whitening | None = None,
+    backbones: Mapping[str, ImageModel] | None = None,
     keep: Callable[[ImageModel], None] | None = None,
+    best_seen: bool = True,
 ) -> StudentResult:
     """Trains one student and scores it once, after its last epoch.
 
     Args:
-        name: of the architecture (`models.loading.load_untrained`).
+        name: of the architecture, or `probe:` and a trained network (`models.linear_probe.load_student`).
         images: uint8 (or float unit pixels) [N, C, S, S]; `labels` int64 [N].
         regime: "hard", "stored" (needs `store`, or `soft` where the protocol's labels are per image) or "online" (needs
             `teacher`).
@@ -106,12 +112,17 @@ def train_student(
         mean, std: of the dataset in unit pixels, one for each channel or one for all.
         flip: whether the protocol's horizontal flips make sense for these classes.
         title: by which the progress of its epochs is shown; by default it is not.
+        work: name by which callbacks find it; defaults to `name`.
+        looks: how many times before the last epoch its accuracy on part of the test images is logged, for a curve. Nothing
+            is chosen by it, and it counts as no training time.
         state_folder: where an unfinished training is kept, to go on from.
         stages: int64 [N] the stage in which each image was made, for a training in stages (`evaluation.staged`).
         rates: learning rates learned with the set, one a stage; used where the protocol takes them.
         soft: probabilities [N, K], a row an image.
         whitening: of the dataset, for protocols with `zca`.
+        backbones: trained networks that probes may name, beside those that have published weights.
         keep: gets the network that `top1` is of.
+        best_seen: whether the looks at the test set that the protocol has are taken.
 
     Raises:
         ConfigError: the regime's teacher or store is missing, or the protocol has no value for this student or labels
@@ -123,33 +134,41 @@ def train_student(
     as_if = train_as_if_images or len(images)
     ipc = max(1, as_if // num_classes)
     protocol, recipe = training_plan(protocol.resolve(name, ipc), as_if, stages, rates, precision)
+    recipe = replace(recipe, fused=recipe.optimizer != "sgd")
+    look_every = protocol.best_every if best_seen else 0
     mean, std = ([*v] * images.shape[1] if len(v) == 1 else v for v in (mean, std))
-    model = load_untrained(
+    model = load_student(
         "students",
         name,
         ImageSpec(num_classes=num_classes, image_size=size, channels=images.shape[1], mean=mean, std=std),
         key=key / "init",
         whitening=whitening if protocol.zca else None,
+        backbones=backbones,
     ).to(device)
     shown = validation_images(test_images, size, protocol.val_resize)
     right = torch.as_tensor(test_labels).numpy()
+    part = np.linspace(0, len(right) - 1, min(len(right), CURVE_IMAGES)).round().astype(int)
+    few = shown[torch.from_numpy(part)] if looks else shown
 
     def predictions(network: nn.Module) -> np.ndarray:
-        kind = np.uint8 if num_classes <= 256 else np.uint16
-        return predict(network, shown, device, size=size).argmax(1).numpy().astype(kind)
+        return as_classes(predict(network, shown, device, size=size), num_classes)
 
     def score(network: nn.Module) -> float:
         return float((predictions(network) == right).mean())
 
     def look(epoch: int, online: nn.Module, averaged: nn.Module | None, row: dict) -> None:
-        due = protocol.best_every and (epoch + 1) % protocol.best_every == 0
-        if due and protocol.best_from * recipe.epochs < epoch + 1 < recipe.epochs:
-            began = time.perf_counter()
-            row["top1"] = score(averaged if averaged is not None else online)
+        began, done, scored = time.perf_counter(), epoch + 1, averaged if averaged is not None else online
+        best = look_every and done % look_every == 0
+        if best and protocol.best_from * recipe.epochs < done < recipe.epochs:
+            row["top1"] = row["accuracy"] = score(scored)
+        elif done < recipe.epochs and done * looks // recipe.epochs > epoch * looks // recipe.epochs:
+            seen = predict(scored, few, device, size=size).argmax(1).numpy()
+            row["accuracy"] = float((seen == right[part]).mean())
+        if "accuracy" in row:
             row["looking"] = time.perf_counter() - began
 
     reset_peak(device)
-    with Progress(title or name, recipe.epochs, show=title is not None, part=True) as progress:
+    with Progress(title or name, recipe.epochs, show=title is not None, part=True, name=work or name) as progress:
         result = fit_student(
             model,
             images,
@@ -169,24 +188,29 @@ def train_student(
             stages=stages,
             soft=soft,
             whitening=whitening,
-            accelerator=accelerator,
             on_epoch=look,
             progress=progress,
             state_folder=state_folder,
         )
-    online = predicted = predictions(result.model)
-    if result.ema_model is not None:
-        predicted = predictions(result.ema_model)
-    if keep is not None:
-        keep(result.model if result.ema_model is None else result.ema_model)
-    top1 = float((predicted == right).mean())
+        online = predicted = predictions(result.model)
+        if result.ema_model is not None:
+            predicted = predictions(result.ema_model)
+        if keep is not None:
+            keep(result.model if result.ema_model is None else result.ema_model)
+        top1 = float((predicted == right).mean())
+        progress.log({"top1": top1})
     ema = None if result.ema_model is None else top1
-    looks = [row for row in result.history if "top1" in row]  # in the history, because that survives a restart
-    best_top1 = max([top1, *(row["top1"] for row in looks)]) if protocol.best_every else None
-    seconds = result.seconds - sum(row["looking"] for row in looks)
+    history = result.history  # which survives a restart
+    best_top1 = max([top1, *(row["top1"] for row in history if "top1" in row)]) if look_every else None
+    seconds = result.seconds - sum(row.get("looking", 0.0) for row in history)
     return StudentResult(
         top1, float((online == right).mean()), ema, best_top1, result.steps, seconds, peak_bytes(device), predicted
     )
+
+
+def as_classes(logits: Tensor, num_classes: int) -> np.ndarray:
+    """The predictions of logits [N, K] as they are kept: uint8, or uint16 above 256 classes."""
+    return logits.argmax(1).cpu().numpy().astype(np.uint8 if num_classes <= 256 else np.uint16)
 
 
 def training_plan(
@@ -219,7 +243,6 @@ def fit_student(
     key: Key,
     device: torch.device,
     flip: bool = True,
-    accelerator=None,
     on_epoch: Callable | None = None,
     progress: Progress | None = None,
     state_folder: Path | None = None,
@@ -247,7 +270,6 @@ def fit_student(
         recipe,
         device=device,
         key=key / "fit",
-        accelerator=accelerator,
         on_epoch=on_epoch,
         progress=progress,
         state_folder=state_folder,
@@ -348,7 +370,7 @@ def student_batches(
                 batch.soft = teacher.logits(batch.images, batch_sizes(len(rows), part))
                 yield from slices(batch, part)
             elif per_image:
-                batch.soft = _image_labels(soft.index_select(0, rows.to(device)), batch)
+                batch.soft = _image_labels(soft.index_select(0, to_device(rows, device)), batch)
                 yield from slices(batch, part)
             else:
                 yield batch
@@ -369,7 +391,9 @@ def _mixed(batch: Batch, views: Views, policy: ViewPolicy, key: Key) -> Batch:
     if views.partner is None:
         return batch
     partner, lam = mixed_targets(views)
-    return replace(batch, images=mix_images(batch.images, views), partner=partner.to(batch.images.device), lam=lam)
+    return replace(
+        batch, images=mix_images(batch.images, views), partner=to_device(partner, batch.images.device), lam=lam
+    )
 
 
 def _seen_twice(batches: Callable[[int], Iterator[Batch]], model: nn.Module) -> Callable[[int], Iterator[Batch]]:

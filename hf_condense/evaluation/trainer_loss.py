@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,8 @@ from hf_condense.evaluation.losses import protocol_loss
 from hf_condense.evaluation.protocol import Protocol
 from hf_condense.labels.replay import as_logits
 from hf_condense.models.training import Batch
+
+SoftLoss = Literal["soft_ce", "kl", "mse_gt", "gift"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class SoftLabelLoss:
 
 
 def soft_label_loss(
-    loss: str | Protocol = "soft_ce",
+    loss: SoftLoss | Protocol = "soft_ce",
     *,
     temperature: float = 1.0,
     temperature_squared: bool = False,
@@ -96,5 +98,13 @@ def soft_label_loss(
     if isinstance(loss, Protocol):
         return SoftLabelLoss(loss)
     check(loss in ("soft_ce", "kl", "mse_gt", "gift"), "loss", loss, "soft_ce, kl, mse_gt, gift, or a protocol")
-    values = {"temperature": temperature, "gamma": gamma, "label_smoothing": label_smoothing}
-    return SoftLabelLoss(Protocol("trainer", "", loss=loss, temperature_squared=temperature_squared, **values))
+    protocol = Protocol(
+        "trainer",
+        "",
+        loss=loss,
+        temperature=temperature,
+        temperature_squared=temperature_squared,
+        gamma=gamma,
+        label_smoothing=label_smoothing,
+    )
+    return SoftLabelLoss(protocol)

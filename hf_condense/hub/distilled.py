@@ -17,7 +17,7 @@ from torch import Tensor
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.formation import decode_set
 from hf_condense.errors import ArtefactError, ConfigError
-from hf_condense.evaluation.trainer_loss import soft_label_loss
+from hf_condense.evaluation.trainer_loss import SoftLoss, soft_label_loss
 from hf_condense.hub.artefact import SOFT_LABELS, store_manifest
 from hf_condense.hub.card import title
 from hf_condense.hub.hashes import content_hash, pixels_hash
@@ -118,7 +118,8 @@ class DistilledDataset:
             reason = f"{type(error).__name__}: {error}"
             raise ArtefactError(str(folder), reason, "tables as hf-condense writes them", NEXT) from error
         table = tables.__dict__.pop("table")
-        return cls(folder=folder, **both, **vars(tables), _table=table, _manifest=manifest)
+        parts: dict[str, Any] = {**both, **vars(tables)}
+        return cls(folder=folder, **parts, _table=table, _manifest=manifest)
 
     @property
     def content_hash(self) -> str:
@@ -197,7 +198,8 @@ class DistilledDataset:
             raise ConfigError("regime", regime, "stored, hard, online", "choose one of them")
         images, labels = self._on(device)
         if regime == "stored" and not self.training.labels_images(regime):
-            return self._stored().replay(epoch % self.store.epochs, images, labels, batch_size, teacher=teacher)
+            store = self._stored()
+            return store.replay(epoch % store.epochs, images, labels, batch_size, teacher=teacher)
         self._need_teacher(regime, teacher)
         return self.training.batches(
             images, labels, regime, epoch, self.policy, seed, batch_size, teacher=teacher, whitening=whitening
@@ -263,7 +265,7 @@ class DistilledDataset:
 
     def for_trainer(
         self,
-        loss: str | Protocol = "soft_ce",
+        loss: SoftLoss | Literal["recorded"] | Protocol = "soft_ce",
         transform: Callable[[Tensor], Tensor] | None = None,
         **values: Any,
     ) -> dict[str, Any]:

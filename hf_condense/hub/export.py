@@ -137,14 +137,15 @@ def _torch(root: Path, columns: dict[str, Tensor], data: DistilledDataset) -> No
 
 
 def _numpy(root: Path, columns: dict[str, Tensor], data: DistilledDataset) -> None:
-    arrays = {name: value.numpy() for name, value in {**columns, **_floats(data)}.items()}
+    arrays: dict[str, Any] = {name: value.numpy() for name, value in {**columns, **_floats(data)}.items()}
     np.savez(root / "set.npz", **arrays, class_names=np.array(data.class_names))
 
 
 def _floats(data: DistilledDataset) -> dict[str, Tensor]:
     """Images of a method that leaves [0, 1], before rounding; float32 [N, C, H, W] in unit pixels."""
-    whole = data.float_images is not None and data.formation_factor == 1
-    return {"float_images": data.float_images} if whole else {}
+    if data.float_images is None or data.formation_factor > 1:
+        return {}
+    return {"float_images": data.float_images}
 
 
 WRITERS: dict[str, Callable[[Path, dict[str, Tensor], DistilledDataset], None]] = {

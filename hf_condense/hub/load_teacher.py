@@ -52,4 +52,4 @@ def published_teacher(data: DistilledDataset) -> Ensemble:
 
 def _averaged(data: DistilledDataset, models: list[ImageModel]) -> Ensemble:
     made = data.content["soft_label"]
-    return Ensemble(models, made["ensemble"], bn=made.get("teacher_bn", "running"))
+    return Ensemble(models, made["ensemble"], bn=made.get("teacher_bn", "running"), weights=made.get("weights"))

@@ -1,8 +1,8 @@
-"""Preview pictures: grids of images by class, and rows of images beside each other."""
+"""Preview pictures: grids of images by class."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -43,20 +43,13 @@ def image_grid(
     _write_lines(path, [(class_names[c], images[group]) for c, group in groups.items()], largest=GRID_SIDE)
 
 
-def comparison(path: Path | str, sets: Mapping[str, Tensor], columns: int = MAX_COLUMNS) -> None:
-    """Writes a PNG with one line for each named set of images (uint8 [n, C, H, W]), column under column."""
-    _write_lines(path, [(name, images[:columns]) for name, images in sets.items()], blocks=1)
-
-
 def _fair_rows(labels: Tensor, columns: int) -> list[int]:
     present = labels.unique().tolist()
     picked = sorted({round(i) for i in np.linspace(0, len(present) - 1, min(len(present), MAX_CLASSES))})
     return [row for i in picked for row in (labels == present[i]).nonzero().flatten()[:columns].tolist()]
 
 
-def _write_lines(
-    path: Path | str, lines: list[tuple[str, Tensor]], blocks: int | None = None, largest: int | None = None
-) -> None:
+def _write_lines(path: Path | str, lines: list[tuple[str, Tensor]], largest: int) -> None:
     """Lays out named lines of images in as many blocks side by side as make a landscape picture."""
     height, width = _shown(*lines[0][1].shape[-2:], largest)
     cell_h, cell_w = height + GAP, width + GAP
@@ -64,9 +57,8 @@ def _write_lines(
     names = [_shorten(name, size, 6 * size + 2 * cell_w) for name, _ in lines]
     left = max(_text_width(name, size) for name in names) + MARGIN
     block_w = left + max(len(images) for _, images in lines) * cell_w + MARGIN
-    if blocks is None:
-        shapes = range(1, len(lines) + 1)
-        blocks = min(shapes, key=lambda b: abs(np.log(b * block_w / (-(-len(lines) // b) * cell_h) / 1.5)))
+    shapes = range(1, len(lines) + 1)
+    blocks = min(shapes, key=lambda b: abs(np.log(b * block_w / (-(-len(lines) // b) * cell_h) / 1.5)))
     depth = -(-len(lines) // blocks)
     blocks = -(-len(lines) // depth)  # no empty block at the right
     canvas = Image.new("RGB", (blocks * block_w + MARGIN, depth * cell_h - GAP + 2 * MARGIN), PAPER)
@@ -84,10 +76,10 @@ def _write_lines(
     canvas.save(path, "PNG", optimize=True)
 
 
-def _shown(height: int, width: int, largest: int | None) -> tuple[int, int]:
+def _shown(height: int, width: int, largest: int) -> tuple[int, int]:
     """Height and width in the picture: a whole multiple of small images, at most `largest` of big ones."""
     side = max(height, width)
-    scale = max(1, -(-SHOWN_SIDE // side)) if largest is None or side <= largest else largest / side
+    scale = max(1, -(-SHOWN_SIDE // side)) if side <= largest else largest / side
     return round(height * scale), round(width * scale)
 
 

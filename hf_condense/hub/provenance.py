@@ -20,6 +20,7 @@ from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.source import SourceInfo
 from hf_condense.methods.registry import MethodInfo
 from hf_condense.models.image_model import ImageModel
+from hf_condense.models.linear_probe import PREFIX, is_probe
 from hf_condense.models.members import PoolMember
 
 LIBRARIES = (
@@ -53,15 +54,17 @@ def portable(value: Any) -> Any:
     if isinstance(value, Path):
         return f"local:{value.name}"
     if isinstance(value, str):
-        path = value.removeprefix("local-dir:")
+        probe = PREFIX if is_probe(value) else ""
+        path = value.removeprefix(probe).removeprefix("local-dir:")
         if os.path.isabs(path) or ("/" in path and os.path.exists(path)):
-            return f"local:{Path(path).name}"
+            return f"{probe}local:{Path(path).name}"
     return value
 
 
 def describe_model(member: PoolMember, roles: Iterable[str]) -> dict[str, Any]:
     """Describes a pool member: id, revision, sha256 of its weights, and roles (observer, teacher ...)."""
     weak = {"kind": member.kind, "epoch": member.epoch, "ratio": member.ratio} if member.is_weak else {}
+    shared = {"processes": member.processes} if member.processes else {}
     return portable(
         {
             "name": member.name,
@@ -72,6 +75,7 @@ def describe_model(member: PoolMember, roles: Iterable[str]) -> dict[str, Any]:
             "epochs": member.epochs,
             "parameters": member.parameters,
             **weak,
+            **shared,
         }
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.hub.artefact import DATA, SOFT_LABELS, TENSORS
@@ -101,9 +102,7 @@ def push(
         ModelError: a network to send is not in the run's pool, or damaged.
         HubError: the Hub refuses, or cannot be reached. The same command goes on.
     """
-    folder = _whole(place)
-    both = read_record(folder)
-    content, record = both["content"], both["record"]
+    folder, content, record = _whole(place)
     refused = None
     try:
         if not push_models:
@@ -118,20 +117,11 @@ def push(
             repo_id = f"{target.api.whoami()['name']}/{repo_id}"
     commits = []
     if push_models:
-        models = [
-            m for m in content["models"] if m["name"] in unpublished(content, {}) and set(m["roles"]) <= POOL_ROLES
-        ]
-        sent = {}
-        for model in models:
-            name = model_repository(repo_id, model["name"])
-            files = model_files(find_member(Path(place) / POOL, model), name, content["source"]["id"])
-            done = target.send(name, "model", files, f"{model['name']}, {title(content)}")
-            commits.append(done)
-            sent[model["name"]] = {"id": name, "revision": done.revision, "sha256": model["sha256"]}
+        commits, sent = _send_models(Path(place) / POOL, content, repo_id, target)
         if not dry_run and sent != record.get("published_models", {}):
-            named = {"content": content, "record": {**record, "published_models": sent}}
-            write_record(folder / CONDENSATION, Condensation, named)
-    files = dataset_files(folder, repo_id)
+            record = {**record, "published_models": sent}
+            write_record(folder / CONDENSATION, Condensation, {"content": content, "record": record})
+    files = dataset_files(folder, content, record, repo_id)
     message = f"{title(content)}, {content['content_hash']}"
     commits.append(
         target.send(repo_id, "dataset", files, message, revision=revision, create_pr=create_pr, owned=OWNED)
@@ -139,17 +129,34 @@ def push(
     return Pushed(tuple(commits), target, refused)
 
 
-def dataset_files(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
+def _send_models(
+    pool: Path, content: dict[str, Any], repo_id: str, target: Target
+) -> tuple[list[Commit], dict[str, Any]]:
+    """Commits of the networks that are not published, and name -> id, revision and sha256 for the set's record."""
+    commits, sent = [], {}
+    names = unpublished(content, {})
+    for model in content["models"]:
+        if model["name"] in names and set(model["roles"]) <= POOL_ROLES:
+            name = model_repository(repo_id, model["name"])
+            files = model_files(find_member(pool, model), name, content["source"]["id"])
+            commits.append(target.send(name, "model", files, f"{model['name']}, {title(content)}"))
+            sent[model["name"]] = {"id": name, "revision": commits[-1].revision, "sha256": model["sha256"]}
+    return commits, sent
+
+
+def dataset_files(
+    folder: Path, content: dict[str, Any], record: dict[str, Any], repo_id: str
+) -> dict[str, Path | bytes]:
     """Path in the repository -> file of a distilled dataset's folder; the card says the repository's name.
+
+    Args:
+        folder: of the dataset; `content` and `record`: the two halves of its record, as they were read.
+        repo_id: where the dataset goes.
 
     Raises:
         ArtefactError: a file outside the folder is listed, or linked to.
     """
-    both = read_record(folder)
-    files: dict[str, Path | bytes] = {
-        name: listed_file(folder, name) for name in (*both["record"]["files"], CONDENSATION)
-    }
-    content, record = both["content"], both["record"]
+    files: dict[str, Path | bytes] = {name: listed_file(folder, name) for name in (*record["files"], CONDENSATION)}
     card = listed_file(folder, CARD).read_text(encoding="utf-8")
     as_written = {k: v for k, v in record.items() if k != "published_models"}
     if card == render_card(card_facts(content, as_written)):
@@ -159,13 +166,13 @@ def dataset_files(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
     return {**files, CARD: card.encode()}
 
 
-def _whole(place: Path | str) -> Path:
-    """The folder of the distilled dataset, with every file as it was written."""
+def _whole(place: Path | str) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """(folder, content, record) of the distilled dataset, with every file as it was written."""
     if not Path(place).is_dir():
         raise ArtefactError("run_folder", str(place), "a run folder on this machine", "check the path")
     folder = locate(place)
-    states = check_files(folder, read_record(folder)["record"]["files"])
-    for name, state in states.items():
+    both = read_record(folder)
+    for name, state in check_files(folder, both["record"]["files"]).items():
         if state != "holds":
             raise ArtefactError(str(folder / name), state, "the file as it was written", "run the same command again")
-    return folder
+    return folder, both["content"], both["record"]

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResultEntry, HfApi, eval_result_entries_to_yaml
+from huggingface_hub import EvalResultEntry, HfApi, RepoFile, eval_result_entries_to_yaml
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
 from hf_condense.config import check
+from hf_condense.errors import ConfigError
 from hf_condense.hub.card import hub_dataset, title
 from hf_condense.hub.commits import Commit
 from hf_condense.hub.distilled import DistilledDataset
@@ -89,7 +90,9 @@ def push_student(
     if not isinstance(model, ImageModel):
         channels = content["images"]["channels"]
         model = as_image_model(model, class_names=data.class_names, channels=channels, mean=mean, std=std)
-    check(model.build is not None, "model", model.name, "one that load_model made, so that others can build it")
+    if model.build is None:
+        allowed = "one that load_model made, so that others can build it"
+        raise ConfigError("model", model.name, allowed, "load it with load_model")
     check(0 <= top1 <= 1, "top1", top1, "a share from 0 to 1")
     check(model.num_classes == len(data.class_names), "model", model.name, f"one for {len(data.class_names)} classes")
     check(
@@ -149,13 +152,13 @@ def _results(
         f"top-1 in % on split {source['test_split']}; trained from scratch on {dataset}{at}, {taught['regime']} labels, "
         f"protocol {taught['protocol']}"
     )
-    entries = []
+    entries: list[tuple[str, str, str | None, str]] = []
     if board is not None:
         of = f"; result {board.result}" if board.result else ""
         entries.append((board.id, board.task, board.revision, f"{notes}{of}"))
     benchmark = hub_dataset(source["id"])
     task = _task(api, benchmark, source.get("revision")) if benchmark and api is not None else None
-    if task is not None:
+    if benchmark and task is not None:
         entries.append((benchmark, task, source.get("revision"), notes))
     files = {}
     for id, name, revision, text in entries:
@@ -179,7 +182,7 @@ def _task(api: HfApi, dataset: str, revision: str | None) -> str | None:
     """Id of the first task in a dataset's eval.yaml; None where it has none that can be read."""
     try:
         found = api.get_paths_info(dataset, "eval.yaml", repo_type="dataset", revision=revision)
-        if not found or found[0].size > LIMIT:
+        if not found or not isinstance(found[0], RepoFile) or found[0].size > LIMIT:
             return None
         path = api.hf_hub_download(dataset, "eval.yaml", repo_type="dataset", revision=revision)
         text = Path(path).read_text(encoding="utf-8")

@@ -71,4 +71,5 @@ def from_the_run(content: Mapping[str, Any], folder: Path) -> str:
     pool, made = folder.parent / "pool/models", content.get("soft_label") or {}
     pool = pool if pool.is_dir() else "RUN/pool/models"  # of the run that made the set, wherever that is
     how = f'"{made.get("ensemble") or "logits"}", bn="{made.get("teacher_bn", "running")}"'
+    how += f", weights={made['weights']}" if made.get("weights") else ""
     return f"read each from its folder in {pool}: `Ensemble([read_checkpoint(folder), ...], {how})`"

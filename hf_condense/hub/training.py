@@ -18,6 +18,7 @@ from hf_condense.evaluation.staged import stage_rows
 from hf_condense.evaluation.student_trainer import StudentTrainer
 from hf_condense.evaluation.students import student_batches, training_plan
 from hf_condense.models.image_model import ImageModel
+from hf_condense.models.linear_probe import is_probe, load_student
 from hf_condense.models.loading import load_model
 from hf_condense.models.training import Batch
 
@@ -173,19 +174,19 @@ class RecordedTraining:
         self._require_recipe()
         key, classes = Key(seed, "train"), len(self.class_names)
         if isinstance(network, str):
-            network = load_model(
-                network,
-                ImageSpec(
-                    num_classes=classes,
-                    image_size=images.shape[-1],
-                    channels=images.shape[1],
-                    mean=self.pixels["mean"],
-                    std=self.pixels["std"],
-                    class_names=self.class_names,
-                ),
-                key=key / "init",
-                whitening=whitening if self.protocol.zca else None,
+            spec = ImageSpec(
+                num_classes=classes,
+                image_size=images.shape[-1],
+                channels=images.shape[1],
+                mean=self.pixels["mean"],
+                std=self.pixels["std"],
+                class_names=self.class_names,
             )
+            more_of = {"key": key / "init", "whitening": whitening if self.protocol.zca else None}
+            if is_probe(network):
+                network = load_student("network", network, spec, **more_of)
+            else:
+                network = load_model(network, spec, **more_of)
         ipc = max(1, len(images) // classes)
         students = StudentTrainer(
             self.protocol, ipc, classes, device=images.device, whitening=whitening, **self.pixels

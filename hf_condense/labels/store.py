@@ -217,6 +217,8 @@ def _write_files(
             write_epochs(path, tables(positions), progress, encoding_of(settings))
         elif progress:
             progress.advance(len(positions))
+        if progress:
+            progress.stop_if_asked()
     processes.wait()
     if processes.main:
         _finish(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +15,7 @@ from hf_condense.config import check
 from hf_condense.data.pixels import unit_pixels
 from hf_condense.errors import ModelError
 from hf_condense.models.finite import need_finite_outputs
+from hf_condense.precision import autocast
 
 if TYPE_CHECKING:
     from hf_condense.models.image_model import ImageModel
@@ -30,6 +31,8 @@ class Ensemble(nn.Module):
             (G-VBSM's ImageNet-1k script), which makes a label depend a little on its batch.
         precision: "fp32", or "bf16" for autocast; logits are fp32 in both.
         bn: statistics that batch norms use: "running", or those of the "batch", which ties a label to its batch.
+        weights: share of each network in the mean of logits, which sum to 1; equal ones by default (CV-DD's are not,
+            arXiv:2501.07575).
 
     Raises:
         ConfigError: no model, or models for different numbers of classes.
@@ -41,6 +44,7 @@ class Ensemble(nn.Module):
         average: Literal["logits", "probabilities", "normalised"] = "logits",
         precision: Literal["fp32", "bf16"] = "fp32",
         bn: Literal["running", "batch"] = "running",
+        weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         check(len(models) > 0, "teachers", [], "one or more networks")
@@ -54,13 +58,21 @@ class Ensemble(nn.Module):
         )
         check(precision in ("fp32", "bf16"), "precision", precision, "fp32, bf16")
         check(bn in ("running", "batch"), "teacher_bn", bn, "running, batch")
+        fit = weights is None or (len(weights) == len(models) and min(weights) >= 0 and abs(sum(weights) - 1) < 1e-6)
+        check(fit, "teacher weights", weights, f"{len(models)} shares of 0 or more that sum to 1")
+        check(
+            weights is None or average == "logits", "teacher weights", weights, f"none with the average of {average}"
+        )
+        self.weights = None if weights is None else tuple(weights)
         self.models = nn.ModuleList(m.eval().requires_grad_(False) for m in models)
         self.average, self.precision, self.bn, self.num_classes = average, precision, bn, counts[0]
 
     @classmethod
-    def for_protocol(cls, models: list[ImageModel], protocol, precision: str = "fp32") -> Ensemble:
+    def for_protocol(
+        cls, models: list[ImageModel], protocol, precision: str = "fp32", weights: Sequence[float] | None = None
+    ) -> Ensemble:
         """The teacher with the averaging and batch norms of `protocol`."""
-        return cls(models, protocol.average, precision, protocol.teacher_bn)
+        return cls(models, protocol.average, precision, protocol.teacher_bn, weights)
 
     def train(self, mode: bool = True) -> Ensemble:
         """A teacher stays in evaluation mode; `bn` selects its batch-norm statistics."""
@@ -74,11 +86,13 @@ class Ensemble(nn.Module):
         if self.average == "normalised":
             norms = answers.flatten(1).norm(dim=1)
             answers = answers * (norms.mean() / norms)[:, None, None]
+        if self.weights is not None:
+            return sum(share * answer for share, answer in zip(self.weights, answers))
         return answers.mean(0)
 
     def _answers(self, images: Tensor) -> list[Tensor]:
         """Logits fp32 [n, K] of each network."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(images.device, self.precision == "bf16"):
             if self.bn == "batch":
                 with batch_statistics(self.models):
                     answers = [m(images) for m in self.models]
@@ -129,7 +143,8 @@ class Ensemble(nn.Module):
     def describe(self) -> dict:
         """The facts of the teacher that a label store records."""
         members = [{"name": m.name, "sha256": m.sha256(), "source": m.source} for m in self.models]
-        return {"members": members, "average": self.average, "bn": self.bn, "precision": self.precision}
+        facts = {"members": members, "average": self.average, "bn": self.bn, "precision": self.precision}
+        return facts if self.weights is None else facts | {"weights": list(self.weights)}
 
     @property
     def bytes(self) -> int:

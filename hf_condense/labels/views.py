@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,7 +12,11 @@ from torch import Tensor
 from hf_condense.data.augmentation import ViewPolicy, Views, apply_views, draw_views, mixed_targets
 from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.models.training import Batch
+
+# students of one seed see the same views in every row and regime: one after another, they are drawn once
+_drawn = lru_cache(maxsize=4096)(draw_views)
 
 
 def leaves_one(images: int, batch_size: int) -> bool:
@@ -55,7 +60,7 @@ def epoch_views(
 ) -> Iterator[tuple[Tensor, Views]]:
     """(rows int64 [b], views) of each batch of an epoch, on the CPU, for `images` images of height x width pixels."""
     for number, rows in enumerate(epoch_batches(key, epoch, images, batch_size, limit)):
-        yield rows, draw_views(policy, key / "views" / epoch / number, len(rows), height, width)
+        yield rows, _drawn(policy, key / "views" / epoch / number, len(rows), height, width)
 
 
 def view_batches(
@@ -91,12 +96,12 @@ def render(
 ) -> Batch:
     """The batch of these `views`: rows of `images` augmented and mixed on `device`."""
     device = device or images.device
-    here = rows.to(images.device, non_blocking=True)
+    here = to_device(rows, images.device)
     pixels = apply_views(unit_pixels(images.index_select(0, here), device), views, policy)
     partner, lam = mixed_targets(views)
     if partner is not None:
-        partner = partner.to(device, non_blocking=True)
-    return Batch(pixels, labels.index_select(0, here).to(device, non_blocking=True), partner, lam)
+        partner = to_device(partner, device)
+    return Batch(pixels, to_device(labels.index_select(0, here), device), partner, lam)
 
 
 def part_size(batch_size: int, accumulation: int) -> int:

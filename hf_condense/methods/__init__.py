@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,8 @@ def create_method(name: str, **config: Any) -> Method:
     """
     cls = method_class(name)
     settings = cls.settings_class(config.get("base_method"))
-    known = settings.__dataclass_fields__
+    known = [f.name for f in fields(settings)]
     for key in config:
         if key not in known:
-            raise ConfigError(key, config[key], f"settings of {name}: {', '.join(known)}", nearest(key, list(known)))
+            raise ConfigError(key, config[key], f"settings of {name}: {', '.join(known)}", nearest(key, known))
     return cls(settings(**config))

@@ -189,10 +189,28 @@ class Method(ABC):
         return None
 
     @property
+    def probed(self) -> bool:
+        """Whether the images are for a linear probe on a frozen network, with hard labels, and for no other student."""
+        return False
+
+    @property
+    def backbone(self) -> str | None:
+        """The network of that probe by name; None where it is the first of the pool."""
+        return None
+
+    @property
     def labels_by(self) -> str | None:
         """Describes the source of the objective's soft labels; the regime "stored" then means these labels.
 
         None where the objective gives none.
+        """
+        return None
+
+    def label_weights(self, teachers: int) -> list[float] | None:
+        """The share of each teacher in the mean that labels the images, in the order of the pool; None for equal ones.
+
+        Raises:
+            ConfigError: the settings do not fit this number of teachers.
         """
         return None
 

@@ -4,37 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from hf_condense.config import SqueezeSettings, check, check_choices, setting
-from hf_condense.data.cache import cache_folder
+from hf_condense.config import check, check_choices, setting
 from hf_condense.data.crops import centre
-from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
-from hf_condense.errors import ModelError
 from hf_condense.methods.base import Context, Method, UsedNetwork
 from hf_condense.methods.matching_family import CLASSIC
 from hf_condense.methods.registry import MethodInfo
+from hf_condense.methods.watched import CADWindows, watched
 from hf_condense.models.image_model import ImageModel
-from hf_condense.models.loading import load_model
-from hf_condense.models.pool import training_policy
-from hf_condense.models.training import FitRecipe
+from hf_condense.models.linear_probe import load_backbone
 from hf_condense.plan import Shard, Start
 from hf_condense.selection.centres import farthest_first, medoids
-from hf_condense.selection.dynamics import Dynamics, training_dynamics
 from hf_condense.selection.features import features_of
 from hf_condense.selection.herding import herding
 from hf_condense.selection.real import need_images
-from hf_condense.selection.scores import forgetting, ranked
+from hf_condense.selection.scores import cad, forgetting, ranked
 from hf_condense.selection.tiles import combine
+
+TILES = "pca_tiles"
 
 
 @dataclass(frozen=True)
-class CoresetSettings:
+class CoresetSettings(CADWindows):
     """Settings of the selection and its network."""
 
     selection: Literal[
@@ -43,8 +39,11 @@ class CoresetSettings:
         "k_center",
         "k_medoids",
         "forgetting",
+        "forgetting_easy",
         "el2n_easy",
         "el2n_hard",
+        "cad_high",
+        "cad_low",
         "pca_tiles",
         "backbone_centres",
     ] = setting("herding", "how images of a class are chosen")
@@ -53,12 +52,6 @@ class CoresetSettings:
     backbone: str | None = setting(
         None, "backbone_centres: network with published weights, in whose features k-means centroids are looked for"
     )
-    dynamics_model: str | None = setting(
-        None, "forgetting, el2n, pca_tiles: network whose training is watched; the first base model where not said"
-    )
-    dynamics_epochs: int = setting(20, "forgetting, el2n, pca_tiles: epochs that are watched", quick=3)
-    dynamics_lr: float = setting(0.05, "learning rate of that training, constant")
-    dynamics_batch: int = setting(128, "batch size of that training")
     never_learned: Literal["first", "last"] = setting(
         "first", "forgetting: images that were never right come before all others, as its authors count, or after them"
     )
@@ -67,12 +60,12 @@ class CoresetSettings:
     def __post_init__(self) -> None:
         check_choices(self)
         check(self.tile_factor >= 1, "tile_factor", self.tile_factor, "1 or more")
-        check(self.dynamics_lr > 0, "dynamics_lr", self.dynamics_lr, "above 0")
-        check(self.dynamics_batch >= 2, "dynamics_batch", self.dynamics_batch, "2 or more")
         check(self.el2n_epochs >= 1, "el2n_epochs", self.el2n_epochs, "1 or more")
-        # forgetting needs two epochs or more
-        least = 2 if self.selection == "forgetting" else 1
-        check(self.dynamics_epochs >= least, "dynamics_epochs", self.dynamics_epochs, f"{least} or more")
+        super().__post_init__()
+        if self.selection.startswith("forgetting"):
+            check(self.dynamics_epochs >= 2, "dynamics_epochs", self.dynamics_epochs, "2 or more")
+        if self.selection.startswith("cad"):
+            self.check_windows()
         named = self.backbone is not None or self.selection != "backbone_centres"
         check(named, "backbone", None, "the name of a network with published weights", "say it with --backbone")
 
@@ -88,13 +81,18 @@ class Coreset(Method):
     name = "coreset"
     Settings = CoresetSettings
 
+    @classmethod
+    def preset_families(cls, settings: CoresetSettings, ipc: int) -> dict[str, int]:
+        own = {f"{cls.name}-{TILES}": ipc} if settings.selection == TILES else {}
+        return {**own, cls.name: ipc}
+
     @property
     def info(self) -> MethodInfo:
         return replace(super().info, pool=self.settings.selection in ("herding", "k_center", "k_medoids"))
 
     def images_before(self, real: int) -> float:
-        watched = self.settings.selection in ("forgetting", "el2n_easy", "el2n_hard", "pca_tiles")
-        return self.settings.dynamics_epochs * real if watched else 0.0
+        by_position = ("random", "herding", "k_center", "k_medoids", "backbone_centres")
+        return 0.0 if self.settings.selection in by_position else self.settings.dynamics_epochs * real
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         settings, train, label = self.settings, context.train, shard.labels[0]
@@ -103,9 +101,9 @@ class Coreset(Method):
         need_images(train, len(shard.labels), each, label)
         picks = rows[SELECTIONS[settings.selection](self, rows, count, context, context.key / shard.id)]
         images = centre(train.images(picks), size).contiguous()
-        if settings.selection == "pca_tiles":
+        if settings.selection == TILES:
             images = combine(images, settings.tile_factor, size)
-        return Start(images, picks[::each])
+        return Start(images, picks if each == 1 else picks.reshape(-1, each))
 
     def networks(self, context: Context) -> list[UsedNetwork]:
         if self.settings.selection != "backbone_centres":
@@ -113,11 +111,13 @@ class Coreset(Method):
         return [UsedNetwork(self._backbone(context), "backbone")]
 
     def protocol(self, dataset: str) -> str:
+        if self.settings.selection == TILES:  # their students look at one tile
+            return "pca-imagenet-1k" if dataset == "imagenet-1k" else "small-tiles"
         return "dc" if dataset in CLASSIC else "small"
 
     @property
     def real_images_each(self) -> int:
-        return self.settings.tile_factor**2 if self.settings.selection == "pca_tiles" else 1
+        return self.settings.tile_factor**2 if self.settings.selection == TILES else 1
 
     # each selection: (rows of the class, how many, context, key of the shard) -> places in rows
 
@@ -135,16 +135,25 @@ class Coreset(Method):
         return medoids(self._features(rows, context), count, key).numpy()
 
     def _forgetting(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
-        forgotten = forgetting(self._dynamics(context).correct[:, rows])
+        forgotten = forgetting(watched(self.settings, context).correct[:, rows])
         if self.settings.never_learned == "last":
             forgotten = forgotten.masked_fill(forgotten.isinf(), -1)
         return ranked(forgotten, count, key, largest=True)
+
+    def _forgetting_easy(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
+        return ranked(forgetting(watched(self.settings, context).correct[:, rows]), count, key, largest=False)
 
     def _el2n_easy(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
         return ranked(self._el2n(rows, context), count, key, largest=False)
 
     def _el2n_hard(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
         return ranked(self._el2n(rows, context), count, key, largest=True)
+
+    def _cad_high(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
+        return ranked(self._cad(rows, context), count, key, largest=True)
+
+    def _cad_low(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
+        return ranked(self._cad(rows, context), count, key, largest=False)
 
     def _backbone_centres(self, rows: np.ndarray, count: int, context: Context, key: Key) -> np.ndarray:
         found = features_of(self._backbone(context), context.train, rows, context.image_size, context.device)
@@ -153,29 +162,17 @@ class Coreset(Method):
     # inputs of the selections
 
     def _backbone(self, context: Context) -> ImageModel:
-        return _pretrained(self.settings.backbone, context.train.plain_spec)
+        return load_backbone("backbone", self.settings.backbone, context.train.plain_spec)
 
     def _features(self, rows: np.ndarray, context: Context) -> torch.Tensor:
         return features_of(context.observers[0].model, context.train, rows, context.image_size, context.device)
 
     def _el2n(self, rows: np.ndarray, context: Context) -> torch.Tensor:
-        return self._dynamics(context).el2n[: self.settings.el2n_epochs, rows].mean(0)
+        return watched(self.settings, context).el2n[: self.settings.el2n_epochs, rows].mean(0)
 
-    def _dynamics(self, context: Context) -> Dynamics:
-        settings, train = self.settings, context.train
-        name = settings.dynamics_model or context.fresh.name
-        recipe = FitRecipe(settings.dynamics_epochs, settings.dynamics_lr)
-        policy = training_policy(SqueezeSettings(), context.image_size, train.stored_size, context.flip)
-        return training_dynamics(
-            name,
-            recipe,
-            settings.dynamics_batch,
-            train,
-            policy,
-            key=context.key / "dynamics" / name,
-            device=context.device,
-            cache_folder=cache_folder(),
-        )
+    def _cad(self, rows: np.ndarray, context: Context) -> torch.Tensor:
+        s = self.settings
+        return cad(watched(s, context).probability[:, rows], s.cad_window, s.cad_band)
 
 
 SELECTIONS: dict[str, Callable[..., np.ndarray]] = {
@@ -184,24 +181,11 @@ SELECTIONS: dict[str, Callable[..., np.ndarray]] = {
     "k_center": Coreset._k_center,
     "k_medoids": Coreset._k_medoids,
     "forgetting": Coreset._forgetting,
+    "forgetting_easy": Coreset._forgetting_easy,
     "el2n_easy": Coreset._el2n_easy,
     "el2n_hard": Coreset._el2n_hard,
-    "pca_tiles": Coreset._el2n_easy,  # tiles use the easiest images
+    "cad_high": Coreset._cad_high,
+    "cad_low": Coreset._cad_low,
+    TILES: Coreset._el2n_easy,  # tiles use the easiest images
     "backbone_centres": Coreset._backbone_centres,
 }
-
-
-@lru_cache(maxsize=1)  # all classes use the same network
-def _pretrained(name: str, images: ImageSpec) -> ImageModel:
-    """The network `name` with its published weights, frozen. Its head, which may be new, is not used.
-
-    Raises:
-        ModelError: it has none, or they cannot be fetched.
-    """
-    try:
-        model = load_model(name, images, pretrained=True, key=Key(0, "backbone"))
-    except ModelError as error:
-        step = error.next_step.replace("--base_model", "--backbone").split("; names of timm")[0]
-        step = step.replace(", or drop --pretrained", "")
-        raise ModelError("backbone", name, error.allowed, step) from error
-    return model.freeze()

@@ -21,12 +21,14 @@ LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: 
 class DCSettings(FamilySettings):
     """Settings of DC; defaults are those of the official script."""
 
-    iterations: int = setting(1000, "untrained networks that synthesis goes through (K)", quick=20)
+    iterations: int = setting(1000, "untrained networks that synthesis goes through (K)", quick=2)
     outer_loop: int | None = setting(
         None, "image steps with each network; by IPC, as the official script, where not said"
     )
     inner_loop: int | None = setting(
-        None, "epochs that the network is trained on the images between two of these steps; by IPC where not said"
+        None,
+        "epochs that the network is trained on the images between two of these steps; by IPC where not said",
+        quick=5,
     )
     lr: float = setting(0.1, "SGD's learning rate of the images, in units of the dataset's standard deviation")
     network_lr: float = setting(0.01, "learning rate of the network's own training")

@@ -34,7 +34,7 @@ DATASETS = ("mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "tiny-image
 class IDCSettings(SamplerSettings):
     """Settings of IDC; defaults are those of the official script for CIFAR."""
 
-    iterations: int = setting(2000, "outer iterations", quick=20)
+    iterations: int = setting(2000, "outer iterations", quick=3)
     inner_steps: int = setting(
         100, "image steps of an outer iteration; pixels are put back into [0, 1] after it", quick=5
     )
@@ -42,7 +42,7 @@ class IDCSettings(SamplerSettings):
     lr: float = setting(5e-3, "SGD's learning rate of unit pixels, for 10 images a class of --lr_side pixels")
     lr_side: int = setting(32, "side of images for which --lr is meant; the rate grows with the square of the side")
     momentum: float = setting(0.5, "SGD's momentum of the images, in steps of one class after another")
-    formation_factor: int = setting(2, "training images per side of a stored one (f): f squared in each")
+    formation_factor: int = setting(2, "training images per side of a stored one (f): f squared in each", quick=2)
     formation: Literal["single", "multi", "bound"] = setting(
         "single",
         "synthesis decodes with this factor (single), with all up to it (multi), or the largest that --syn_batch "
@@ -59,7 +59,7 @@ class IDCSettings(SamplerSettings):
     families: tuple[str, ...] = setting(
         ("color", "crop", "cutout"), "augmentation that real and synthetic images share; flip only where it is allowed"
     )
-    network_images: int = setting(2000, "real images that the network is trained on between two steps")
+    network_images: int = setting(2000, "real images that the network is trained on between two steps", quick=100)
     network_lr: float = setting(0.01, "learning rate of that training")
     network_cutmix: float = setting(0.5, "share of its batches that are mixed (CutMix)")
     pretrain_epochs: int = setting(0, "epochs of real data that a network is trained before its first step")

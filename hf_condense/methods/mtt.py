@@ -11,6 +11,7 @@ from hf_condense.methods.base import Context, Method
 from hf_condense.methods.matching_family import DSA_FAMILIES
 from hf_condense.models.experts import ExpertBuffer, ExpertRecipe, train_experts
 from hf_condense.models.flat import FlatNetwork
+from hf_condense.objectives.inner_loop import exact_gradient
 from hf_condense.objectives.trajectory import TrajectoryMatching, TrajectorySegments
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start
 from hf_condense.selection.real import random_real
@@ -30,17 +31,18 @@ class MTTSettings:
     momentum: float = setting(0.5, "SGD's momentum of images and learning rate")
     lr_lr: float = setting(1e-5, "SGD's learning rate of the student's learning rate")
     student_lr: float = setting(0.01, "first value of the student's learning rate, which is learned with the images")
-    student_steps: int = setting(20, "steps of a student in each image step (N)")
+    student_steps: int = setting(20, "steps of a student in each image step (N)", quick=10)
     student_batch: int | None = setting(None, "images in one of them; all (of one stage) where not said")
     span: int = setting(2, "epochs of an expert that a student should cover (M)", quick=2)
     first_epochs: int = setting(
         20, "experts' epochs in which a student starts: one of the first so many (T+)", quick=3
     )
     pairs: int = setting(1, "students in each image step; processes share them")
-    gradient: Literal["adjoint", "unroll", "tesla", "tesla_official"] = setting(
-        "adjoint",
-        "of the way through the student's steps: adjoint (exact, memory of one step), unroll (the same, memory "
-        "of all steps), tesla (its Eq. 6, not exact), tesla_official (half of that for images, as its script)",
+    gradient: Literal["auto", "adjoint", "unroll", "tesla", "tesla_official"] = setting(
+        "auto",
+        "of the way through the student's steps: adjoint (exact, memory of one step), unroll (the same, faster, memory "
+        "of all steps), auto (unroll where its graph is below 2 GiB, else adjoint), tesla (its Eq. 6, not exact), "
+        "tesla_official (half of that for images, as its script)",
     )
     zca: bool = setting(False, "networks see whitened images instead of normalised ones")
     assign_labels: bool = setting(False, "students learn soft labels that the expert's target weights give the images")
@@ -48,7 +50,7 @@ class MTTSettings:
         DSA_FAMILIES, "augmentation of experts and students, one for each batch; flip only where it is allowed"
     )
     experts: int = setting(100, "networks trained on the real images", quick=2)
-    expert_epochs: int | None = setting(None, "epochs of each; as many as are matched where not said", quick=4)
+    expert_epochs: int | None = setting(None, "epochs of each; as many as are matched where not said", quick=None)
     expert_lr: float = setting(0.01, "learning rate of experts: plain SGD")
     expert_batch: int = setting(256, "batch size of experts")
     expert_dtype: Literal["float32", "float16"] = setting("float32", "numbers in which their weights are kept")
@@ -96,7 +98,7 @@ class MTTSettings:
 class MTT(Method):
     """All images are one shard, because students are trained on all of them. Pixels are never clamped."""
 
-    name = "mtt"
+    name, VERSION = "mtt", 2  # 2: the unroll where it fits, which rounds otherwise than the adjoint
     Settings = MTTSettings
 
     def plan(self, num_classes: int, ipc: int) -> Plan:
@@ -132,7 +134,6 @@ class MTT(Method):
         return Start(*random_real(context.train, shard.labels, context.image_size, context.key / shard.id))
 
     def check_network(self, network: ImageModel, image_size: int) -> None:
-        FlatNetwork(network)  # refuses networks with running statistics
         need_twice_differentiable(network, image_size)
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
@@ -157,12 +158,13 @@ class MTT(Method):
 
     def objective(self, context: Context, ready: ExpertBuffer | None = None) -> TrajectoryMatching:
         s, families = self.settings, self._families(context)
-        segments = TrajectorySegments(
-            s.first_epochs, s.span, s.student_steps, self._batch(context.num_classes, context.ipc), s.pairs, s.gradient
-        )
-        network = context.fresh.numbered(0, context.key / "experts")  # any network: its weights are not read
+        network = FlatNetwork(context.fresh.numbered(0, context.key / "experts").eval())  # its weights are not read
+        batch, gradient = self._batch(context.num_classes, context.ipc), s.gradient
+        if gradient == "auto":
+            gradient = exact_gradient(network, context.image_size, batch, s.student_steps)
+        segments = TrajectorySegments(s.first_epochs, s.span, s.student_steps, batch, s.pairs, gradient)
         return TrajectoryMatching(
-            FlatNetwork(network.eval()),
+            network,
             ready,
             segments,
             s.student_lr,
@@ -197,13 +199,16 @@ class TESLASettings(MTTSettings):
     """Settings of TESLA; defaults are those of the official script."""
 
     iterations: int = setting(10000, "image steps", quick=20)
+    gradient: Literal["auto", "adjoint", "unroll", "tesla", "tesla_official"] = setting(
+        "adjoint", "as of MTT; the memory of one step is what TESLA is for"
+    )
     assign_labels: bool = setting(True, "students learn soft labels that the expert's target weights give the images")
 
 
 class TESLA(MTT):
     """MTT in the memory of one step, with labels from the experts."""
 
-    name = "tesla"
+    name, VERSION = "tesla", 1
     Settings = TESLASettings
 
     def staged_protocol(self, dataset: str) -> str:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
+
 from hf_condense.methods.base import Context
 from hf_condense.plan import Shard, Start
 from hf_condense.selection.realism import realistic_crops
 
 
 def ranked_patches(
-    shard: Shard, context: Context, settings: Any, difficulty: Literal["easy", "medium"] = "easy"
+    shard: Shard,
+    context: Context,
+    settings: Any,
+    difficulty: Literal["easy", "medium"] = "easy",
+    pool: np.ndarray | None = None,
 ) -> Start:
     """First images of a start shard of one class, tiled from crops that the first observer ranks.
 
     Args:
         settings: have `rded_factor`, `rded_candidates` and `rded_crops`.
         difficulty: take the easiest crops, or those in the middle of the ranking.
+        pool: places in the class of the images that are cut; by default random ones.
 
     Raises:
         DataError: the class has too few images.
@@ -35,5 +42,6 @@ def ranked_patches(
             device=context.device,
             difficulty=difficulty,
             precision=context.precision,
+            pool=pool,
         )
     )

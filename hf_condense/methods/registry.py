@@ -21,6 +21,7 @@ class MethodInfo:
         pool: whether synthesis needs a pool of trained networks.
         real_pixels: whether published images contain real pixels (said on the card).
         summary: one paragraph for the card.
+        wraps: whether it works over another method (`--base_method`), and so cannot be the base of one.
     """
 
     name: str
@@ -31,6 +32,7 @@ class MethodInfo:
     pool: bool
     real_pixels: bool
     summary: str
+    wraps: bool = False
 
 
 METHODS: dict[str, MethodInfo] = {
@@ -56,7 +58,68 @@ METHODS: dict[str, MethodInfo] = {
             pool=True,
             real_pixels=True,
             summary="Real training images chosen class by class: by where they lie in the features of a network (herding, "
-            "K-center, medoids), by how hard they are to learn (forgetting, EL2N), or the easiest ones scaled down and tiled.",
+            "K-center, medoids), by how hard they are to learn (forgetting, EL2N, CAD), or the easiest ones scaled down and tiled.",
+        ),
+        MethodInfo(
+            name="bps",
+            title="BPS (Balanced Patterns Selection)",
+            where="hf_condense.methods.bps:BPS",
+            paper="https://github.com/BeCarefulOfYournaoke/BPS",
+            citation="@inproceedings{bps2026,\n"
+            "  title = {Balanced Patterns Selection},\n"
+            "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
+            "  year = {2026}\n}",
+            pool=True,
+            real_pixels=True,
+            summary="Real training images: a class is parted into patterns of like images in the features of a network, each pattern "
+            "gets its share, and half of it are images near its centre, half images that a network is less sure of. The encoder "
+            "that its authors train for the features is not trained here: a network at hand takes its place.",
+        ),
+        MethodInfo(
+            name="ca2d",
+            title="CA2D (crops from the images that CAD keeps)",
+            where="hf_condense.methods.ca2d:CA2D",
+            paper="https://arxiv.org/abs/2604.18811",
+            citation="@inproceedings{hardtruths2026,\n"
+            "  title = {Hard Truths},\n"
+            "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
+            "  note = {arXiv:2604.18811},\n"
+            "  year = {2026}\n}",
+            pool=True,
+            real_pixels=True,
+            summary="Real images whose class a network is least settled about near the end of a short training (compute-aware "
+            "difficulty) are kept, and RDED's crops are cut from them and stitched. Published images are made of real pixels.",
+        ),
+        MethodInfo(
+            name="ccfs",
+            title="CCFS (curriculum coarse-to-fine selection)",
+            where="hf_condense.methods.ccfs:CCFS",
+            paper="https://arxiv.org/abs/2503.18872",
+            citation="@inproceedings{ccfs2025,\n"
+            "  title = {Curriculum Coarse-to-Fine Selection for High-IPC Dataset Distillation},\n"
+            "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
+            "  note = {arXiv:2503.18872},\n"
+            "  year = {2025}\n}",
+            pool=True,
+            real_pixels=True,
+            wraps=True,
+            summary="A part of the set is made by another method. The rest are real images, added in a few curricula: a student is "
+            "trained on the images so far, and the easiest of the images that it gets wrong and the teacher right are added.",
+        ),
+        MethodInfo(
+            name="cim",
+            title="CIM (condensing with minimal information loss)",
+            where="hf_condense.methods.cim:CIM",
+            paper="https://arxiv.org/abs/2607.00916",
+            citation="@inproceedings{cim2026,\n"
+            "  title = {Condensing Large-Scale Datasets Directly with Minimal Information Loss},\n"
+            "  booktitle = {European Conference on Computer Vision},\n"
+            "  note = {arXiv:2607.00916},\n"
+            "  year = {2026}\n}",
+            pool=True,
+            real_pixels=True,
+            summary="Real images that an observer finds easy are scaled down and tiled, and optimised for a few steps until each tile, "
+            "enlarged, has the features of its image at full size. Published images are real ones with small changes.",
         ),
         MethodInfo(
             name="edc",
@@ -118,6 +181,67 @@ METHODS: dict[str, MethodInfo] = {
             real_pixels=False,
             summary="SRe2L started from real patches of medium difficulty, with labels for which the teacher's batch norms use the "
             "statistics of the very batch they label.",
+        ),
+        MethodInfo(
+            name="fadrm",
+            title="FADRM (data residual matching)",
+            where="hf_condense.methods.fadrm:FADRM",
+            paper="https://arxiv.org/abs/2506.24125",
+            citation="@inproceedings{cui2025fadrm,\n"
+            "  title = {FADRM: Fast and Accurate Data Residual Matching for Dataset Distillation},\n"
+            "  author = {Cui, Jiacheng and Bi, Xinyue and Luo, Yaxin and Zhao, Xiaohan and Liu, Jiacheng and Shen, Zhiqiang},\n"
+            "  booktitle = {Advances in Neural Information Processing Systems},\n"
+            "  year = {2025}\n}",
+            pool=True,
+            real_pixels=True,
+            summary="SRe2L++ in blocks of steps. Where a block begins, the images are blended with the real crops that they "
+            "began as: at the published share 87.5 % of a crop stays in its image.",
+        ),
+        MethodInfo(
+            name="fadrmplus",
+            title="FADRM+ (data residual matching, several networks)",
+            where="hf_condense.methods.fadrm:FADRMPlus",
+            paper="https://arxiv.org/abs/2506.24125",
+            citation="@inproceedings{cui2025fadrm,\n"
+            "  title = {FADRM: Fast and Accurate Data Residual Matching for Dataset Distillation},\n"
+            "  author = {Cui, Jiacheng and Bi, Xinyue and Luo, Yaxin and Zhao, Xiaohan and Liu, Jiacheng and Shen, Zhiqiang},\n"
+            "  booktitle = {Advances in Neural Information Processing Systems},\n"
+            "  year = {2025}\n}",
+            pool=True,
+            real_pixels=True,
+            summary="FADRM with several networks that take turns, one a step, and label the images together. Its images too keep "
+            "most of the real crops that they began as.",
+        ),
+        MethodInfo(
+            name="cvdd",
+            title="CV-DD (committee voting)",
+            where="hf_condense.methods.cvdd:CVDD",
+            paper="https://arxiv.org/abs/2501.07575",
+            citation="@article{cui2025cvdd,\n"
+            "  title = {Dataset Distillation via Committee Voting},\n"
+            "  author = {Cui, Jiacheng and Li, Zhaoyi and Ma, Xiaochen and Bi, Xinyue and Luo, Yaxin and Shen, Zhiqiang},\n"
+            "  journal = {arXiv:2501.07575},\n"
+            "  year = {2025}\n}",
+            pool=True,
+            real_pixels=False,
+            summary="SRe2L++ in which each batch of images is optimised against several networks at once, another committee of them "
+            "for each batch, weighted by how well students do on data made with each network alone.",
+        ),
+        MethodInfo(
+            name="wmdd",
+            title="WMDD (distillation via the Wasserstein metric)",
+            where="hf_condense.methods.wmdd:WMDD",
+            paper="https://arxiv.org/abs/2311.18531",
+            citation="@inproceedings{liu2025wmdd,\n"
+            "  title = {Dataset Distillation via the Wasserstein Metric},\n"
+            "  author = {Liu, Haoyang and Li, Yijiang and Xing, Tiancheng and Wang, Peiran and Dalal, Vibhu and Li, Luwei and "
+            "He, Jingrui and Wang, Haohan},\n"
+            "  booktitle = {International Conference on Computer Vision},\n"
+            "  year = {2025}\n}",
+            pool=True,
+            real_pixels=False,
+            summary="In the features of a frozen network, the real images of a class are stood for by as many points of equal mass as "
+            "it gets images. Each image is optimised towards its point, and statistics are matched class by class.",
         ),
         MethodInfo(
             name="gvbsm",
@@ -271,6 +395,22 @@ METHODS: dict[str, MethodInfo] = {
             "steps that are matched.",
         ),
         MethodInfo(
+            name="lgm",
+            title="LGM (linear gradient matching)",
+            where="hf_condense.methods.lgm:LGM",
+            paper="https://arxiv.org/abs/2511.16674",
+            citation="@inproceedings{cazenavette2025lgm,\n"
+            "  title = {Dataset Distillation for Pre-Trained Self-Supervised Vision Models},\n"
+            "  author = {Cazenavette, George and Torralba, Antonio and Sitzmann, Vincent},\n"
+            "  booktitle = {Advances in Neural Information Processing Systems},\n"
+            "  year = {2025}\n}",
+            pool=True,
+            real_pixels=False,
+            summary="Images are optimised until the gradient of a new linear head on the features of a frozen network has the "
+            "direction of the gradient of real images. They are made for linear probes, on that network first of all, and not "
+            "for networks that are trained from scratch.",
+        ),
+        MethodInfo(
             name="pdd",
             title="PDD (Progressive Dataset Distillation)",
             where="hf_condense.methods.pdd.method:PDD",
@@ -282,6 +422,7 @@ METHODS: dict[str, MethodInfo] = {
             "  year = {2024}\n}",
             pool=False,
             real_pixels=False,
+            wraps=True,
             summary="Images are made in stages. Each stage adds images that are optimised beside those of the stages before, which do "
             "not move, in networks that were trained on those. Students go through the stages in the same order.",
         ),

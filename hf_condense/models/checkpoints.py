@@ -24,9 +24,10 @@ def write_checkpoint(model: ImageModel, folder: Path, image_size: int) -> None:
     """Writes weights and configuration into `folder`: safetensors and JSON only, never a pickle.
 
     timm networks load anywhere with `timm.create_model("local-dir:FOLDER", pretrained=True)`; for those that this
-    library registers, import their module of `hf_condense.models` (convnet, cifar_nets, resnet_ap) before. transformers
-    networks load with `AutoModelForImageClassification.from_pretrained(FOLDER)`. Pruned ones come back with
-    `read_checkpoint` only: their shapes are stored beside the weights, because no library has their architecture.
+    library registers, import their module of `hf_condense.models` (convnet, cifar_nets, cifar_resnets, resnet_ap)
+    before. transformers networks load with `AutoModelForImageClassification.from_pretrained(FOLDER)`. Pruned ones come
+    back with `read_checkpoint` only: their shapes are stored beside the weights, because no library has their
+    architecture.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()

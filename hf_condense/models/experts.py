@@ -23,6 +23,7 @@ from hf_condense.data.cache import cache_folder, one_at_a_time
 from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy, apply_siamese, draw_siamese
+from hf_condense.data.upload import to_device
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.files import (
     check_inside,
@@ -52,7 +53,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 VERSION = 1  # raised when the same recipe no longer gives the same trajectories
-DEVICE_BYTES = 4 << 30  # encoded images up to this size stay on the device; larger sets are encoded batch by batch
+# Encoded images up to this size stay on the device; larger sets are encoded batch by batch. So do snapshots.
+DEVICE_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class ExpertBuffer:
         self.size = sum(math.prod(shape) for _, shape in self.table)
         self.bytes = sum(facts["bytes"] for facts in manifest["experts"][:experts])
         self._slices: dict[int, Any] = {}
+        self._placed: dict[tuple[int, int, str], Tensor] = {}
 
     @classmethod
     def open(cls, folder: Path | str, experts: int | None = None, verify: bool = False) -> ExpertBuffer:
@@ -148,6 +151,16 @@ class ExpertBuffer:
         if not found.isfinite().all():
             place = f"{self.folder / _name(expert)}: epoch {epoch}"
             raise ArtefactError(place, "infinite, or not a number", "finite weights", "train the experts again")
+        return found
+
+    def placed(self, expert: int, epoch: int, device: torch.device) -> Tensor:
+        """`snapshot` on `device`. Up to `DEVICE_BYTES` of them stay there; on a CPU the system keeps what was read."""
+        place = expert, epoch, str(device)
+        if place in self._placed:
+            return self._placed[place]
+        found = to_device(self.snapshot(expert, epoch), device)
+        if device.type != "cpu" and (len(self._placed) + 1) * found.nbytes <= DEVICE_BYTES:
+            self._placed[place] = found
         return found
 
     def _open(self, path: Path) -> Any:
@@ -242,7 +255,8 @@ class _Training:
                 progress.advance(self.recipe.epochs)
             else:
                 remove_leftovers(self.folder, path.name)
-                trajectory, losses = self._train(number, unfinished, progress)
+                with progress.part(f"expert {number}", self.recipe.epochs) as part:
+                    trajectory, losses = self._train(number, unfinished, part)
                 save_tensors(path, {"trajectory": trajectory}, {"losses": losses})
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -289,24 +303,25 @@ class _Training:
                 if policy is not None:
                     name = key / "siamese" / epoch / number
                     images = apply_siamese(images, draw_siamese(policy, name, len(rows), *images.shape[-2:]), policy)
-                yield Batch(images, labels[rows.to(self.device)])
+                yield Batch(images, labels[to_device(rows, self.device)])
 
         return batches
 
 
 def encoded_images(source: ImageSource, network: ImageModel, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Gives the real images of rows int64 [b] (on the CPU) as `network.normalise` gives them, encoded once where they fit."""
-    pixels = source.decoded()
+    if source.fits_in_memory:
+        source.decoded()  # kept by the source
 
     @torch.no_grad()
     def encode(rows: Tensor) -> Tensor:
-        return network.normalise(unit_pixels(pixels[rows], device, source.image_size))
+        return network.normalise(unit_pixels(source.images(rows.numpy()), device, source.image_size))
 
     every = torch.arange(len(source))
     if encode(every[:1]).numel() * 4 * len(source) > DEVICE_BYTES:
         return encode
     whole = torch.cat([encode(rows) for rows in every.split(1024)])
-    return lambda rows: whole[rows.to(device)]
+    return lambda rows: whole[to_device(rows, device)]
 
 
 def _name(number: int) -> str:

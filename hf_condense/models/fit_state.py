@@ -58,6 +58,7 @@ class FitState:
             if key.startswith("optimizer/"):
                 _, i, name = key.split("/")
                 p = self.parameters[int(i)]
-                # Adam keeps its step count on the CPU, moments where the weights are
-                self.optimizer.state[p][name] = value if name == "step" else value.to(p.device)
+                # Adam keeps its step count on the CPU, unless it is fused, and moments where the weights are
+                here = name == "step" and not self.optimizer.defaults.get("fused")
+                self.optimizer.state[p][name] = value if here else value.to(p.device)
         return facts["epoch"], facts["steps"], facts["seconds"], facts["history"]

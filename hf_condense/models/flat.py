@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 
 import torch
@@ -9,7 +11,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
-from hf_condense.errors import ConfigError
 from hf_condense.models.image_model import ImageModel
 
 
@@ -27,6 +28,9 @@ class Encoded(nn.Module):
 class FlatNetwork:
     """All weights of a network in one vector [P], in the order of its `parameters()`.
 
+    Batch norms use the statistics of the images at hand, as in training, and do not update their running ones: what the
+    network computes then depends on its weights alone, and so does the path that training takes.
+
     Args:
         network: runs on the weights it is called with; its stored ones are read by `flatten` and
             written by `load_`. Its mode is not changed.
@@ -34,20 +38,10 @@ class FlatNetwork:
     Attributes:
         table: (name, shape) of each parameter.
         size: P.
-
-    Raises:
-        ConfigError: training changes more than its weights (batch norms have running statistics).
     """
 
     def __init__(self, network: ImageModel) -> None:
-        for name, module in network.named_modules():
-            if isinstance(module, _NormBase) and module.running_mean is not None:
-                raise ConfigError(
-                    "base_model",
-                    f"{network.name} with {type(module).__name__} ({name})",
-                    "a network that training changes in its weights only: batch norms remember statistics as well",
-                    "choose a ConvNet with instance norms: convnet_d1 to convnet_d4, convnet_w32, convnet_w128",
-                )
+        self._norms = [m for m in network.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
         self.network, self._encoded = network, Encoded(network)
         self.table = [(name, tuple(p.shape)) for name, p in network.named_parameters()]
         self._sizes = [prod(shape) for _, shape in self.table]
@@ -70,4 +64,16 @@ class FlatNetwork:
         """
         parts = zip(self.table, flat.split(self._sizes), strict=True)
         weights = {f"network.{name}": part.view(shape) for (name, shape), part in parts}
-        return functional_call(self._encoded, weights, (images,))
+        with self._batch_statistics():
+            return functional_call(self._encoded, weights, (images,))
+
+    @contextmanager
+    def _batch_statistics(self) -> Iterator[None]:
+        before = [(norm.training, norm.momentum) for norm in self._norms]
+        for norm in self._norms:
+            norm.training, norm.momentum = True, 0.0  # a step of 0 towards the new statistics
+        try:
+            yield
+        finally:
+            for norm, (mode, momentum) in zip(self._norms, before):
+                norm.training, norm.momentum = mode, momentum

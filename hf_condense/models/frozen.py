@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from hf_condense.precision import autocast
+
 
 def freeze(model: nn.Module, precision: str = "fp32") -> nn.Module:
     """The model in evaluation mode without weight gradients.
@@ -26,5 +28,5 @@ def forward(model: nn.Module, images: Tensor, precision: str = "fp32") -> Tensor
     """Logits, float32 (float64 for float64 images), of a model from `freeze`."""
     if precision == "fp32":
         return model(images)
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with autocast(images.device):
         return model(images.contiguous(memory_format=torch.channels_last)).float()

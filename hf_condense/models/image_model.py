@@ -30,7 +30,11 @@ class ImageModel(nn.Module):
         build: how to make the backbone again: {"library", "architecture", "model_args"}; for a pruned one also
             "shapes" and "groups", as in `checkpoints.shape_manifest`.
         whitening: of the dataset, by which images are normalised instead of `mean` and `std`; is in no `state_dict`.
+
+    `always_eval`: it stays in evaluation mode while its last layer is trained (`models.linear_probe`).
     """
+
+    always_eval = False
 
     def __init__(
         self,
@@ -78,6 +82,9 @@ class ImageModel(nn.Module):
         """Logits [n, K] of images as `normalise` gives them."""
         out = self.backbone(images)
         return out if isinstance(out, Tensor) else out.logits
+
+    def train(self, mode: bool = True) -> ImageModel:
+        return super().train(mode and not self.always_eval)
 
     def freeze(self) -> ImageModel:
         """Sets eval mode and removes weight gradients permanently."""

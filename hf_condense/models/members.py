@@ -42,6 +42,7 @@ class PoolMember:
         epoch: of that training after which the copy was taken.
         ratio: share of channels that were pruned.
         macs: multiply-adds of one image.
+        processes: number of those that trained it at once, each on a part of every batch; None for one.
     """
 
     name: str
@@ -58,6 +59,7 @@ class PoolMember:
     epoch: int | None = None
     ratio: float | None = None
     macs: int | None = None
+    processes: int | None = None
 
     @property
     def is_weak(self) -> bool:
@@ -101,6 +103,8 @@ class PoolMember:
         """Writes checkpoint, facts and card into `folder` (not atomic; see `ModelPool.save`)."""
         write_checkpoint(self.model, folder, self.image_size)
         facts = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "model"}
+        if self.processes is None:
+            del facts["processes"]
         write_record(folder / "member.json", MemberFacts, facts)
         write_text(folder / "README.md", render(self.card()))
 

@@ -1,156 +1,141 @@
-"""First and second moments of a batch of feature maps, and their gradient: two reads forward, one pass back."""
+"""First and second moments of the inputs of all layers of a network, from their sums: layers of one shape together."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from itertools import repeat
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-LOOP_FROM = 2**14  # elements of one image's feature map from which a loop over images (which stays in cache) pays
+from hf_condense.data.upload import to_device
+from hf_condense.models.sums import Sums, cell_means
 
 
-def moments(z: Tensor, patch: int | None, groups: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """E[z] and E[z²] of z [n, C, H, W] for consecutive groups of rows: [groups, C (+ cells)] each."""
-    first, second = [], []
-    with torch.autocast(z.device.type, enabled=False):  # a mean in half precision would be lost
-        for rows in z.split(list(groups)):
-            for total, out in zip(_sums(rows), (first, second)):
-                out.append(_reduce(total, patch) / len(rows))
-            if patch and not _divides(z, patch):  # patches of the resized map: its squares are not in the sums
-                resized = _resize(rows, patch)
-                n = resized.shape[0] * resized.shape[1]
-                for power, out in ((resized, first), (resized * resized, second)):
-                    out[-1] = torch.cat([out[-1], _cells(power.sum((0, 1)) / n, patch)])
-    return torch.stack(first), torch.stack(second)
+class Moments(NamedTuple):
+    """E[z] and E[z²] of a layer's input: of its channels [2, G, C], and of its cells [2, G, cells] where it has some."""
+
+    channels: Tensor
+    cells: Tensor | None
 
 
-def _divides(z: Tensor, patch: int) -> bool:
-    return z.shape[-2] % patch == 0 and z.shape[-1] % patch == 0
+def moments(layers: Sequence[Sums]) -> list[Moments]:
+    """The moments of every layer. Layers of equal shape are worked on together."""
+    if not layers:
+        return []
+    forms = tuple((sums.groups, sums.last, sums.patch) for sums in layers)
+    found = iter(Reduce.apply(forms, *(sums.totals for sums in layers)))
+    channels = [next(found) for _ in layers]
+    cells = [next(found) if sums.patch else sums.resized for sums in layers]
+    return [Moments(*pair) for pair in zip(channels, cells)]
 
 
-def _resize(z: Tensor, patch: int) -> Tensor:
-    size = [-(-side // patch) * patch for side in z.shape[-2:]]
-    dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
-    return F.interpolate(z.to(dtype), size, mode="bilinear", align_corners=False)
+class Reduce(torch.autograd.Function):
+    """Totals of all layers to their channel moments, then their cell moments where they have a patch.
 
-
-def _in_memory_order(z: Tensor) -> tuple[Tensor, bool]:
-    """[n, C, H, W] in its memory layout: unchanged, or [n, H, W, C] (reducing across strides is ten times slower)."""
-    last = z.is_contiguous(memory_format=torch.channels_last) and not z.is_contiguous()
-    return (z.permute(0, 2, 3, 1), True) if last else (z, False)
-
-
-def _sums(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over the images of z and of z²: [C, H, W] each. Everything after these two reads is small."""
-    dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
-    rows, last = _in_memory_order(z)
-    if z.device.type != "cpu":
-        first, second = rows.sum(0, dtype=dtype), torch.linalg.vector_norm(rows, dim=0, dtype=dtype).square()
-    elif rows[0].numel() < LOOP_FROM:
-        rows = rows.to(dtype)
-        first, second = rows.sum(0), (rows * rows).sum(0)
-    else:
-        first, second = torch.zeros(2, *rows.shape[1:], dtype=dtype).unbind(0)
-        for row in rows.unbind(0) if rows.dtype == dtype else (row.to(dtype) for row in rows.unbind(0)):
-            first.add_(row)
-            second.addcmul_(row, row)
-    return (first.permute(2, 0, 1), second.permute(2, 0, 1)) if last else (first, second)
-
-
-def _reduce(mean: Tensor, patch: int | None) -> Tensor:
-    """A map [C, H, W] to channel means and, where the map divides, cell means: [C (+ cells)]."""
-    channels = mean.mean((1, 2))
-    if not patch or not _divides(mean, patch):
-        return channels
-    return torch.cat([channels, _cells(mean.mean(0), patch)])
-
-
-def _cells(mean: Tensor, patch: int) -> Tensor:
-    """[H, W] to the means of its patch x patch cells, row by row."""
-    h, w = mean.shape
-    return mean.view(h // patch, patch, w // patch, patch).mean((1, 3)).flatten()
-
-
-def _spread(gradient: Tensor, shape: Sequence[int], patch: int | None) -> Tensor:
-    """The adjoint of `_reduce` (and of the mean over all but rows): [C (+ cells)] to a contiguous map [C, H, W]."""
-    c, h, w = shape
-    spread = (gradient[:c] / (h * w)).view(c, 1, 1)
-    if len(gradient) > c:
-        spread = spread + _spread_cells(gradient[c:] / c, h, w, patch)
-    return spread.expand(c, h, w).contiguous()
-
-
-def _spread_cells(gradient: Tensor, h: int, w: int, patch: int) -> Tensor:
-    """The adjoint of `_cells`: [cells] to [H, W]."""
-    cells = (gradient / patch**2).view(h // patch, 1, w // patch, 1)
-    return cells.expand(-1, patch, -1, patch).reshape(h, w)
-
-
-class Tap(torch.autograd.Function):
-    """Passes z through and gives its moments. All of their gradient is one update: grad + A + B * z, with A and B of
-    the shape of one image's map, whatever the batch."""
+    Layers of one shape are stacked, so that the number of operations is that of shapes, not of layers.
+    """
 
     @staticmethod
-    def forward(ctx, z: Tensor, patch: int | None, groups: tuple[int, ...]):
-        ctx.save_for_backward(z)
-        ctx.patch, ctx.groups = patch, groups
-        ctx.set_materialize_grads(False)
-        return z, *moments(z, patch, groups)
+    def forward(ctx, forms: tuple, *totals: Tensor):
+        ctx.stacks = _stacks(forms, [t.shape for t in totals])
+        pairs = [tuple(pair) for pair in totals]
+        if totals[0].device.type != "cpu":
+            roots = [root for _, root in pairs]
+            pairs = [(first, second) for (first, _), second in zip(pairs, torch._foreach_mul(roots, roots))]
+        channels, cells = [], []
+        for stack in ctx.stacks:
+            maps = torch.stack([part for i in stack.layers for part in pairs[i]]).unflatten(0, (-1, 2))
+            channels.append(maps.mean((-3, -2) if stack.last else (-2, -1)))
+            if stack.celled:
+                rows = maps[: stack.celled].mean(-1 if stack.last else -3)
+                cells.append(cell_means(rows, stack.patch))
+        divided = _over([*channels, *cells], [s.groups for s in (*ctx.stacks, *_with_cells(ctx.stacks))])
+        return (*_in_order(ctx.stacks, divided), *_in_order(_with_cells(ctx.stacks), divided[len(ctx.stacks) :]))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor | None, grad_first: Tensor | None, grad_second: Tensor | None):
-        if grad_first is None and grad_second is None:
-            return grad, None, None
-        (z,) = ctx.saved_tensors
-        like = grad_first if grad_first is not None else grad_second
-        grad_first = torch.zeros_like(like) if grad_first is None else grad_first
-        grad_second = torch.zeros_like(like) if grad_second is None else grad_second
-        out, at = torch.empty_like(z), 0
-        for i, n in enumerate(ctx.groups):
-            rows = slice(at, at + n)
-            _backward_rows(
-                z[rows],
-                None if grad is None else grad[rows],
-                grad_first[i] / n,
-                2 * grad_second[i] / n,
-                ctx.patch,
-                out[rows],
-            )
-            at += n
-        return out, None, None
+    def backward(ctx, *grads: Tensor):
+        of_channels = grads[: sum(len(s.layers) for s in ctx.stacks)]
+        numbers = sorted(i for s in ctx.stacks for i in s.layers[: s.celled])
+        of_cells = dict(zip(numbers, grads[len(of_channels) :]))
+        celled = _with_cells(ctx.stacks)
+        above = [torch.stack([of_channels[i] for i in s.layers]) for s in ctx.stacks]
+        above += [torch.stack([of_cells[i] for i in s.layers[: s.celled]]) for s in celled]
+        above = _over(above, [s.groups for s in (*ctx.stacks, *celled)])
+        channels = torch._foreach_div(above[: len(ctx.stacks)], [s.pixels for s in ctx.stacks])
+        cells = {}
+        if celled:
+            each = torch._foreach_div(above[len(ctx.stacks) :], [s.channels for s in celled])
+            cells = dict(zip(map(id, celled), torch._foreach_div(each, [s.patch**2 for s in celled])))
+        maps = {}
+        for stack, gradient in zip(ctx.stacks, channels):
+            maps.update(zip(stack.layers, _spread(gradient, cells.get(id(stack)), stack)))
+        return None, *(maps[i] for i in range(len(maps)))
 
 
-def _backward_rows(
-    z: Tensor, grad: Tensor | None, grad_first: Tensor, grad_second: Tensor, patch: int | None, out: Tensor
-) -> None:
-    """Writes the gradient of one group of rows to `out`; `grad_second` comes doubled, both divided by the rows."""
-    c = z.shape[1]
-    if patch and not _divides(z, patch):
-        through_resize = _resized_gradient(z, grad_first[c:] / c, grad_second[c:] / c, patch)
-        grad = through_resize.to(z.dtype) if grad is None else grad + through_resize.to(grad.dtype)
-        grad_first, grad_second = grad_first[:c], grad_second[:c]
-    shift, scale = (_spread(g, z.shape[1:], patch) for g in (grad_first, grad_second))
-    rows, last = _in_memory_order(z)
-    if last:
-        shift, scale = (t.permute(1, 2, 0).contiguous() for t in (shift, scale))
-        out, grad = out.permute(0, 2, 3, 1), None if grad is None else grad.permute(0, 2, 3, 1)
-    if z.device.type == "cpu" and shift.numel() >= LOOP_FROM and z.dtype == shift.dtype:
-        for row, target, more in zip(rows.unbind(0), out.unbind(0), grad.unbind(0) if grad is not None else repeat(0)):
-            torch.addcmul(shift, scale, row, out=target).add_(more)
+class _Stack(NamedTuple):
+    """Layers of one shape, by number: the `celled` first of them have cells."""
+
+    layers: tuple[int, ...]
+    celled: int
+    groups: tuple[int, ...]
+    last: bool
+    patch: int | None
+    map: tuple[int, int, int]  # of one group, in memory order
+
+    @property
+    def channels(self) -> int:
+        return self.map[2 if self.last else 0]
+
+    @property
+    def pixels(self) -> int:
+        return math.prod(self.map) // self.channels
+
+
+def _stacks(forms: Sequence[tuple], shapes: Sequence[torch.Size]) -> list[_Stack]:
+    found: dict[tuple, list[int]] = {}
+    for number, ((groups, last, _), shape) in enumerate(zip(forms, shapes)):
+        found.setdefault((groups, last, tuple(shape[2:])), []).append(number)
+    stacks = []
+    for (groups, last, shape), numbers in found.items():
+        celled = [i for i in numbers if forms[i][2]]
+        order = (*celled, *(i for i in numbers if not forms[i][2]))
+        stacks.append(_Stack(order, len(celled), groups, last, forms[order[0]][2], shape))
+    return stacks
+
+
+def _with_cells(stacks: Sequence[_Stack]) -> list[_Stack]:
+    return [stack for stack in stacks if stack.celled]
+
+
+def _in_order(stacks: Sequence[_Stack], values: Sequence[Tensor]) -> list[Tensor]:
+    """The layers of every stack (or those with cells), in the order of their numbers."""
+    found = {i: value for stack, parts in zip(stacks, values) for i, value in zip(stack.layers, parts)}
+    return [found[i] for i in sorted(found)]
+
+
+def _over(sums: Sequence[Tensor], groups: Sequence[tuple[int, ...]]) -> Sequence[Tensor]:
+    """Sums [layers, 2, G, ...] of each stack divided by the images of their group."""
+    if all(len(set(counts)) == 1 for counts in groups):
+        return torch._foreach_div(sums, [counts[0] for counts in groups])
+    counts = (to_device(torch.tensor(c, dtype=s.dtype), s.device).view(-1, 1) for c, s in zip(groups, sums))
+    return [part / images for part, images in zip(sums, counts)]
+
+
+def _spread(channels: Tensor, cells: Tensor | None, stack: _Stack) -> list[Tensor]:
+    """The gradients of channels [layers, 2, G, C] and cells [layers, 2, G, cells] as maps, a layer after another."""
+    shape = (*channels.shape[1:3], *stack.map)
+    plain = channels[..., None, None, :] if stack.last else channels[..., None, None]
+    if cells is None:
+        return list(plain.expand(-1, *shape))
+    h, w = stack.map[:2] if stack.last else stack.map[1:]
+    side = stack.patch
+    shown = cells.unflatten(-1, (h // side, 1, w // side, 1)).expand(-1, -1, -1, -1, side, -1, side)
+    if stack.last:
+        both = channels[: stack.celled, ..., None, None, None, None, :] + shown[..., None]
     else:
-        total = torch.addcmul(shift, scale, rows.to(shift.dtype))
-        out.copy_(total if grad is None else total.add_(grad))
-
-
-def _resized_gradient(z: Tensor, grad_first: Tensor, grad_second: Tensor, patch: int) -> Tensor:
-    with torch.enable_grad():
-        leaf = z.detach().requires_grad_(True)
-        resized = _resize(leaf, patch)
-    h, w = resized.shape[-2:]
-    shift, scale = (_spread_cells(g, h, w, patch) for g in (grad_first, grad_second))
-    return torch.autograd.grad(resized, leaf, torch.addcmul(shift, scale, resized.detach()))[0]
+        both = channels[: stack.celled, ..., None, None, None, None] + shown.unsqueeze(3)
+    return [*both.reshape(-1, *shape), *plain[stack.celled :].expand(-1, *shape)]

@@ -52,7 +52,7 @@ def build(name: str, num_classes: int, image_size: int, channels: int, pretraine
         return _transformers(name, rest)
     if prefix in ("hf-hub", "hf_hub"):
         return _timm_checkpoint(name, f"hf-hub:{rest}", rest)
-    if prefix == "local-dir" or _is_path(name):
+    if prefix == "local-dir" or is_path(name):
         return _folder(name, Path(rest if prefix == "local-dir" else name).expanduser())
     if name.startswith("torchvision/"):
         return _torchvision(name, name.removeprefix("torchvision/"), num_classes, pretrained)
@@ -62,12 +62,12 @@ def build(name: str, num_classes: int, image_size: int, channels: int, pretraine
 def means_weights(name: str) -> bool:
     """Whether `name` always stands for trained weights: Hub ids, folders and names of timm with a tag do."""
     sources = "transformers", "hf-hub", "hf_hub", "local-dir"
-    return name.partition(":")[0] in sources or _is_path(name) or weight_tag(name) != ""
+    return name.partition(":")[0] in sources or is_path(name) or weight_tag(name) != ""
 
 
 def weight_tag(name: str) -> str:
     """`tv_in1k` of `timm/resnet18.tv_in1k`: the tag of weights in a name of timm; otherwise an empty string."""
-    plain = ":" not in name and not _is_path(name) and not name.startswith("torchvision/")
+    plain = ":" not in name and not is_path(name) and not name.startswith("torchvision/")
     return name.removeprefix("timm/").partition(".")[2] if plain else ""
 
 
@@ -77,7 +77,8 @@ def without_tag(name: str) -> str:
     return name.removesuffix(f".{tag}") if tag else name
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """Whether the name of a network is a folder."""
     return Path(name).is_dir() or name.startswith(("/", "./", "../", "~"))
 
 

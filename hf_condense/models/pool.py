@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +15,15 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from hf_condense.config import SqueezeSettings
-from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy, apply_views, draw_views
+from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy, apply_views, draw_views, views_of
 from hf_condense.data.cache import one_at_a_time
 from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.errors import ModelError
 from hf_condense.files import atomic_path, fingerprint, sha256_file
 from hf_condense.models.checkpoints import write_checkpoint
+from hf_condense.models.data_parallel import DataParallel, pays, whole_batch
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.loading import load_model
 from hf_condense.models.members import POOL_VERSION, ModelPool, PoolMember, count_macs
@@ -50,14 +54,15 @@ def squeeze(
 ) -> ModelPool:
     """Trains every network of `settings.base_model` (or takes its published weights) and measures it on `test`.
 
-    With several processes each network is trained whole on one of them; all return the same pool.
+    With several processes each network is trained whole on one of them, or, where there are fewer networks than
+    processes and the training is long, on all of them at once; all return the same pool.
 
     Args:
         image_size: side in pixels that the networks see.
         key: determines initialisations, order of images and views.
         cache_folder: networks are stored in `models/<hash>` there and reused; an interrupted training resumes.
         flip: whether mirrored images still belong to their class.
-        accelerator: an `accelerate.Accelerator`; its trackers get the losses, its processes share the work.
+        accelerator: an `accelerate.Accelerator`; its processes share the work.
         progress: whether bars and results are shown.
         dataset: id of the source dataset, for the cards.
 
@@ -76,11 +81,13 @@ def squeeze(
         "device": device,
         "cache_folder": cache_folder,
         "flip": flip,
-        "accelerator": accelerator,
         "dataset": dataset,
     }
     show = progress and processes.main
-    if processes.world > 1:
+    parallel = DataParallel(accelerator) if _in_parallel(settings, train, processes.world) else None
+    if parallel:
+        options["parallel"] = parallel
+    elif processes.world > 1:
         for name in processes.share(names):
             train_member(name, settings, train, test, progress=show, **options)
         processes.wait()
@@ -91,6 +98,15 @@ def squeeze(
             tqdm.write(f"squeeze: {member.name} ({begun}), top-1 {100 * member.top1:.1f} % on {len(test)} test images")
         refuse_chance(member, settings.min_top1_over_chance, train.num_classes)
     return ModelPool(members)
+
+
+def _in_parallel(settings: SqueezeSettings, train: ImageSource, world: int) -> bool:
+    """Whether every network is trained by all processes at once."""
+    if world == 1 or not settings.squeeze_epochs or settings.squeeze_batch < world:
+        return False
+    if settings.squeeze_parallel is not None:
+        return settings.squeeze_parallel
+    return len(settings.base_model) < world and pays(settings.squeeze_epochs, len(train))
 
 
 def refuse_chance(member: PoolMember, patience: float, num_classes: int) -> None:
@@ -119,14 +135,15 @@ def train_member(
     device: torch.device,
     cache_folder: Path,
     flip: bool = True,
-    accelerator=None,
     progress: bool = True,
     dataset: str = "",
     copies: Sequence[int] = (),
+    parallel: DataParallel | None = None,
 ) -> PoolMember:
     """One member of the pool, frozen on `device`: from the cache when it is there, else trained, measured and kept.
 
     Args:
+        parallel: trains it on all processes at once, which all call this.
         copies: numbers of finished epochs after which the network is kept as well, in `copy_place`.
 
     Raises:
@@ -134,6 +151,10 @@ def train_member(
     """
     policy = training_policy(settings, image_size, train.stored_size, flip)
     place = member_place(name, settings, train, test, policy, key, cache_folder)
+    world = parallel.processes.world if parallel else None
+    if world:  # other weights, by rounding and by the parts that batch norms see
+        place = place.with_name(f"{place.name}-{world}-processes")
+    main = parallel is None or parallel.processes.main
     kept = {epoch: copy_place(place, epoch) for epoch in copies}
 
     def made() -> bool:
@@ -148,7 +169,7 @@ def train_member(
         )
 
         def keep(epoch: int, model: ImageModel, *_) -> None:
-            if (folder := kept.get(epoch + 1)) and not folder.exists():
+            if main and (folder := kept.get(epoch + 1)) and not folder.exists():
                 model.needs_squeeze = False
                 with atomic_path(folder) as temporary:
                     write_checkpoint(model, temporary, image_size)
@@ -156,7 +177,7 @@ def train_member(
         # named by its copies: an unfinished training that kept others has passed the epochs of these
         state = place.with_name(f"{place.name}{'-' + fingerprint(sorted(kept)) if kept else ''}.fit")
         if settings.squeeze_epochs:
-            with Progress(f"squeeze {name}", settings.squeeze_epochs, show=progress) as bar:
+            with Progress(f"squeeze {name}", settings.squeeze_epochs, show=progress, name=name) as bar:
                 train_on(
                     model,
                     squeeze_recipe(settings),
@@ -165,10 +186,10 @@ def train_member(
                     policy,
                     key / "fit" / name,
                     device,
-                    accelerator,
                     bar,
                     state,
                     keep,
+                    parallel=parallel,
                 )
         elif model.needs_squeeze:
             raise ModelError(
@@ -179,16 +200,30 @@ def train_member(
                 "its config.json",
             )
         model.needs_squeeze = False
-        if not place.exists():
+        if main and not place.exists():
             license = None if model.source["pretrained"] else train.license
             member = PoolMember.measured(
-                name, model, test, device, image_size, epochs=settings.squeeze_epochs, license=license, dataset=dataset
+                name,
+                model,
+                test,
+                device,
+                image_size,
+                epochs=settings.squeeze_epochs,
+                license=license,
+                dataset=dataset,
+                processes=world,
             )
             with atomic_path(place) as temporary:
                 member.save(temporary)
-        shutil.rmtree(state, ignore_errors=True)
+        if main:
+            shutil.rmtree(state, ignore_errors=True)
 
-    if not made():
+    if parallel:
+        with one_at_a_time(place) if main else nullcontext():
+            if not parallel.decided(made()):
+                make()
+            parallel.processes.wait()
+    elif not made():
         with one_at_a_time(place):
             if not made():  # by another run that shares the cache
                 make()
@@ -219,7 +254,7 @@ def member_place(
     cache_folder: Path,
 ) -> Path:
     """The folder of a member, by the hash of all that it depends on; other members of the pool are not part of it."""
-    own = {k: v for k, v in asdict(settings).items() if k.startswith("squeeze_")}
+    own = {k: v for k, v in asdict(settings).items() if k.startswith("squeeze_") and k != "squeeze_parallel"}
     own["pretrained"] = settings.pretrained or weight_tag(name) != ""
     versions = [POOL_VERSION, VIEW_VERSION]
     parts = [
@@ -265,31 +300,44 @@ def train_on(
     policy: ViewPolicy,
     key: Key,
     device: torch.device,
-    accelerator,
     bar: Progress,
     state: Path,
     on_epoch: Callable[..., None] | None = None,
     setting: str = "base_model",
     remedy: str = "lower --squeeze_lr",
+    parallel: DataParallel | None = None,
 ) -> None:
     """Trains on hard labels of the real images, each in a view of its own. `state` keeps the unfinished training.
+
+    With `parallel`, images and views of a batch are those of one process, and each takes its part of them.
 
     Raises:
         ModelError: it diverges; the message names the network by its `setting`, and the `remedy`.
     """
-    images, labels = train.decoded(), torch.from_numpy(train.labels).to(device)
-    if device.type == "cuda" and images.numel() < 0.3 * torch.cuda.mem_get_info(device)[0]:
-        images = images.to(device)
-    side = images.shape[-1]
+    labels, side = torch.from_numpy(train.labels).to(device), train.stored_size
+    images = None  # all of them on the device, where they fit
+    if device.type == "cuda" and math.prod(train.shape) < 0.3 * torch.cuda.mem_get_info(device)[0]:
+        images = train.decoded().to(device)
 
     def batches(epoch: int) -> Iterator[Batch]:
-        order = torch.from_numpy((key / "order" / epoch).permutation(len(labels)))
-        for step, rows in enumerate(order.split(batch_size)):
-            if step and len(rows) == 1:  # batch norm cannot train on a single image
-                return
-            views = draw_views(policy, key / "views" / epoch / step, len(rows), side, side)
-            seen = unit_pixels(images[rows.to(images.device)], device)
-            yield Batch(apply_views(seen, views, policy), labels[rows.to(device)])
+        order = (key / "order" / epoch).permutation(len(labels))
+        parts = [order[a : a + batch_size] for a in range(0, len(order), batch_size)]
+        sizes = [len(rows) for rows in parts]
+        mine = [whole_batch(size, parallel) for size in sizes]
+        parts = [rows[part] for rows, part in zip(parts, mine)]
+        if len(parts) > 1 and len(parts[-1]) <= 1:  # batch norm cannot train on a single image
+            del parts[-1]
+        decoded = (
+            train.ahead(parts) if images is None else (images[to_device(torch.from_numpy(p), device)] for p in parts)
+        )
+        for step, (rows, pixels) in enumerate(zip(parts, decoded)):
+            views = draw_views(policy, key / "views" / epoch / step, sizes[step], side, side)
+            if parallel:
+                views = views_of(views, mine[step])
+            yield Batch(
+                apply_views(unit_pixels(pixels, device), views, policy),
+                labels[to_device(torch.from_numpy(rows), device)],
+            )
 
     def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         return F.cross_entropy(logits, batch.labels)
@@ -301,7 +349,7 @@ def train_on(
         recipe,
         device=device,
         key=key / "layers",
-        accelerator=accelerator,
+        parallel=parallel,
         on_epoch=on_epoch,
         progress=bar,
         state_folder=state,

@@ -16,6 +16,10 @@ from hf_condense.models import heads
 from hf_condense.models.checkpoints import shape_manifest
 from hf_condense.models.image_model import ImageModel
 
+# what torch-pruning and the pruned network raise where layers do not fit together
+UNPRUNABLE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 ROUND_TO = 8  # a multiple for which accelerators are fastest
 
 
@@ -70,9 +74,9 @@ def prune(model: ImageModel, ratio: float, key: Key, noise: float = 0.3, image_s
         _prune(pruned, ratio, NoisyMagnitude(noise, key / "importance"), example)
         with torch.no_grad():
             shape = tuple(pruned.backbone(example).shape)
-    except ModelError:
+    except torch.OutOfMemoryError:  # a RuntimeError that says nothing of the network
         raise
-    except Exception as error:  # torch-pruning raises exceptions of many types
+    except UNPRUNABLE as error:
         raise _unprunable(model, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from error
     if shape != (1, model.num_classes):
         raise _unprunable(model, f"afterwards it gives {shape}")

@@ -1,5 +1,8 @@
 """Learning-rate schedules: the multiplier of the base rate at each epoch, as pure functions.
 
+Not timm's schedulers, which change an optimiser step by step and have none of EDC's schedules: a pure function of the
+epoch needs no state when a training resumes.
+
 `epoch` counts from 0 to `epochs` - 1; the rate is set at the start of an epoch and holds until the next.
 """
 

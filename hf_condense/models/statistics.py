@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hf_condense.data.augmentation import ViewPolicy, apply_views, row_views
 from hf_condense.data.crops import centre
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.errors import ArtefactError
 from hf_condense.files import load_tensors, save_tensors
 from hf_condense.models.taps import Layout, Taps
@@ -251,7 +252,7 @@ def _fetch(
 
 
 def _view(rows: np.ndarray, places: np.ndarray, read, policy: ViewPolicy | None, key: Key, device, size: int):
-    images = read.result().to(device, non_blocking=True).float().div_(255)
+    images = to_device(read.result(), device).float().div_(255)
     if policy is None:
         return rows, centre(images, size).contiguous()
     return rows, apply_views(images, row_views(policy, key / "view", places, *images.shape[-2:]), policy)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_condense.errors import ModelError
-from hf_condense.models.moments import Tap, moments
+from hf_condense.models.moments import Moments, moments
+from hf_condense.models.sums import Sums, read
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,14 @@ class Layout:
     @classmethod
     def from_list(cls, rows: list[dict]) -> Layout:
         return cls(tuple(Segment(**row) for row in rows))
+
+
+@dataclass(eq=False)
+class _Read:
+    """What was read of one tensor: its sums, until they are reduced to moments."""
+
+    sums: Sums | None
+    moments: Moments | None = None
 
 
 class Taps:
@@ -107,13 +116,16 @@ class Taps:
         found = [(name, *self._found[name]) for name in self._layers if name in self._found]
         if not found:
             raise RuntimeError("no forward pass was read: collect() belongs after the model ran, inside `with Taps`")
-        shape = tuple((name, channels, first.shape[1]) for name, first, _, channels in found)
+        self._reduce([read for read in dict.fromkeys(read for _, read, _ in found) if read.moments is None])
+        pieces = [(read.moments.channels, read.moments.cells if is_conv else None) for _, read, is_conv in found]
+        pieces = [tuple(part for part in pair if part is not None) for pair in pieces]
+        shape = tuple((name, *(part.shape[-1] for part in pair)) for (name, *_), pair in zip(found, pieces))
         if shape != self._shape:
             self._shape, self.layout = shape, self._make_layout(shape)
-        first = torch.cat([entry[1] for entry in found], dim=1)
-        second = torch.cat([entry[2] for entry in found], dim=1)
-        self._found, self._seen = {}, {}
-        return (first[0], second[0]) if self._groups is None else (first, second)
+        found = torch.cat([part for pair in pieces for part in pair], -1)
+        first, second = found.squeeze(1) if self._groups is None else found
+        self._reset()
+        return first, second
 
     def running_statistics(self) -> tuple[Tensor, Tensor]:
         """running_mean and running_var of the tapped BatchNorms at their entries [D] (CPU, float64), NaN elsewhere."""
@@ -127,7 +139,7 @@ class Taps:
         return mean, var
 
     def _reset(self) -> None:
-        self._found: dict[str, tuple[Tensor, Tensor, int]] = {}
+        self._found: dict[str, tuple[_Read, bool]] = {}
         self._seen: dict[int, tuple] = {}  # tensors that two layers share are read once
 
     def _hook(self, name: str, module: nn.Module):
@@ -136,40 +148,40 @@ class Taps:
         def hook(module: nn.Module, args: tuple) -> tuple | None:
             if name in self._found:
                 return None
-            z = args[0]
-            tapped, first, second, channels = self._read(z, module, is_conv)
-            width = first.shape[1] if is_conv else channels
-            self._found[name] = (first[:, :width], second[:, :width], channels)
+            tapped, found = self._read(args[0], module, is_conv)
+            self._found[name] = found, is_conv
             return None if tapped is None else (tapped, *args[1:])
 
         return hook
 
-    def _read(self, z: Tensor, module: nn.Module, is_conv: bool) -> tuple[Tensor | None, Tensor, Tensor, int]:
-        """(z that carries the moments' gradient, or None where there is none; E[z]; E[z²]; channels)."""
+    def _read(self, z: Tensor, module: nn.Module, is_conv: bool) -> tuple[Tensor | None, _Read]:
+        """(z that carries the gradient of its sums, or None where there is none; what was read)."""
         version = 0 if z.is_inference() else z._version
         seen = self._seen.get(id(z))
         # weak: a frozen pass must not keep activations alive; an id may be reused by a later tensor
         if seen and seen[0]() is z and seen[1] == version and (seen[2] or not is_conv):
             return seen[3]
         maps = as_maps(z, module)
-        patch, groups = self.patch if is_conv else None, self._groups or (len(z),)
-        if torch.is_grad_enabled() and z.requires_grad:
-            tapped, first, second = Tap.apply(maps, patch, groups)
-            tapped = from_maps(tapped, z)
-        else:
-            tapped, (first, second) = None, moments(maps, patch, groups)
-        result = (tapped, first, second, maps.shape[1])
+        tapped, sums = read(maps, self.patch if is_conv else None, self._groups or (len(z),))
+        found = _Read(sums)
+        if self._groups is not None:  # of many groups the sums would take as much memory as the maps themselves
+            self._reduce([found])
+        result = (None if tapped is None else from_maps(tapped, z), found)
         self._seen[id(z)] = (weakref.ref(z), version, is_conv, result)
         return result
 
+    def _reduce(self, reads: Sequence[_Read]) -> None:
+        """Moments of what was read, for all of these at once."""
+        for one, found in zip(reads, moments([one.sums for one in reads])):
+            one.moments, one.sums = found, None
+
     def _make_layout(self, shape: tuple) -> Layout:
         segments, at = [], 0
-        for i, (name, channels, width) in enumerate(shape):
+        for i, (name, *lengths) in enumerate(shape):
             is_conv = isinstance(self._layers[name], nn.Conv2d)
-            for kind, length in (("channel", channels), ("patch", width - channels)):
-                if length:
-                    segments.append(Segment(name, kind, at, at + length, is_conv, first=i == 0))
-                    at += length
+            for kind, length in zip(("channel", "patch"), lengths):
+                segments.append(Segment(name, kind, at, at + length, is_conv, first=i == 0))
+                at += length
         return Layout(tuple(segments))
 
 

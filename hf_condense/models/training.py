@@ -18,9 +18,11 @@ from hf_condense.config import check
 from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key, keyed
 from hf_condense.files import fingerprint
+from hf_condense.models.data_parallel import DataParallel, mean_loss
 from hf_condense.models.finite import need_finite_loss
 from hf_condense.models.fit_state import FitState
 from hf_condense.models.schedules import SCHEDULES, multiplier
+from hf_condense.precision import autocast
 from hf_condense.progress import Progress
 
 
@@ -52,6 +54,7 @@ class FitRecipe:
     `restart` begins with a new optimiser, without momentum, in every epoch whose rate is not that of the one before.
     `rates` makes the training one of stages of equal length: the schedule runs once for each of them, with that base
     rate in place of `lr`. Weights go on from stage to stage, and so does momentum, unless `reset_between`.
+    `fused` updates all weights in one kernel (adam and adamw): faster, and equal up to rounding.
     """
 
     epochs: int
@@ -73,6 +76,7 @@ class FitRecipe:
     restart: bool = False
     rates: tuple[float, ...] | None = None
     reset_between: bool = False
+    fused: bool = False
 
     def __post_init__(self) -> None:
         check(self.epochs >= 0, "epochs", self.epochs, "0 or more")
@@ -128,7 +132,7 @@ def build_optimizer(model: nn.Module, recipe: FitRecipe) -> torch.optim.Optimize
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
     cls = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return cls(groups, lr=recipe.lr, betas=recipe.betas)
+    return cls(groups, lr=recipe.lr, betas=recipe.betas, fused=recipe.fused or None)
 
 
 class AveragedModel:
@@ -161,7 +165,7 @@ def fit(
     *,
     device: torch.device,
     key: Key,
-    accelerator=None,
+    parallel: DataParallel | None = None,
     on_epoch: Callable[[int, nn.Module, nn.Module | None, dict], None] | None = None,
     progress: Progress | None = None,
     state_folder: Path | None = None,
@@ -175,19 +179,21 @@ def fit(
         batches: epoch number -> the epoch's batches, on `device`; must give the same batches for the same epoch.
         loss: (logits [b, K] fp32, batch) -> the mean loss of the batch.
         key: names the streams of dropout and other layers that draw numbers; each epoch has its own.
-        accelerator: an `accelerate.Accelerator` whose trackers get loss and rate; training stays on this process.
+        parallel: trains on all processes at once, each of which gives its part of every batch; None on this one alone.
         on_epoch: called with (epoch, model, averaged model or None, row of the history) after each epoch; it may
             change the mode of the models and add to the row.
-        progress: advances by one an epoch and shows the loss.
+        progress: advances by one an epoch and logs loss and rate; by default callbacks get them under the name of `key`.
         state_folder: where the unfinished fit is kept, at most once in `save_every` seconds; a second call with the
             same arguments goes on from there and ends with the same weights. The caller deletes it.
         setting: by which the network was chosen, and `remedy`: what to change when it diverges; for the message.
 
     Raises:
         ModelError: the loss of an epoch is infinite or no number.
+        Stopped: a callback has stopped the run; the state is kept.
         ArtefactError: `state_folder` holds another fit's state.
     """
     model.to(device)
+    progress = progress or Progress(str(key), recipe.epochs, show=False)
     if recipe.precision == "bf16":
         model.to(memory_format=torch.channels_last)  # the layout in which low-precision convolutions are fast
     optimizer = build_optimizer(model, recipe)
@@ -198,35 +204,39 @@ def fit(
         mean = average.model if average else None
         state = FitState(state_folder, model, optimizer, mean, fingerprint([recipe, str(key), shapes]))
         start, steps, seconds, history = state.load()
-        if progress:
+        if start:
             progress.advance(start)
     began, saved = time.monotonic() - seconds, time.monotonic()
     for epoch in range(start, recipe.epochs):
         model.train()
         with keyed(key / epoch):
-            mean_loss, taken = _run_epoch(model, batches(epoch), loss, recipe, epoch, optimizer, average, device)
+            total, count, taken = _run_epoch(
+                model, batches(epoch), loss, recipe, epoch, optimizer, average, device, parallel
+            )
         steps += taken
-        row = {"epoch": epoch, "loss": mean_loss, "lr": recipe.rate(epoch)}
+        loss_of_epoch = mean_loss(total, count, parallel) if taken else math.nan
+        row = {"epoch": epoch, "loss": loss_of_epoch, "lr": recipe.rate(epoch)}
         history.append(row)
         if on_epoch:
             on_epoch(epoch, model, average.take_buffers() if average else None, row)
         if taken:
             name = getattr(model, "name", type(model).__name__)
-            need_finite_loss(mean_loss, name, epoch + 1, recipe.epochs, setting, remedy)
-        if accelerator is not None:
-            accelerator.log({f"{key}/loss": row["loss"], f"{key}/lr": row["lr"]}, step=epoch)
-        if progress:
-            progress.advance()
-            progress.say({"loss": mean_loss})
-        if state and epoch + 1 < recipe.epochs and time.monotonic() - saved >= save_every:
+            need_finite_loss(loss_of_epoch, name, epoch + 1, recipe.epochs, setting, remedy)
+        progress.advance()
+        progress.log({name: row[name] for name in ("loss", "lr", "accuracy") if name in row})
+        if epoch + 1 == recipe.epochs:
+            break
+        writes = parallel is None or parallel.processes.main
+        if state and writes and (progress.stopping or time.monotonic() - saved >= save_every):
             state.save(epoch + 1, steps, time.monotonic() - began, history)
             saved = time.monotonic()
+        progress.stop_if_asked()
     ema_model = average.take_buffers().eval() if average else None
     return FitResult(model.eval(), ema_model, history, time.monotonic() - began, steps)
 
 
-def _run_epoch(model, batches, loss, recipe, epoch, optimizer, average, device) -> tuple[float, int]:
-    """(mean loss an image, optimiser steps). Reads nothing back from the device before the epoch's end."""
+def _run_epoch(model, batches, loss, recipe, epoch, optimizer, average, device, parallel) -> tuple[Tensor, int, int]:
+    """(sum of losses, images, optimiser steps) of this process. Reads nothing back from the device."""
     for group in optimizer.param_groups:
         group["lr"] = recipe.rate(epoch)
     if recipe.forgets(epoch):
@@ -238,12 +248,14 @@ def _run_epoch(model, batches, loss, recipe, epoch, optimizer, average, device) 
             images = batch.images
             if recipe.precision == "bf16":
                 images = images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            with autocast(device, recipe.precision == "bf16"):
                 logits = model(images)
             value = loss(logits.float(), batch)
             (value * (len(batch.labels) / size)).backward()
             total += value.detach() * len(batch.labels)
             count += len(batch.labels)
+        if parallel is not None:
+            parallel.average_gradients(model.parameters())
         if recipe.grad_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
         optimizer.step()
@@ -251,7 +263,7 @@ def _run_epoch(model, batches, loss, recipe, epoch, optimizer, average, device) 
         if average:
             average.update()
         steps += 1
-    return (float(total) / count if count else math.nan), steps
+    return total, count, steps
 
 
 def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -267,9 +279,9 @@ def predict(
     """Logits fp32 [N, K] on the CPU, in eval mode, of uint8 or unit-pixel images [N, C, S, S]."""
     was_training = model.training
     model.to(device).eval()
-    parts = [model(unit_pixels(part, device, size)).float().cpu() for part in images.split(batch_size)]
+    parts = [model(unit_pixels(part, device, size)).float() for part in images.split(batch_size)]
     model.train(was_training)
-    return torch.cat(parts)
+    return torch.cat(parts).cpu()  # read back once
 
 
 def evaluate_top1(

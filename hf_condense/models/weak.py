@@ -86,7 +86,6 @@ def weak_pool(
         Path(cache_folder),
         image_size,
         flip,
-        accelerator,
         show,
         dataset,
     )
@@ -170,7 +169,6 @@ class _Maker:
     cache: Path
     image_size: int
     flip: bool
-    accelerator: object
     show: bool
     dataset: str
     options: dict = field(init=False)
@@ -182,7 +180,6 @@ class _Maker:
             "device": self.device,
             "cache_folder": self.cache,
             "flip": self.flip,
-            "accelerator": self.accelerator,
             "progress": self.show,
             "dataset": self.dataset,
         }
@@ -299,7 +296,6 @@ class _Maker:
                     self.training,
                     key / "fit",
                     self.device,
-                    self.accelerator,
                     bar,
                     state,
                     remedy="lower --finetune_lr",

@@ -31,14 +31,25 @@ class Objective(ABC):
     """State of one shard; owns no optimiser and no outer loop.
 
     `share` is (this process, processes): where all of them work on one shard, each yields the terms of its own classes.
-    Images are unit pixels, float [n, C, H, W]; labels int64 [n]; a step's key already names the step.
+    Images are unit pixels, float [n, C, H, W]; labels int64 [n]; a step's key already names the step. Where
+    `needs_sources` is set, `sources` are the real images that the shard's first images were made of, uint8
+    [n, cells, C, H, W], before `start` is called.
     """
 
     share: tuple[int, int] = (0, 1)
+    needs_sources: bool = False
+    sources: Tensor
 
     @abstractmethod
     def start(self, shard: Shard, images: Tensor, labels: Tensor, key: Key) -> None:
-        """Called before the first step of a shard (or before `load_state_dict`, when it is resumed)."""
+        """Called before the first step of a shard (or before `load_state_dict`, when it is resumed).
+
+        Here `labels` are on the CPU, so that nothing has to be read back from the device.
+        """
+
+    def begin(self, images: Tensor) -> Tensor:
+        """What optimisation begins with, of any side, after `start` has seen the first images."""
+        return images
 
     @abstractmethod
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.objectives.base import Term
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 
@@ -20,15 +21,13 @@ INACTIVE = 1e-6  # nats; a smaller term is negligible beside other parts of the 
 
 
 def class_groups(labels: Tensor) -> list[Tensor]:
-    """Rows of the classes that have two images or more: int64 [classes, images] for each number of images."""
-    on_host = labels.cpu()
-    counts = on_host.unique(return_counts=True)[1]
-    members = on_host.argsort(stable=True).split(counts.tolist())
-    return [
-        torch.stack([rows for rows in members if len(rows) == n]).to(labels.device)
-        for n in counts.unique().tolist()
-        if n > 1
-    ]
+    """Rows of the classes that have two images or more: int64 [classes, images] for each number of images.
+
+    `labels` int64 [n] and rows are on the CPU.
+    """
+    counts = labels.unique(return_counts=True)[1]
+    members = labels.argsort(stable=True).split(counts.tolist())
+    return [torch.stack([rows for rows in members if len(rows) == n]) for n in counts.unique().tolist() if n > 1]
 
 
 def densification(images: Tensor, groups: Sequence[Tensor], temperature: float, normalised: bool = False) -> Tensor:
@@ -96,7 +95,7 @@ class DensifiedStatistics(FeatureStatistics):
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
         """Also groups the rows by class and resets the counts."""
         super().start(shard, images, labels, key)
-        self._shard, self._groups = shard, class_groups(labels)
+        self._shard, self._groups = shard, [to_device(rows, images.device) for rows in class_groups(labels)]
         like = {"dtype": images.dtype, "device": images.device}
         self._mean, self._std = (
             torch.tensor(v, **like).view(1, -1, 1, 1) for v in (self.densification.mean, self.densification.std)

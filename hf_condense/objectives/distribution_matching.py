@@ -15,10 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.config import check
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.models.embedding import embed
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.base import Objective, Term
+from hf_condense.precision import autocast
 from hf_condense.selection.paired import PairedViews
 from hf_condense.selection.sampler import Sampler, real_images
 
@@ -26,6 +28,7 @@ from hf_condense.selection.sampler import Sampler, real_images
 # (benchmarks/matching_step.py)
 CHUNK = {"cpu": 64}
 LARGE_CHUNK = 512  # elsewhere
+TERM = 32  # synthetic images in one term, as far as whole classes allow: their activations are most of a step's memory
 
 
 class DistributionMatching(Objective):
@@ -56,11 +59,11 @@ class DistributionMatching(Objective):
         self.sampler = sampler
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
-        self._labels = labels.cpu()
+        self._labels = labels
         self._classes, self._place = self._labels.unique(return_inverse=True)
 
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
-        """One term for all classes of the shard."""
+        """A term for every few classes of the shard; one for all of them where batch norms tie them together."""
         key = self.key / "step" / step  # not the shard's
         network = self._network(step)
         if self.sampler is not None:
@@ -68,10 +71,17 @@ class DistributionMatching(Objective):
             self.sampler.begin(step, step, network.eval(), self._classes.tolist())
             network.train()
         draw = self.views.draw(key / "siamese")
-        found = self.features(network, self.views.seen(images, draw, self._labels))
-        difference = self._real_means(network, draw, key / "real") - averaging(self._place, found) @ found
-        loss = difference.square().sum()
-        yield Term(loss, "distribution", {"distribution": loss.detach() / len(self._classes)})
+        tied = any(isinstance(m, _BatchNorm) for m in network.modules())
+        aims, groups = self._real_means(network, draw, key / "real", tied), len(self._classes)
+        for places in [range(groups)] if tied else self._few():
+            chosen = (self._place >= places[0]) & (self._place <= places[-1])
+            rows = chosen.nonzero()[:, 0]
+            shown = images if len(rows) == len(images) else images.index_select(0, rows.to(images.device))
+            found = self.features(network, self.views.seen(shown, draw, self._labels[rows]))
+            mean = averaging(self._place[rows] - places[0], found) @ found
+            loss = (aims[places[0] : places[-1] + 1] - mean).square().sum()
+            # logs are averaged over terms, and are the mean over classes
+            yield Term(loss, "distribution", {"distribution": loss.detach() / len(places)})
 
     def state_dict(self) -> dict[str, Tensor]:
         """The sampler's; networks and random batches follow from the step."""
@@ -83,28 +93,43 @@ class DistributionMatching(Objective):
 
     def features(self, network: ImageModel, images: Tensor) -> Tensor:
         """float32 [n, d] (float64 for float64 images) of unit pixels [n, C, H, W]."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(images.device, self.precision == "bf16"):
             found = embed(network, images)
         return found.to(images.dtype)
 
     def _network(self, step: int) -> ImageModel:
         return self.fresh(self.key / "network" / step).requires_grad_(False)
 
+    def _few(self) -> list[range]:
+        """The classes, by their places, as they share terms: alike many in each."""
+        groups, images = len(self._classes), len(self._labels)
+        terms = min(groups, -(-images // TERM))
+        while groups % terms:
+            terms += 1
+        size = groups // terms
+        return [range(first, first + size) for first in range(0, groups, size)]
+
     @torch.no_grad()
-    def _real_means(self, network: ImageModel, draw, key: Key) -> Tensor:
-        """Mean feature [classes, d] of a real batch of each class."""
+    def _real_means(self, network: ImageModel, draw, key: Key, tied: bool) -> Tensor:
+        """Mean feature [classes, d] of a real batch of each class.
+
+        Args:
+            tied: whether the features of an image depend on the other images of a pass (batch norms).
+        """
         batches, weights = zip(
             *(real_images(self.views, c, self.real_batch, key, self.sampler) for c in self._classes.tolist())
         )
         place = torch.arange(len(batches)).repeat_interleave(torch.tensor([len(b) for b in batches]))
-        seen = self.views.seen(torch.cat(batches), draw, self._classes[place])
-        if any(isinstance(m, _BatchNorm) for m in network.modules()):  # their statistics are those of all classes
+        images, classes = torch.cat(batches), self._classes[place]
+        size = len(images)
+        if tied:  # statistics are those of all classes
             whole = len(self._classes) == self.views.source.num_classes
             check(whole, "classes_per_shard", len(self._classes), "none, for a network with batch norms")
-            parts = (seen,)
         else:
-            parts = seen.split(CHUNK.get(seen.device.type, LARGE_CHUNK))
-        found = torch.cat([self.features(network, part) for part in parts])
+            size = CHUNK.get(images.device.type, LARGE_CHUNK)
+        # augmented as they pass: all at once they would take more memory than the network
+        passes = zip(images.split(size), classes.split(size))
+        found = torch.cat([self.features(network, self.views.seen(part, draw, own)) for part, own in passes])
         return averaging(place, found, weights) @ found
 
 
@@ -114,10 +139,11 @@ def averaging(place: Tensor, like: Tensor, weights: Sequence[Tensor | None] = ()
     Args:
         place: int64 [n] group of each feature, on the CPU.
         like: of the device and kind of the features.
-        weights: of the features of each group, in their order, where these differ.
+        weights: of the features of each group, in their order, where these differ; groups then lie one after another.
     """
-    shares = F.one_hot(place).T.to(like)
+    shares = to_device(F.one_hot(place).T.to(like.dtype), like.device)
+    ends = place.bincount().cumsum(0).tolist()
     for row, mine in enumerate(weights):
         if mine is not None:
-            shares[row, place == row] = mine.to(like)
+            shares[row, ends[row] - len(mine) : ends[row]] = mine.to(like)
     return shares / shares.sum(1, keepdim=True)

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hf_condense.config import check
-from hf_condense.data.augmentation import ViewPolicy, apply_views, draw_views
+from hf_condense.data.augmentation import ViewPolicy, draw_views, view_maker
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.errors import ArtefactError
 from hf_condense.models.frozen import forward, freeze
 from hf_condense.models.statistics import RealStatistics
@@ -42,6 +43,8 @@ class FeatureStatistics(Objective):
     Raises:
         ArtefactError: on `start`, when statistics and observer do not belong together.
     """
+
+    ce_weight = 1.0  # of cross-entropy
 
     def __init__(
         self,
@@ -85,8 +88,8 @@ class FeatureStatistics(Objective):
         self.flat_images = images.detach().clone() if self.settings.flatness_weight else None
         self._order, sizes = None, None
         if self.settings.class_matching == "per_class":  # rows by class, so that each class is one group of rows
-            self._order = labels.argsort(stable=True)
-            sizes = labels.cpu().unique(return_counts=True)[1].tolist()
+            self._order = to_device(labels.argsort(stable=True), images.device)
+            sizes = labels.unique(return_counts=True)[1].tolist()
         for taps, matching in zip(self.taps, self.matching):
             taps.group(sizes)
             matching.start(labels, images.dtype)
@@ -94,21 +97,32 @@ class FeatureStatistics(Objective):
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """One term for each observer of the step. `images`: unit pixels [n, C, H, W]; `labels`: int64 [n], of `start`."""
         policy = self._policy(step)
-        views = draw_views(policy, key / "view", len(images), *images.shape[-2:]) if policy else None
+        look = None
+        if policy:
+            views = draw_views(policy, key / "view", len(images), *images.shape[-2:])
+            look = view_maker(images, views, policy)
 
         def seen(batch: Tensor) -> Tensor:
-            batch = apply_views(batch, views, policy) if policy else batch
+            batch = look(batch) if look else batch
             return batch if self._order is None else batch[self._order]
 
         labels = labels if self._order is None else labels[self._order]
         for turn, k in enumerate(self.whose_turn()):
             loss, logs = self._loss(k, seen, images, labels, key, with_extra=not turn)
-            yield Term(loss / self.per_step, "feature_statistics", logs)
+            yield Term(self.weighted(loss, turn), "feature_statistics", logs)
 
     def whose_turn(self) -> list[int]:
         """The observers of this step."""
         shuffled = self._key if self.turns == "shuffled" else None
         return whose_turn(self.counter, len(self.observers), self.per_step, shuffled)
+
+    def logits(self, model: nn.Module, shown: Tensor) -> Tensor:
+        """Of the views that an observer is shown."""
+        return forward(model, shown, self.precision)
+
+    def weighted(self, loss: Tensor, turn: int) -> Tensor:
+        """The part of the step's loss that this observer's is, `turn` being its place in `whose_turn`."""
+        return loss / self.per_step
 
     def _loss(
         self, k: int, seen: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, key: Key, with_extra: bool
@@ -116,10 +130,10 @@ class FeatureStatistics(Objective):
         model, taps, matching = self.observers[k], self.taps[k], self.matching[k]
         shown = seen(images)
         with taps if self.settings.match_weight else nullcontext():
-            logits = forward(model, shown, self.precision)
+            logits = self.logits(model, shown)
             moments = taps.collect() if self.settings.match_weight else None
         ce = F.cross_entropy(logits, labels)
-        loss, logs = ce, {"ce": ce.detach()}
+        loss, logs = ce if self.ce_weight == 1 else self.ce_weight * ce, {"ce": ce.detach()}
         if moments:
             matched = matching.loss(*moments, self._keep(matching, key))
             loss, logs["matching"] = loss + self.settings.match_weight * matched, matched.detach()

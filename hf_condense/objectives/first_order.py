@@ -16,6 +16,7 @@ from hf_condense.config import check
 from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
+from hf_condense.data.upload import to_device
 from hf_condense.models.frozen import freeze
 from hf_condense.objectives.base import Objective, Term
 from hf_condense.objectives.gradients import Distance, full_gradient, gradient_distance, parameter_gradients
@@ -75,4 +76,4 @@ class FirstOrder(Objective):
         for at in range(0, len(rows), BATCH):
             part = rows[at : at + BATCH]
             images = unit_pixels(self.source.images(part), device, self.source.image_size)
-            yield images, torch.from_numpy(self.source.labels[part]).to(device)
+            yield images, to_device(torch.from_numpy(self.source.labels[part]), device)

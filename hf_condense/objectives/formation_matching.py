@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hf_condense.data.formation import Formation, decode_as
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.gradient_matching import GradientMatching, Loops, part_of
@@ -65,7 +66,7 @@ class FormationMatching(GradientMatching):
         if len(decoded) <= self.most:
             return decoded
         drawn = torch.from_numpy(key.permutation(len(decoded))[: self.most])
-        return decoded[drawn.to(decoded.device)]
+        return decoded[to_device(drawn, decoded.device)]
 
     def state_dict(self) -> dict[str, Tensor]:
         found = super().state_dict()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import siamese_pixels
+from hf_condense.data.upload import to_device
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.recalibration import recalibrate
@@ -69,9 +70,9 @@ class GradientMatching(Objective):
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
         self._key = key
         rank, world = self.share
-        known = labels.cpu()
+        mine = labels.unique().tolist()[rank::world]
         # rows of each class of this process
-        self._rows = {c: (known == c).nonzero()[:, 0].to(labels.device) for c in known.unique().tolist()[rank::world]}
+        self._rows = {c: to_device((labels == c).nonzero()[:, 0], images.device) for c in mine}
 
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """One term for each class."""
@@ -124,9 +125,8 @@ class GradientMatching(Objective):
     ) -> list[Tensor]:
         classes = torch.full((len(images),), c)
         seen = self.views.seen(images, draw, classes)
-        return parameter_gradients(
-            self._network, seen, classes.to(seen.device), create_graph, self.dims, self.without, weights
-        )
+        target = torch.full((len(images),), c, device=seen.device)
+        return parameter_gradients(self._network, seen, target, create_graph, self.dims, self.without, weights)
 
     def _train(self, images: Tensor, labels: Tensor, step: int, key: Key) -> None:
         """`inner` epochs of plain SGD on the images."""
@@ -134,7 +134,7 @@ class GradientMatching(Objective):
         policy = replace(views.policy, family_per="call") if views.policy else None
         optimiser = torch.optim.SGD(network.parameters(), self.loops.network_lr)
         for epoch in range(self.loops.inner):
-            order = torch.from_numpy((key / "order" / epoch).permutation(len(images))).to(images.device)
+            order = to_device(torch.from_numpy((key / "order" / epoch).permutation(len(images))), images.device)
             for number, rows in enumerate(order.split(self.loops.train_batch)):
                 batch = images[rows]
                 if policy:

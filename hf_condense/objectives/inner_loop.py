@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hf_condense.models.flat import FlatNetwork
 
 Gradient = Literal["adjoint", "unroll", "tesla", "tesla_official"]
+UNROLL_BYTES = 2 << 30  # a fixed bound: equal settings take the same gradient on every machine
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,30 @@ def end_distance(
             weights, batch, images[batch.rows], labels[batch.rows], create_graph=True
         )
     return loop.distance(weights)
+
+
+def exact_gradient(network: FlatNetwork, image_size: int, batch: int, steps: int) -> Gradient:
+    """The faster of the two exact gradients whose graph fits: "unroll" up to `UNROLL_BYTES`, else "adjoint"."""
+    return "unroll" if unroll_bytes(network, image_size, batch, steps) <= UNROLL_BYTES else "adjoint"
+
+
+@torch.no_grad()
+def unroll_bytes(network: FlatNetwork, image_size: int, batch: int, steps: int) -> int:
+    """Estimated bytes of the graph that "unroll" keeps of `steps` steps on `batch` images each.
+
+    The first and the second derivative each keep the outputs of all layers, and the weights are kept twice a step.
+    """
+    model, sizes = network.network, []
+    layers = [module for module in model.backbone.modules() if not list(module.children())]
+    hooks = [
+        m.register_forward_hook(lambda _, __, out: sizes.append(out.numel() * out.element_size())) for m in layers
+    ]
+    try:
+        model(torch.zeros(1, model.channels, image_size, image_size, device=model.mean.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return 2 * steps * (batch * sum(sizes) + 4 * network.size)
 
 
 class _StepByStep(torch.autograd.Function):

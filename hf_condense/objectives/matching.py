@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from hf_condense.data.upload import to_device
 from hf_condense.models.statistics import RealStatistics
 from hf_condense.models.taps import Layout
 from hf_condense.objectives.settings import MatchingSettings
@@ -26,6 +28,7 @@ class Matching:
         self.statistics, self.settings, self.device = statistics, settings, device
         layout: Layout = statistics.layout
         lengths = torch.tensor(layout.lengths)
+        self._lengths = lengths
         self.segment = torch.arange(len(lengths)).repeat_interleave(lengths).to(device)  # [D] the segment of an entry
         first = torch.tensor([s.first for s in layout.segments])
         self.weight = torch.where(first, settings.first_layer_weight, 1.0).to(device)
@@ -40,9 +43,9 @@ class Matching:
         return self.statistics.layout
 
     def start(self, labels: Tensor, dtype: torch.dtype = torch.float32) -> None:
-        """Sets the targets for a batch with these labels (int64 [B]); running statistics are reset unless kept."""
+        """Sets the targets for a batch with these labels (int64 [B], on the CPU); running statistics are reset unless kept."""
         per_class = self.settings.class_matching == "per_class"
-        classes, counts = labels.cpu().unique(return_counts=True)
+        classes, counts = labels.unique(return_counts=True)
         aims = [torch.stack(self.statistics.global_moments())]
         alpha = self.settings.alpha
         if alpha == 1 and not per_class:  # classes have no weight, so class statistics are not needed
@@ -54,12 +57,15 @@ class Matching:
         self.targets = torch.stack(aims).to(self.device, dtype)  # [1 + classes, 2, D]: all data first
         share = counts / counts.sum() if per_class else torch.ones(len(aims) - 1)
         self.share = torch.cat([torch.tensor([alpha]), (1 - alpha) * share]).to(self.device, dtype)  # [1 + classes]
+        # the segments of all rows of the residuals, one row after another
+        self.lengths = self._lengths.repeat(2 * len(self.targets)).to(self.device)
         self.group_share = share.to(self.device, dtype)
         if self.average is None or per_class or not self.settings.stat_ema_persist:
             rows = len(self.targets) if per_class else 1
             self.average = torch.zeros(rows, 2, self.layout.size, device=self.device, dtype=dtype)
             begun = self.settings.stat_ema_zero_init
             self.visited = torch.full((self.layout.size,), begun, device=self.device)
+            self._everywhere = torch.ones_like(self.visited)
 
     def loss(self, first: Tensor, second: Tensor, keep: Tensor | None = None) -> Tensor:
         """The weighted sum of all norms; moves the running statistics on.
@@ -76,11 +82,12 @@ class Matching:
         weight = self.weight
         entries = None
         if keep is not None:
-            kept = keep[self.layer_of].to(self.device, non_blocking=True)
+            kept = to_device(keep[self.layer_of], self.device)
             weight, entries = weight * kept, kept[self.segment]
         residual = self._running(now, entries) - self.targets  # [1 + classes, 2, D]
-        sums = residual.new_zeros(*residual.shape[:2], len(weight))
-        norms = root(sums.index_add(-1, self.segment, residual.square()))
+        # added in one order on every device
+        sums = torch.segment_reduce(residual.square().flatten(), "sum", lengths=self.lengths, unsafe=True)
+        norms = root(sums.view(*residual.shape[:2], -1))
         return (norms.sum(1) @ weight.to(norms.dtype)) @ self.share
 
     def keep(self, uniform: Tensor) -> Tensor:
@@ -94,13 +101,26 @@ class Matching:
         with torch.no_grad():
             momentum = self.settings.stat_momentum
             moved = torch.where(self.visited, torch.lerp(now, self.average, momentum), now)
-            visited = torch.ones_like(self.visited) if entries is None else self.visited | entries
+            visited = self._everywhere if entries is None else self.visited | entries
             self.average = moved if entries is None else torch.where(entries, moved, self.average)
             self.visited = visited
         return self.average + (now - now.detach())
 
 
+class _Root(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        found = x.sqrt()
+        ctx.save_for_backward(found)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (found,) = ctx.saved_tensors
+        return (grad / (2 * found)).masked_fill_(found == 0, 0)
+
+
 def root(x: Tensor) -> Tensor:
-    """Square root whose gradient at 0 is 0: a statistic that matches exactly has no gradient."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1).sqrt(), 0)
+    """Square root of x >= 0 whose gradient at 0 is 0: a statistic that matches exactly has no gradient."""
+    return _Root.apply(x)

@@ -13,6 +13,7 @@ from torch import Tensor
 from hf_condense.data.augmentation import ViewPolicy, draw_views, mix_images, mixed_targets
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import siamese_pixels
+from hf_condense.data.upload import to_device
 from hf_condense.models.image_model import ImageModel
 from hf_condense.selection.paired import PairedViews
 
@@ -87,7 +88,7 @@ class RealTraining:
             yield number, self._order[1][place * each : (place + 1) * each]
 
     def _step(self, key: Key, rows: np.ndarray) -> None:
-        images, labels = self.views.at(rows), self._labels[torch.from_numpy(rows).to(self._labels.device)]
+        images, labels = self.views.at(rows), self._labels[to_device(torch.from_numpy(rows), self._labels.device)]
         if self.policy is not None:
             images = siamese_pixels(images, self.policy, key, self.views.space)
         partner, own = None, 1.0
@@ -98,7 +99,7 @@ class RealTraining:
         logits = network(images)
         loss = F.cross_entropy(logits, labels)
         if own < 1:
-            loss = own * loss + (1 - own) * F.cross_entropy(logits, labels[partner.to(labels.device)])
+            loss = own * loss + (1 - own) * F.cross_entropy(logits, labels[to_device(partner, labels.device)])
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._optimiser.step()

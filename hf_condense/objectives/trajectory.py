@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import SiamesePolicy, apply_siamese, draw_siamese
+from hf_condense.data.upload import to_device
 from hf_condense.models.experts import ExpertBuffer
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.objectives.base import Objective, Term
@@ -72,7 +73,7 @@ class TrajectoryMatching(Objective):
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
         self._rate = torch.tensor(self.rate, dtype=images.dtype, device=images.device, requires_grad=True)
-        self._assigned = F.one_hot(labels, self.network.network.num_classes).to(images.dtype)
+        self._assigned = to_device(F.one_hot(labels, self.network.network.num_classes).to(images.dtype), images.device)
 
     def learnables(self) -> dict[str, Tensor]:
         """The student's learning rate "lr", and "soft_labels" [n, K] where labels are assigned."""
@@ -83,7 +84,7 @@ class TrajectoryMatching(Objective):
         rank, world = self.share
         for number in range(self.segments.pairs)[rank::world]:
             name = key / "stretch" / number
-            start, target = (weights.to(images) for weights in self._segment(name))
+            start, target = (weights.to(images.dtype) for weights in self._segment(name, images.device))
             seen = self.network.network.normalise(images)
             if self.assigns:
                 labels = self._labels(target, seen.detach())
@@ -94,11 +95,12 @@ class TrajectoryMatching(Objective):
             logs = {"distance": distance.detach(), "student_lr": self._rate.detach().clone()}
             yield Term(distance / self.segments.pairs, "trajectory", logs)
 
-    def _segment(self, key: Key) -> tuple[Tensor, Tensor]:
+    def _segment(self, key: Key, device: torch.device) -> tuple[Tensor, Tensor]:
         """Weights [P] of an expert where the student starts, and where it should end."""
         expert = int((key / "expert").numpy().integers(self.experts.experts))
         epoch = int((key / "epoch").numpy().integers(self.segments.first_epochs))
-        return self.experts.snapshot(expert, epoch), self.experts.snapshot(expert, epoch + self.segments.span)
+        span = self.segments.span
+        return self.experts.placed(expert, epoch, device), self.experts.placed(expert, epoch + span, device)
 
     def _batches(self, images: Tensor, key: Key) -> list[Batch]:
         """The batches of the student: consecutive passes over the images, each in a new order."""
@@ -106,7 +108,9 @@ class TrajectoryMatching(Objective):
         while len(found) < self.segments.steps:
             order = torch.from_numpy((key / "order" / len(found)).permutation(len(images)))
             for rows in order.split(self.segments.batch):
-                found.append(Batch(rows.to(images.device), self._view(images, len(rows), key / "view" / len(found))))
+                found.append(
+                    Batch(to_device(rows, images.device), self._view(images, len(rows), key / "view" / len(found)))
+                )
         return found[: self.segments.steps]
 
     def _view(self, images: Tensor, count: int, key: Key):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 from hf_condense.objectives.base import Objective, Term
 
 
@@ -45,15 +46,19 @@ class Union(Objective):
 
     def __init__(self, objective: Objective, frozen: Frozen) -> None:
         self.objective, self.frozen = objective, frozen
+        self.needs_sources = objective.needs_sources
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
         each = len(self.frozen.labels) // self.frozen.stages
         places = torch.tensor(shard.rows) - each * self.frozen.stages
         rows = torch.cat([places + each * stage for stage in range(self.frozen.stages)])
-        self._images = self.frozen.images[rows].to(images)
-        self._labels = self.frozen.labels[rows].to(labels)
+        self._images = to_device(self.frozen.images[rows].to(images.dtype), images.device)
+        before = self.frozen.labels[rows]
+        self._labels = to_device(before, images.device)
         self.objective.share = self.share
-        self.objective.start(shard, self._all(images), torch.cat((self._labels, labels)), key)
+        if self.needs_sources:
+            self.objective.sources = self.sources  # of the shard's own images, which come last
+        self.objective.start(shard, self._all(images), torch.cat((before, labels)), key)
 
     def learnables(self) -> dict[str, Tensor]:
         return self.objective.learnables()

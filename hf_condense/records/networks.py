@@ -138,6 +138,7 @@ class MemberFacts(Sealed):
     epoch: Count | None = None
     ratio: Share | None = None
     macs: Count | None = None
+    processes: Count | None = None
 
 
 Folder = Annotated[str, StringConstraints(pattern=r"^[^./\\\x00][^/\\\x00]{0,250}$")]  # inside the pool's own

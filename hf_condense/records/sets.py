@@ -79,6 +79,7 @@ class Network(Record):
     kind: Text | None = None
     epoch: Count | None = None
     ratio: Share | None = None
+    processes: Count | None = None
 
 
 class Labels(Record):
@@ -98,6 +99,9 @@ class SoftLabel(Record):
     bytes: Count
     by: Text | None = None
     teacher_bn: Literal["running", "batch"] | None = None
+    weights: Annotated[list[Share], Field(min_length=1, max_length=1000)] | None = (
+        None  # of the teachers, in their order
+    )
 
     @model_validator(mode="after")
     def _maker(self) -> SoftLabel:
@@ -238,6 +242,13 @@ class Imported(Record):
     sha256: dict[Text, dict[Text, Sha256]]
 
 
+class SourceRows(Record):
+    """Which real images are in each image: rows of the source's split, tile by tile; -1 for a tile that has none."""
+
+    split: Text
+    rows: list[Annotated[list[Annotated[int, Field(ge=-1, lt=2**53)]], Field(min_length=1, max_length=1024)]]
+
+
 class Content(Record):
     """Everything that settings determine."""
 
@@ -255,6 +266,7 @@ class Content(Record):
     pixels_hash: Hash | None = None
     soft_label: SoftLabel | None = None
     imported: Imported | None = None
+    source_rows: SourceRows | None = None
 
     @model_validator(mode="after")
     def _fit(self) -> Content:
@@ -263,6 +275,8 @@ class Content(Record):
             raise ValueError(f"images.classes: {len(self.class_names)}, as many as class_names")
         if not low_high[0] <= images.count / images.classes <= low_high[1]:
             raise ValueError("images.per_class: the smallest and the largest number of images of a class")
+        if self.source_rows is not None and len(self.source_rows.rows) != images.count:
+            raise ValueError(f"source_rows.rows: {images.count} lists, one an image")
         if self.format >= 2 and self.pixels_hash is None:
             raise ValueError("pixels_hash beside content_hash")
         if self.soft_label is not None and self.soft_label.bytes != 2 * images.count * images.classes:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hf_condense.engine import Engine
 from hf_condense.files import read_json, write_json
-from hf_condense.hub.preview import image_grid
 from hf_condense.hub.provenance import describe_network
 from hf_condense.methods.base import Context
-from hf_condense.plan import Shard, Synthetic
+from hf_condense.plan import Synthetic
 from hf_condense.run.base import Run
 from hf_condense.run.probe import Probe
 from hf_condense.run.squeeze import Squeeze, source_settings
@@ -59,20 +55,9 @@ class Condense(Stage[Condensed]):
         # what the pool is made of changes nothing, but which network is drawn untrained does
         return {**source_settings(run), "network": c.squeeze.base_model[0], **own}
 
-    def make(self, run: Run, done: Outputs, folder: Path, tick: Callable[[], None]) -> None:
-        def log(values: dict[str, float], step: int) -> None:
-            run.accelerator.log({f"synthesis/{k}": v for k, v in values.items()}, step)
-            tick()
-
-        engine = Engine(
-            run.accelerator,
-            run.folder,
-            run.config.run.checkpoint_every,
-            on_log=log,
-            on_snapshot=snapshots(run.folder / "pictures", run.train.class_names),
-        )
+    def make(self, run: Run, done: Outputs, folder: Path) -> None:
         context = observed(run, done)
-        engine.run(run.method, context)
+        Engine(run.accelerator, run.folder, run.config.run.checkpoint_every).run(run.method, context)
         if run.accelerator.is_main_process:
             used = [describe_network(used.model, [used.role]) for used in run.method.networks(context)]
             write_json(folder / self.networks, used)
@@ -84,7 +69,7 @@ class Condense(Stage[Condensed]):
 
     def load(self, run: Run, done: Outputs, folder: Path) -> Condensed:
         networks = read_json(folder / self.networks) if (folder / self.networks).exists() else []
-        return Condensed(Engine(run.accelerator, run.folder).gather(run.plan.groups), networks)
+        return Condensed(Engine(run.accelerator, run.folder).result(run.plan), networks)
 
     def cost(self, run: Run, probe: Probe) -> Cost:
         spec, shards, method = run.spec, run.plan.optimised, run.method
@@ -102,13 +87,3 @@ def observed(run: Run, done: Outputs) -> Context:
         return run.context
     statistics = done[Statistics] if run.statistics else None
     return replace(run.context, observers=done[Squeeze].observers, statistics=statistics)
-
-
-def snapshots(folder: Path, class_names: list[str]) -> Callable[[Shard, int, torch.Tensor], None]:
-    """Writes a grid of a shard's images while they are optimised: `<shard>-step<t>.png`."""
-
-    def write(shard: Shard, step: int, images: torch.Tensor) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        image_grid(images, torch.tensor(shard.labels), class_names, folder / f"{shard.id}-step{step:05d}.png")
-
-    return write

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hf_condense.data.crops import centre
+from hf_condense.evaluation.probe import centroid_rows, features, shows_whole_images
 from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.run import ImageSet, score
+from hf_condense.models.image_model import ImageModel
+from hf_condense.models.linear_probe import backbone_of, is_probe, short_name
 from hf_condense.run.base import Run
 from hf_condense.run.condense import Condense
 from hf_condense.run.probe import Probe
@@ -25,11 +28,12 @@ class Evaluate(Stage[ScoreTable]):
     """Students from scratch on every row, label regime and seed."""
 
     name, place, after, by_content = "evaluate", "scores", (Condense, Relabel), True
+    version = 2  # fused Adam and AdamW
 
     def settings(self, run: Run) -> dict[str, Any]:
         return {**asdict(run.config.evaluation), "protocol": asdict(run.protocol)}
 
-    def make(self, run: Run, done: Outputs, folder: Path, tick: Callable[[], None]) -> ScoreTable:
+    def make(self, run: Run, done: Outputs, folder: Path) -> ScoreTable:
         return self.load(run, done, folder)
 
     def load(self, run: Run, done: Outputs, folder: Path) -> ScoreTable:
@@ -57,6 +61,8 @@ class Evaluate(Stage[ScoreTable]):
             scores_folder=folder,
             accelerator=run.accelerator,
             whitening=run.whitening,
+            backbones=trained_networks(run, done),
+            best_seen=evaluation.best_seen,
         )
 
     def cost(self, run: Run, probe: Probe) -> Cost:
@@ -68,7 +74,8 @@ class Evaluate(Stage[ScoreTable]):
             protocol = run.protocol.resolve(student, run.training_ipc)
             epochs, limit = protocol.duration(images)
             seen = epochs * (min(limit * protocol.batch_size(images), images) if limit else images)
-            once = seen * probe.network(student).update
+            features = is_probe(student) and shows_whole_images(protocol)
+            once = images * probe.network(student).forward if features else seen * probe.network(student).update
             online = seen * labels * (("online" in evaluation.regimes) + virtual)
             full = once if "full" in evaluation.baselines else 0.0
             rows = scored_sets(run) * (once * len(evaluation.regimes) + online)
@@ -83,6 +90,16 @@ def scored_rows(run: Run, done: Outputs) -> dict[str, ImageSet | list[ImageSet]]
     if "full" in evaluation.baselines:
         full = centre(train.decoded(), train.image_size)
         rows["full"] = ImageSet(full, torch.from_numpy(train.labels), digest=train.fingerprint)
+    if "class_means" in evaluation.baselines:
+        rows["class means"] = ImageSet(
+            centre(train.decoded(), train.image_size),
+            torch.from_numpy(train.labels),
+            digest=train.fingerprint,
+            as_class_means=True,
+            note="no images: the nearest class mean of all real images, in the features of the probed network",
+        )
+    if "centroids" in evaluation.baselines:
+        rows["centroids"] = nearest_to_centroids(run, done, synthetic.labels)
     if "random" in evaluation.baselines and name != "random":
         labels = tuple(synthetic.labels.tolist())
         draws = (
@@ -98,3 +115,21 @@ def scored_rows(run: Run, done: Outputs) -> dict[str, ImageSet | list[ImageSet]]
         free = tuple(r for r in evaluation.regimes if r != "stored")
         rows[f"{name} (float)"] = ImageSet(synthetic.pixels, synthetic.labels, regimes=free, **facts)
     return rows
+
+
+def nearest_to_centroids(run: Run, done: Outputs, labels: Tensor) -> ImageSet:
+    """The real images nearest to the k-means centroids of their class, in the features of the first probed network."""
+    train, student = run.train, next(filter(is_probe, run.config.evaluation.students))
+    images = centre(train.decoded(), train.image_size)
+    backbone = backbone_of(student, train.plain_spec, trained_networks(run, done))
+    known = features(backbone, images, train.image_size, run.device)
+    rows = centroid_rows(
+        known, train.labels, train.num_classes, run.config.run.ipc, run.key / "baseline" / "centroids"
+    )
+    note = f"the real images nearest to the centroids of their class in the features of {short_name(student)}"
+    return ImageSet(images[torch.from_numpy(rows)], labels, note=note)
+
+
+def trained_networks(run: Run, done: Outputs) -> dict[str, ImageModel]:
+    """The networks of the pool by name; none where there is no pool."""
+    return {member.name: member.model for member in done[Squeeze].pool} if run.needs_pool else {}

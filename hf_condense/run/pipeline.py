@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from hf_condense.callbacks import Callback, Callbacks, Control, State
 from hf_condense.data.cache import cache_folder, remove_unfinished
 from hf_condense.errors import ConfigError
 from hf_condense.files import fingerprint, remove_leftovers
@@ -31,14 +32,16 @@ class Pipeline(Mapping[type[Stage], Any]):
 
     Args:
         run: whose stages they are.
+        callbacks: get the events of stages that are not done yet.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, callbacks: Sequence[Callback] = ()) -> None:
         self.run = run
         self.stages = {type(stage): stage for stage in (kind() for kind in STAGES) if stage.used(run)}
         self.records: dict[type[Stage], StageRecord] = {}
         for kind in self.stages:
             self.records[kind] = self._record(kind)
+        self.callbacks = Callbacks([*callbacks, _Clock(self)], run.config, run.accelerator.is_main_process)
         self._outputs: dict[type[Stage], Any] = {}
         self._owning = False
 
@@ -135,19 +138,34 @@ class Pipeline(Mapping[type[Stage], Any]):
 
     def _make(self, stage: Stage, record: StageRecord) -> Any:
         """Makes what a stage lacks; measures and records it."""
-        processes = self.run.accelerator
+        self.callbacks.stop_if_asked(self.callbacks.state(stage.name))
+        processes, resumed = self.run.accelerator, False
         with agreed(processes):
             if processes.is_main_process:
-                record.begin(self.run.config.run.overwrite)
+                resumed = record.begin(self.run.config.run.overwrite)
                 # only now: a refused start leaves the old one as it was
                 self.run.config.save(self.run.folder / "config.yaml")
         reset_peak(self.run.device)
         finished = False
-        try:
-            output = stage.make(self.run, self, record.folder, record.tick)
-            processes.wait_for_everyone()
-            finished = True
-        finally:
-            if processes.is_main_process:
-                record.note(finished, peak_bytes(self.run.device))
+        with self.callbacks.stage(stage.name, resumed=resumed) as state:
+            try:
+                output = stage.make(self.run, self, record.folder)
+                processes.wait_for_everyone()
+                finished = True
+            finally:
+                if processes.is_main_process:
+                    record.note(finished, peak_bytes(self.run.device))
+            self.callbacks.emit("on_stage_end", state, facts=record.facts() if processes.is_main_process else {})
         return output
+
+
+class _Clock(Callback):
+    """Notes now and then what the stage at work has taken, which a killed process cannot."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.records = pipeline.records
+
+    def on_step_end(self, config: Any, state: State, control: Control, **kwargs: Any) -> None:
+        for record in self.records.values():
+            if state.is_main_process and record.name == state.stage:
+                record.tick()

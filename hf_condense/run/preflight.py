@@ -15,6 +15,7 @@ from hf_condense.evaluation.protocol import Protocol
 from hf_condense.methods import method_class
 from hf_condense.methods.base import Method
 from hf_condense.methods.registry import METHODS
+from hf_condense.models.linear_probe import PREFIX, is_probe, load_student
 from hf_condense.models.loading import load_untrained
 from hf_condense.models.networks import means_weights, weight_tag, without_tag
 from hf_condense.plan import Plan
@@ -31,7 +32,7 @@ def check_known(method: Method) -> None:
         "method",
         f"{cls.__module__}:{cls.__qualname__}",
         f"classes of hf_condense.methods.METHODS, where {method.name!r} is {known.where if known else 'not known'}",
-        'give the class a name of its own and an entry there, as CONTRIBUTING.md says under "How to add a method"',
+        "give the class a name of its own and an entry there, as docs/add_a_method.md shows",
     )
 
 
@@ -58,8 +59,9 @@ def scorable(config: Config, method: Method, plan: Plan, protocol: Protocol, tra
         ConfigError: one of them was asked for by name, no regime is left, or a student is no architecture.
         ModelError: a student that is not known, or that does not take such images.
     """
+    trained = config.squeeze.base_model if method.info.pool or {*config.evaluation.regimes} - {"hard"} else ()
     for student in config.evaluation.students:
-        _check_student(student, train)
+        _check_student(student, train, trained)
     evaluation, kept = config.evaluation, {"regimes": [], "baselines": []}
 
     def check_possible(setting: str, name: str) -> None:
@@ -68,8 +70,14 @@ def scorable(config: Config, method: Method, plan: Plan, protocol: Protocol, tra
             kept_labels = protocol.label_per == "image" or config.labels.store != "none"
             allowed = "hard or online with --store none: no labels are kept"
             check(name != "stored" or kept_labels, "regimes", name, allowed, "--store full, or --regimes hard")
+            allowed = f"hard: images of {config.run.method} are for linear probes, which have class numbers alone"
+            check(name == "hard" or not method.probed, "regimes", name, allowed, "--regimes hard")
+        elif name in ("centroids", "class_means"):
+            probes = any(is_probe(student) for student in evaluation.students)
+            check(probes, "baselines", name, "rows of probes here", "name one: --students probe:<network>")
+            _check_enough(train, config.run.ipc if name == "centroids" else 1, name)
         elif name == "random" and config.run.method != "random":
-            _check_enough(train, config.run.ipc)
+            _check_enough(train, config.run.ipc, name)
 
     for setting, names in kept.items():
         for name in getattr(evaluation, setting):
@@ -85,7 +93,7 @@ def scorable(config: Config, method: Method, plan: Plan, protocol: Protocol, tra
 
 
 def check_networks(squeeze: SqueezeSettings, method: Method, train: ImageSource) -> None:
-    """Raises ModelError or ConfigError for a base model that the method cannot work through.
+    """Raises ModelError or ConfigError for a base model that is not known or that the method cannot work through.
 
     Trained weights would have to be fetched first: of a name with a tag the architecture is looked at, of others nothing.
     """
@@ -99,23 +107,27 @@ def check_networks(squeeze: SqueezeSettings, method: Method, train: ImageSource)
             allowed,
             "name published weights (resnet18.tv_in1k), or train with --squeeze_epochs",
         )
-    if type(method).check_network is Method.check_network:
-        return
-    for name in squeeze.base_model if method.info.pool else squeeze.base_model[:1]:
+    for number, name in enumerate(squeeze.base_model):
         if not means_weights(plain := without_tag(name)):
             network = load_untrained("base_model", plain, train.plain_spec, key=Key(0))
-            method.check_network(network, train.image_size)
+            if method.info.pool or number == 0:  # others only make labels
+                method.check_network(network, train.image_size)
 
 
-def _check_student(name: str, train: ImageSource) -> None:
-    """Raises ConfigError for a name that means trained weights, ModelError for one that makes no network."""
+def _check_student(name: str, train: ImageSource, trained: tuple[str, ...]) -> None:
+    """Raises ConfigError for a name that means trained weights where none are wanted, ModelError for one that makes no
+    network; a probe of those that are to be `trained` waits for them."""
+    if is_probe(name):
+        if name.removeprefix(PREFIX) not in trained:
+            load_student("students", name, train.plain_spec, key=Key(0))
+        return
     step = "drop its weight tag" if weight_tag(name) else "give a network of timm or torchvision by name"
     check(not means_weights(name), "students", name, "architectures: a student begins untrained", step)
     load_untrained("students", name, train.plain_spec, key=Key(0))
 
 
-def _check_enough(train: ImageSource, ipc: int) -> None:
-    """Raises ConfigError where a class has fewer images than a row of random ones takes."""
+def _check_enough(train: ImageSource, ipc: int, row: str) -> None:
+    """Raises ConfigError where a class has fewer images than a row of real ones takes."""
     counts = np.bincount(train.labels, minlength=train.num_classes)
     few = f"{ipc} or more images of each class; {train.class_names[counts.argmin()]} has {counts.min()}"
-    check(counts.min() >= ipc, "baselines", "random", few, "leave that row out, or choose a smaller --ipc")
+    check(counts.min() >= ipc, "baselines", row, few, "leave that row out, or choose a smaller --ipc")

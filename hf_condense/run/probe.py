@@ -12,6 +12,7 @@ from torch import nn
 
 from hf_condense.data.randomness import Key
 from hf_condense.models.image_model import ImageModel
+from hf_condense.models.linear_probe import PREFIX, is_probe, load_student
 from hf_condense.models.loading import load_model
 from hf_condense.models.networks import without_tag
 from hf_condense.run.base import Run
@@ -21,17 +22,21 @@ IMAGES = 16  # enough for a rate, small enough for any memory
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """Of one network: seconds an image for a forward pass, and for forward and backward; bytes of its activations."""
+    """Of one network: seconds an image for a forward pass, and for forward and backward; bytes of its activations.
+
+    `training`: seconds an image with gradients of the weights, where they are known.
+    """
 
     forward: float
     backward: float
     activations: int
     weights: int
+    training: float | None = None
 
     @property
     def update(self) -> float:
         """Seconds an image of training: gradients of the weights are more than those of the images."""
-        return 1.5 * self.backward
+        return 1.5 * self.backward if self.training is None else self.training
 
 
 class Probe:
@@ -49,10 +54,17 @@ class Probe:
         """The cost of a network of this name."""
         if name not in self.measured:
             train = self.run.train
-            model = load_model(without_tag(name), train.plain_spec, pretrained=False, key=Key(0))
+            model = self._network(name)
             shape = (train.channels, train.image_size, train.image_size)
             self.measured[name] = measure(model, shape, self.run.device)
         return self.measured[name]
+
+    def _network(self, name: str) -> ImageModel:
+        """One of the same cost: untrained where the weights are not there yet."""
+        spec, plain = self.run.train.plain_spec, without_tag(name.removeprefix(PREFIX))
+        if is_probe(name) and plain not in self.run.config.squeeze.base_model:
+            return load_student("students", name, spec, key=Key(0))
+        return load_model(plain, spec, pretrained=False, key=Key(0))
 
     @cached_property
     def base(self) -> list[NetworkCost]:

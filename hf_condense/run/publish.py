@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.students import training_plan
 from hf_condense.hub.artefact import Artefact, write_artefact
@@ -65,6 +67,7 @@ def gather_artefact(
         scores=table.without_cost(),
         store=store and store.settings,
         training=how_to_train(run, synthetic),
+        **source_rows(run, synthetic),
     )
     record = gather_record(
         stage_facts,
@@ -96,7 +99,18 @@ def image_labels(run: Run, synthetic: Synthetic, labels: Labels | None) -> dict[
         return {}
     protocol = run.student_protocol
     kind |= {"ensemble": protocol.average, "teacher_bn": protocol.teacher_bn}
+    if labels.weights is not None:
+        kind["weights"] = list(labels.weights)
     return {"soft_labels": labels.images, "soft_label_kind": kind}
+
+
+def source_rows(run: Run, synthetic: Synthetic) -> dict[str, Any]:
+    """Which real images are in each image, for methods that publish them; a stream has no row numbers."""
+    if not run.method.info.real_pixels or run.config.data.streaming:
+        return {}
+    origin = synthetic.origin.reshape(len(synthetic.labels), -1)
+    rows = np.where(origin < 0, -1, run.train.rows[np.maximum(origin, 0)])
+    return {"source_rows": {"split": run.splits.info.train_split, "rows": rows.tolist()}}
 
 
 def used_models(run: Run, done: Outputs) -> list[dict[str, Any]]:
@@ -105,7 +119,8 @@ def used_models(run: Run, done: Outputs) -> list[dict[str, Any]]:
     if not run.needs_pool:
         return found
     networks = done[Squeeze]
-    roles = {"observer": networks.observers.names, "teacher": networks.teachers.names}
+    observers = networks.observers.names
+    roles = {"observer": observers, "teacher": networks.teachers.names, "probe": observers[: run.method.probed]}
     pool = [describe_model(m, [role for role, names in roles.items() if m.name in names]) for m in networks.pool]
     return pool + found
 

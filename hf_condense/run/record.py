@@ -63,24 +63,25 @@ class StageRecord:
     def _read(self) -> dict[str, Any] | None:
         return read_json(self._file) if self.begun else None
 
-    def begin(self, overwrite: bool) -> None:
-        """Prepares the folder for work that is left.
+    def begin(self, overwrite: bool) -> bool:
+        """Prepares the folder for work that is left, and returns whether earlier work on it is kept.
 
         Raises:
             ConfigError: the folder holds this stage with another setting (named), made by another version of it or from
                 another source, and `overwrite` is off.
         """
         there = self._read()
+        kept = there is not None and self._goes_on(there)
         self._began = self._noted = time.perf_counter()
-        if there is not None:
-            if self._goes_on(there):
-                self._before = there["facts"]
-            else:
-                if not overwrite:
-                    self.refuse_change()
-                self._empty()
+        if kept:
+            self._before = there["facts"]
+        elif there is not None:
+            if not overwrite:
+                self.refuse_change()
+            self._empty()
         if there is None or there["fingerprint"] != self.fingerprint:  # nothing is written twice
             self._write(done=False, facts=self._before)
+        return kept
 
     def note(self, done: bool = False, peak_bytes: int = 0) -> None:
         """Writes down what the stage has taken so far, earlier attempts included, and whether it is done.

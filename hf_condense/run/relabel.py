@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +34,13 @@ class Labels:
     Args:
         images: float16 [N, K] probabilities of the un-augmented images.
         store: labels of views, where they are stored; it lies in `folder`.
+        weights: of the teachers in the mean that they are; None for equal ones.
     """
 
     images: Tensor
     store: LabelStore | None
     folder: Path
+    weights: tuple[float, ...] | None = None
 
 
 class Relabel(Stage[Labels]):
@@ -66,7 +67,7 @@ class Relabel(Stage[Labels]):
             "policy": asdict(run.policy),
         }
 
-    def make(self, run: Run, done: Outputs, folder: Path, tick: Callable[[], None]) -> None:
+    def make(self, run: Run, done: Outputs, folder: Path) -> None:
         synthetic, teacher, protocol = done[Condense].synthetic, done[Squeeze].teacher, run.student_protocol
         settings, main = self.settings(run), run.accelerator.is_main_process
         if main:
@@ -96,7 +97,7 @@ class Relabel(Stage[Labels]):
         views, store = folder / "views", None
         if self.settings(run)["store"] != "none":
             store = LabelStore.open(views, done[Condense].synthetic.images)
-        return Labels(load_tensors(folder / IMAGES)[0]["soft_labels"], store, views)
+        return Labels(load_tensors(folder / IMAGES)[0]["soft_labels"], store, views, done[Squeeze].teacher.weights)
 
     def cost(self, run: Run, probe: Probe) -> Cost:
         settings, images = self.settings(run), run.training_images
@@ -120,7 +121,7 @@ class Relabel(Stage[Labels]):
 
 def scored_sets(run: Run) -> int:
     """Rows of the score table that get soft labels."""
-    return 1 + sum(name in run.config.evaluation.baselines for name in ("random", "initial"))
+    return 1 + sum(name in run.config.evaluation.baselines for name in ("random", "initial", "centroids"))
 
 
 def condensed_set(run: Run, done: Outputs) -> ImageSet:

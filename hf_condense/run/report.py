@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from hf_condense.hub.preview import comparison
-from hf_condense.plan import Synthetic
 from hf_condense.run.condense import Condense
 from hf_condense.run.evaluate import Evaluate
+from hf_condense.run.pictures import COMPARISON, columns, real_rows
 from hf_condense.run.pipeline import Pipeline
 
 
@@ -21,20 +20,30 @@ def finish(pipeline: Pipeline, dataset: Path) -> None:
         pipeline: of a finished run.
         dataset: the published folder.
     """
-    run, synthetic = pipeline.run, pipeline[Condense].synthetic
-    pictures = run.folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    comparison(pictures / "comparison.png", pictured(synthetic, run.train.num_classes, run.config.run.method))
+    run = pipeline.run
+    show(pipeline)
     print(f"\n{pipeline[Evaluate].text()}\n\n{costs(pipeline.facts(), dataset)}\n")
-    print(f"look at   {pictures / 'comparison.png'} and {dataset / 'preview.png'}")
+    print(f"look at   {run.folder / 'pictures' / 'comparison.png'} and {dataset / 'preview.png'}")
     print(f"load with load_dataset({str(dataset)!r})")
 
 
-def pictured(synthetic: Synthetic, num_classes: int, method: str) -> dict[str, torch.Tensor]:
-    """A few images of up to ten classes, before and after: name of the row -> uint8 images."""
-    places = [torch.where(synthetic.labels == c)[0][:2].tolist() for c in range(min(10, num_classes))]
-    rows = [row for found in places for row in found]
-    return {"first images": synthetic.initial[rows], method: synthetic.images[rows]}
+def show(pipeline: Pipeline) -> None:
+    """Gives callbacks the rows of a comparison."""
+    images, labels = pictured(pipeline)
+    names, callbacks = pipeline.run.train.class_names, pipeline.callbacks
+    callbacks.emit("on_images", callbacks.state(), images=images, labels=labels, class_names=names, name=COMPARISON)
+
+
+def pictured(pipeline: Pipeline) -> tuple[dict[str, Tensor], Tensor]:
+    """A few images of ten classes: row -> uint8 [n, C, S, S], and the labels int64 [n] of the columns."""
+    run, synthetic = pipeline.run, pipeline[Condense].synthetic
+    chosen = columns(synthetic.labels, run.train.num_classes)
+    labels, name = synthetic.labels[chosen], run.config.run.method
+    baseline = "random" in run.config.evaluation.baselines and name != "random"
+    rows = real_rows(run.train, labels, run.key, baseline)
+    if not synthetic.initial.equal(synthetic.images):
+        rows["first images"] = synthetic.initial[chosen]
+    return {**rows, run.method.info.title.split(" (")[0]: synthetic.images[chosen]}, labels
 
 
 def costs(stage_facts: dict[str, dict[str, Any]], dataset: Path) -> str:

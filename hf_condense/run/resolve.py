@@ -31,6 +31,7 @@ from hf_condense.files import write_text
 from hf_condense.methods import FALLBACK_PRESETS, method_class, sections_of
 
 RENAMED = {"patience_top1": "min_top1_over_chance", "prune": "keep_every"}  # settings of earlier versions
+QUICK_PRESET, QUICK_CLASSES, QUICK_SIDE = "digits", 10, 16  # the scale of `--quick`
 SOURCES = ("published", "official script", "third party", "ours")
 
 
@@ -248,18 +249,20 @@ def resolve(flags: dict[str, Any], facts: Callable[[DataSettings], tuple[int, in
             chosen[section][name] = convert(sections[section], f.name, raw)
         return {section: cls(**chosen[section]) for section, cls in sections.items()}
 
-    def shortened(spoken: dict[str, Any], *sections: str) -> dict[str, tuple[Any, str]]:
-        """What `--quick` makes of settings that were not given, of all sections or of some."""
-        return {
-            name: (f.metadata["quick"], "quick")
-            for name, (section, f) in known.items()
-            if "quick" in f.metadata and name not in spoken and (not sections or section in sections)
-        }
+    def shortened(values: dict[str, tuple[Any, str]], spoken: dict[str, Any]) -> dict[str, tuple[Any, str]]:
+        """`values` with what `--quick` makes of settings that were not given: whole numbers only become smaller."""
+        found = dict(values)
+        for name, (section, f) in known.items():
+            if "quick" in f.metadata and name not in spoken:
+                value, quick = values[name][0] if name in values else f.default, f.metadata["quick"]
+                longer = type(quick) is not int or value is None or convert(sections[section], name, value) > quick
+                found |= {name: (quick, "quick")} if longer else {}
+        return found
 
     quick = "quick" in said and convert(RunSettings, "quick", said["quick"][0])
     spoken = flags if "quick" in flags else said  # a file that says quick means what it says beside it
     # what a person gives is checked beside what quick makes of the rest
-    first = build({**said, **(shortened(spoken, "method") if quick else {})})
+    first = build(shortened(said, spoken) if quick else said)
     families = method_class(method).preset_families(first["method"], first["run"].ipc)
     preset = choose_preset(families, first["run"], first["data"], facts)
     values = {}
@@ -268,13 +271,37 @@ def resolve(flags: dict[str, Any], facts: Callable[[DataSettings], tuple[int, in
         own = preset.name.split("/")[0] in families
         fits = {k for k in preset.values if k in known and (own or known[k][0] != "method")}
         values = {k: (v, f"preset {preset.sources[k]}") for k, v in preset.values.items() if k in fits}
+    if quick:
+        values.update(_small_scale(families, preset, first["run"], known, values))
     if "base_model" in said:  # the preset's roles are those of its own pool
         values = {k: v for k, v in values.items() if k not in ("observers", "teachers")}
     values.update(said)
     if quick:
-        values.update(shortened(spoken))
+        values = shortened(values, spoken)
     came_from = {name: values[name][1] if name in values else "default" for name in known}
     return Config(**build(values), preset=preset.name if preset else None, came_from=came_from)
+
+
+def _small_scale(
+    families: dict[str, int],
+    preset: Preset | None,
+    run: RunSettings,
+    known: dict[str, tuple[str, Any]],
+    values: dict[str, tuple[Any, str]],
+) -> dict[str, tuple[Any, str]]:
+    """What `--quick` takes in place of a preset's pool, labels and students: those that its method has for digits; of the
+    dataset the first classes and small images. Settings of `values` that the small scale does not have are deleted."""
+    small = next((f for f in families if QUICK_PRESET in preset_names(f)), FALLBACK_PRESETS)
+    shared = ("squeeze", "weak", "labels", "evaluation")
+    for name in [name for name in values if known[name][0] in shared]:
+        del values[name]
+    taken = load_preset(small, QUICK_PRESET, run.ipc, run.variant).values
+    found = {name: (value, "quick") for name, value in taken.items() if name in known and known[name][0] in shared}
+    if preset is not None and preset.classes > QUICK_CLASSES:
+        found["classes"] = (tuple(map(str, range(QUICK_CLASSES))), "quick")
+    if preset is not None and preset.image_size > QUICK_SIDE:
+        found["image_size"] = (QUICK_SIDE, "quick")
+    return found
 
 
 def choose_preset(families: dict[str, int], run: RunSettings, data: DataSettings, facts: Callable) -> Preset | None:

@@ -22,8 +22,9 @@ from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.memory import keep_freed_memory
 from hf_condense.methods import method_class
 from hf_condense.methods.base import Method
+from hf_condense.models.linear_probe import PREFIX
 from hf_condense.plan import Plan, SetSpec
-from hf_condense.precision import resolve_precision
+from hf_condense.precision import resolve_precision, settle_arithmetic
 from hf_condense.run.base import Run
 from hf_condense.run.launch import agreed, check_equal, from_main, join
 from hf_condense.run.preflight import check_known, check_networks, check_trackers, scorable
@@ -85,8 +86,10 @@ def _settled(method: str | Method | None, dataset: Any, flags: Mapping[str, Any]
     accelerator = Accelerator(log_with=list(config.run.trackers) or None, project_dir=str(folder / "logs"))
     config = pin(config, folder, accelerator.device, threads)
     torch.set_num_threads(config.run.threads)
+    settle_arithmetic(accelerator.device)
     keep_freed_memory()
     made: Method = method_class(config.run.method)(config.method)
+    config = probing(config, made)
     splits = open_once(config.data)
     # an IPC that the method cannot make is refused at once
     spec = SetSpec(splits.train.num_classes, config.run.ipc, splits.train.image_size)
@@ -114,6 +117,8 @@ def pin(config: Config, folder: Path, device: torch.device, threads: int) -> Con
     threads = config.run.threads or before.get("threads") or threads
     precision = config.run.precision if config.run.precision != "auto" else before.get("precision", "auto")
     precision = resolve_precision(precision, device)
+    looks = config.evaluation.best_seen if config.evaluation.best_seen is not None else before.get("best_seen")
+    config = config.change("evaluation", best_seen=device.type != "cpu" if looks is None else looks)
     return config.change("run", output_dir=str(folder), threads=threads, precision=precision)
 
 
@@ -126,6 +131,18 @@ def student_recipe(config: Config, method: Method) -> Protocol:
     if method.labels_by and get_protocol(name).label_per != "image":
         changes["label_per"] = "image"
     return get_protocol(name, **changes)
+
+
+def probing(config: Config, method: Method) -> Config:
+    """The settings with a probe of the method's own network as student, where its images are for that and nothing else is
+    asked for. Probes of a preset are of the preset's networks."""
+
+    def given(name: str) -> bool:
+        return config.came_from[name] in ("flag", "file")
+
+    own = f"{PREFIX}{method.backbone or config.squeeze.base_model[0]}"
+    kept = own in config.evaluation.students and not given("base_model")
+    return config if not method.probed or given("students") or kept else config.change("evaluation", students=(own,))
 
 
 def fit_whitening(
@@ -144,11 +161,8 @@ def keeps_class(config: Config) -> bool:
 
 
 def announce(run: Run) -> None:
-    """Starts the trackers, and says what is condensed, by what, and where it goes."""
+    """Says what is condensed, by what, and where it goes."""
     info, c, train = run.splits.info, run.config, run.train
-    if c.run.trackers:
-        settings = {k: str(v) for section in c.sections().values() for k, v in section.items()}
-        run.accelerator.init_trackers("hf-condense", settings)
     if not run.accelerator.is_main_process:
         return
     log.info(

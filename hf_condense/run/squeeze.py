@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from hf_condense.models.members import POOL_VERSION, ModelPool
 from hf_condense.models.networks import weight_tag
 from hf_condense.models.pool import squeeze
 from hf_condense.models.weak import WEAK_VERSION, find_pool, read_pool, weak_pool
+from hf_condense.progress import Progress
 from hf_condense.run.base import Run
 from hf_condense.run.probe import Probe
 from hf_condense.run.stage import Cost, Outputs, Stage
@@ -45,16 +45,19 @@ class Squeeze(Stage[Networks]):
         return run.needs_pool
 
     def settings(self, run: Run) -> dict[str, Any]:
-        # observers and teachers only choose among what is made
-        pool = {k: v for k, v in asdict(run.config.squeeze).items() if k not in ("observers", "teachers")}
+        # observers and teachers only choose among what is made; a run may go on with another number of processes
+        others = ("observers", "teachers", "squeeze_parallel")
+        pool = {k: v for k, v in asdict(run.config.squeeze).items() if k not in others}
         tagged = [name for name in run.config.squeeze.base_model if weight_tag(name)]
         meant = (
             {"weights": tagged} if tagged and not run.config.squeeze.pretrained else {}
         )  # once these began from scratch
         return {**source_settings(run), **pool, **meant, **_weak_settings(run)}
 
-    def make(self, run: Run, done: Outputs, folder: Path, tick: Callable[[], None]) -> None:
+    def make(self, run: Run, done: Outputs, folder: Path) -> None:
         pool = self._make_pool(run)
+        for member in pool:
+            Progress(member.name, 1, show=False).log({"top1": member.top1})
         if run.accelerator.is_main_process:
             pool.save(folder / self.models)
 
@@ -84,7 +87,8 @@ class Squeeze(Stage[Networks]):
             member.model.to(run.device).freeze()
         teacher = None
         if run.labelled:
-            teacher = Ensemble.for_protocol(teachers.models, run.student_protocol, run.config.run.precision)
+            weights = run.method.label_weights(len(teachers))
+            teacher = Ensemble.for_protocol(teachers.models, run.student_protocol, run.config.run.precision, weights)
         return Networks(pool, observers, teachers, teacher)
 
     def cost(self, run: Run, probe: Probe) -> Cost:

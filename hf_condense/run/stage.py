@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -63,13 +63,12 @@ class Stage(ABC, Generic[Out]):
         return self.after
 
     @abstractmethod
-    def make(self, run: Run, done: Outputs, folder: Path, tick: Callable[[], None]) -> Out | None:
+    def make(self, run: Run, done: Outputs, folder: Path) -> Out | None:
         """Makes what is not there yet, on all processes; returns the output where it has it at hand.
 
         Args:
             done: outputs of the stages of `after`.
             folder: of the stage.
-            tick: to be called now and then: writes down the time taken, which a killed process cannot.
         """
 
     def clear(self, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ class Statistics(Stage[list[RealStatistics]]):
         observers = c.observers or ("weak",) * run.config.weak.weak or c.base_model
         return {**asdict(run.statistics), "observers": observers}
 
-    def make(self, run: Run, done: Outputs, folder: Path, tick: Callable[[], None]) -> None:
+    def make(self, run: Run, done: Outputs, folder: Path) -> None:
         models, request = done[Squeeze].observers.models, run.statistics
         write_statistics(
             _paths(folder, len(models)),

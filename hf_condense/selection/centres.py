@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hf_condense.data.randomness import Key
+from hf_condense.data.upload import to_device
 
 # Dimensions in which k-means runs first. Of 2,048, a fifth of the time of Lloyd's steps run to rest, for 1 % more
 # inertia; Lloyd's steps up to this inertia take less time than this code (benchmarks/dream_sampler.py).
@@ -82,8 +83,8 @@ def kmeans(features: torch.Tensor, count: int, key: Key) -> Clusters:
     x = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
     x = x - x.mean(1, keepdim=True)  # distances by products lose digits where all rows are far from the origin
     normal = (key / "axes").numpy().standard_normal((x.shape[2], PROJECTED)) / math.sqrt(PROJECTED)
-    projected = x @ torch.from_numpy(normal).to(x)
-    drawn = torch.from_numpy((key / "start").permutation(x.shape[1])[:count]).to(x.device)
+    projected = x @ to_device(torch.from_numpy(normal).to(x.dtype), x.device)
+    drawn = to_device(torch.from_numpy((key / "start").permutation(x.shape[1])[:count]), x.device)
     start = projected[..., 0].argsort(1)[:, drawn]
     small = projected if x.shape[2] > PROJECTED else x
     centroids = _rows(small, start)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from hf_condense.data.pixels import unit_pixels
+from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
 from hf_condense.models.embedding import embed
 from hf_condense.models.image_model import ImageModel
@@ -28,6 +31,34 @@ def features_of(
         images = unit_pixels(source.images(rows[begin : begin + FEATURE_BATCH]), device, size)
         found.append(embed(model, images if normalised else seen_raw(model, images)).float().cpu())
     return torch.cat(found)
+
+
+@torch.no_grad()
+def mean_features(
+    model: ImageModel,
+    source: ImageSource,
+    size: int,
+    device: torch.device,
+    views: Callable[[torch.Tensor, Key], torch.Tensor] | None,
+    passes: int,
+    key: Key,
+) -> torch.Tensor:
+    """Mean features float64 [K, d] of each class, on the CPU: one pass at a time, in memory of the means alone.
+
+    Args:
+        views: (unit pixels, key) -> views, drawn in each of `passes` passes; None takes whole images, once.
+    """
+    model.to(device).eval()
+    means = []
+    for label in range(source.num_classes):
+        rows, total = source.rows_of(label), 0.0
+        for turn in range(passes if views else 1):
+            for begin in range(0, len(rows), FEATURE_BATCH):
+                images = unit_pixels(source.images(rows[begin : begin + FEATURE_BATCH]), device, size)
+                shown = views(images, key / label / turn / begin) if views else images
+                total = total + embed(model, shown).double().sum(0).cpu()
+        means.append(total / (len(rows) * (passes if views else 1)))
+    return torch.stack(means)
 
 
 def seen_raw(model: ImageModel, images: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import SiameseDraw, SiamesePolicy, apply_siamese, draw_siamese
 from hf_condense.data.source import ImageSource
 from hf_condense.data.spaces import NormalisedPixels
+from hf_condense.data.upload import to_device
 
 DEVICE_BYTES = 4 << 30  # real images up to this size are kept on the device; of more, batches are fetched
 
@@ -27,8 +30,8 @@ class PairedViews:
 
     def __init__(self, source: ImageSource, policy: SiamesePolicy | None, device: torch.device) -> None:
         self.source, self.policy, self.device = source, policy, device
-        pixels = source.decoded()
-        self.pixels = pixels.to(device) if pixels.numel() <= DEVICE_BYTES else pixels
+        here = source.fits_in_memory and math.prod(source.shape) <= DEVICE_BYTES
+        self.pixels = source.decoded().to(device) if here else None
         self.space = NormalisedPixels(source.mean, source.std, device)
 
     def real(self, c: int, count: int, key: Key) -> Tensor:
@@ -38,8 +41,11 @@ class PairedViews:
 
     def at(self, rows: np.ndarray) -> Tensor:
         """Real images of these rows of the source: float unit pixels [n, C, S, S]."""
-        places = torch.from_numpy(rows).to(self.pixels.device)
-        return unit_pixels(self.pixels[places], self.device, self.source.image_size)
+        if self.pixels is None:
+            pixels = self.source.images(rows)
+        else:
+            pixels = self.pixels.index_select(0, to_device(torch.from_numpy(rows), self.device))
+        return unit_pixels(pixels, self.device, self.source.image_size)
 
     def draw(self, key: Key) -> SiameseDraw | None:
         """The drawn augmentation of each class of a step."""

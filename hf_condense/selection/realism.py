@@ -11,10 +11,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from hf_condense.config import check
-from hf_condense.data.crops import random_boxes
+from hf_condense.data.crops import centre, random_boxes
 from hf_condense.data.decoding import map_ahead, worker_count
+from hf_condense.data.formation import tile_bounds
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
+from hf_condense.data.upload import to_device
 from hf_condense.models.frozen import forward, freeze
 from hf_condense.models.image_model import ImageModel
 from hf_condense.selection.real import need_images
@@ -36,6 +38,7 @@ def realistic_crops(
     device: torch.device,
     difficulty: Literal["easy", "medium"] = "easy",
     precision: str = "fp32",
+    pool: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, np.ndarray]:
     """`count` images of a class, each tiled from `factor` x `factor` crops of as many different real images.
 
@@ -46,9 +49,10 @@ def realistic_crops(
     Args:
         difficulty: which part of the ranking is tiled: its easiest images, or those in the middle (SRe2L++).
         precision: arithmetic of the observer; bf16 can change the order of crops that score nearly alike.
+        pool: places in the class of the candidates, int64, in place of random ones.
 
     Returns:
-        images uint8 [count, C, size, size] and the source row of the first cell of each.
+        images uint8 [count, C, size, size] and the source rows of their cells: int64 [count], or [count, factor²].
 
     Raises:
         ConfigError: the crops would have no pixels.
@@ -60,7 +64,8 @@ def realistic_crops(
     need_images(
         source, count, factor**2, label, "a smaller --ipc or --rded_factor" if factor > 1 else "a smaller --ipc"
     )
-    places = (key / "pool").permutation(len(rows))[: max(candidates, needed)]
+    places = (key / "pool").permutation(len(rows)) if pool is None else pool
+    places = places[: max(candidates, needed)]
     rows = rows[places]
     drawn = [(int(row), key / "crop" / int(place)) for row, place in zip(rows, places)]
     observer = freeze(observer.to(device), precision)
@@ -73,7 +78,37 @@ def realistic_crops(
     order = np.argsort(torch.cat(scores).numpy(), kind="stable")
     begin = (len(rows) - needed) // 2 if difficulty == "medium" else 0
     order = order[begin : begin + needed]
-    return tile(torch.cat(kept)[torch.from_numpy(order)], count, factor, size), rows[order[:count]]
+    return tile(torch.cat(kept)[torch.from_numpy(order)], count, factor, size), cell_rows(rows[order], count)
+
+
+def realistic_images(
+    source: ImageSource,
+    label: int,
+    count: int,
+    observer: ImageModel,
+    *,
+    size: int,
+    candidates: int,
+    key: Key,
+    device: torch.device,
+    precision: str = "fp32",
+) -> np.ndarray:
+    """Rows int64 [count] of the whole images of a class of lowest cross-entropy, the lowest first.
+
+    Args:
+        candidates: images that are looked at, drawn at random; at least `count`.
+
+    Raises:
+        DataError: the class has too few images.
+    """
+    need_images(source, count, 1, label)
+    rows = source.rows_of(label)
+    rows = rows[(key / "pool").permutation(len(rows))[: max(candidates, count)]]
+    observer, losses = freeze(observer.to(device), precision), []
+    for part in np.array_split(rows, -(-len(rows) // score_batch(size, device))):
+        images = centre(source.images(part), size)
+        losses.append(cross_entropy_of(images, label, observer, size, device, precision))
+    return rows[np.argsort(torch.cat(losses).numpy(), kind="stable")[:count]]
 
 
 def score_batch(size: int, device: torch.device) -> int:
@@ -147,19 +182,23 @@ def cross_entropy_of(
     middle = canvas[..., edge : edge + side, edge : edge + side]
     losses = []
     for part in pieces.split(batch):
-        torch.div(part.to(device), 255, out=middle[: len(part)])
+        torch.div(to_device(part, device), 255, out=middle[: len(part)])
         logits = forward(observer, canvas[: len(part)], precision)
         target = torch.full((len(part),), label, device=device)
         losses.append(F.cross_entropy(logits.float(), target, reduction="none"))
     return torch.cat(losses).cpu()
 
 
+def cell_rows(rows: np.ndarray, count: int) -> np.ndarray:
+    """Rows int64 [count * cells] in the order of `tile`'s pieces, as the rows of each image: [count], or [count, cells]."""
+    return rows if len(rows) == count else rows.reshape(-1, count).T.copy()
+
+
 def tile(pieces: torch.Tensor, count: int, factor: int, size: int) -> torch.Tensor:
     """Sorted pieces [count * factor**2, C, s, s] to images [count, C, size, size]; cell k (row-major) of image j is
-    piece k * count + j. Where `size` does not divide, the first cells are one pixel larger."""
-    extra = size % factor
-    sizes = [size // factor + (i < extra) for i in range(factor)]
-    bounds = np.cumsum([0, *sizes])
+    piece k * count + j. Cells have the sides of `tile_bounds`."""
+    bounds = tile_bounds(size, factor)
+    sizes = np.diff(bounds).tolist()
     images = pieces.new_empty(count, pieces.shape[1], size, size)
     for k in range(factor**2):
         top, left = bounds[k // factor], bounds[k % factor]

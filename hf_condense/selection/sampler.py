@@ -59,6 +59,7 @@ class RandomSampler:
 
     def __init__(self, source: ImageSource, count: int, key: Key) -> None:
         self.source, self.count, self.key, self._step = source, count, key, 0
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}  # the order of the present pass over each class
 
     def begin(self, step: int, turn: int, network: ImageModel, classes: Sequence[int]) -> None:
         self._step = step
@@ -66,7 +67,9 @@ class RandomSampler:
     def rows(self, c: int) -> np.ndarray:
         rows = self.source.rows_of(c)
         number, place = divmod(self._step, max(1, len(rows) // self.count))
-        order = (self.key / c / number).permutation(len(rows))
+        if self._orders.get(c, (None,))[0] != number:
+            self._orders[c] = number, (self.key / c / number).permutation(len(rows))
+        order = self._orders[c][1]
         return rows[order[place * self.count : (place + 1) * self.count]]
 
     def weights(self, c: int) -> None:

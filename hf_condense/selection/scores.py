@@ -28,6 +28,23 @@ def forgetting(correct: torch.Tensor) -> torch.Tensor:
     return forgotten.masked_fill(~correct.any(0), torch.inf)
 
 
+def cad(probability: torch.Tensor, window: int, band: int) -> torch.Tensor:
+    """CAD, the compute-aware difficulty: how unsteady an image is near the end of a training (arXiv:2604.18811).
+
+    The standard deviation over `window` epochs (J), averaged over `band` windows (W) that begin one epoch after another;
+    the last of them ends two epochs before the last.
+
+    Args:
+        probability: float [epochs, n] of the true class after each epoch; at least `window` + `band` + 1 epochs.
+
+    Returns:
+        float32 [n].
+    """
+    first = len(probability) - window - band - 1
+    spread = probability.unfold(0, window, 1).std(-1, unbiased=False)
+    return spread[first : first + band].mean(0)
+
+
 def ranked(scores: torch.Tensor, count: int, key: Key, *, largest: bool) -> np.ndarray:
     """Indices int64 [count] of the largest (or smallest) scores [n], best first; fewer are the first of more.
 

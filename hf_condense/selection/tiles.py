@@ -1,6 +1,6 @@
 """Whole real images, scaled down and put side by side into one: the second step of PCA (arXiv:2502.06434).
 
-Its third step, student crops inside a tile, is not implemented: students treat a tiled image as any other.
+Its third step, student crops inside one tile, is that of protocols with `tiles` (`data.augmentation.ViewPolicy`).
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ POLICIES = {
     "pad": ViewPolicy(size=32, pad=4, fill=(0.4, 0.5, 0.6)),
     "roll": ViewPolicy(size=32, roll=32),
     "shuffle": ViewPolicy(size=32, shuffle=3, flip=0.0),
+    "tiles": ViewPolicy(size=24, crop=(0.2, 1.0), tiles=3, tile_share=0.75),
     "rand_augment": ViewPolicy(size=32, rand_augment=(2, 9)),
     "cutmix": ViewPolicy(size=32, mix="cutmix"),
     "mixup": ViewPolicy(size=32, mix="mixup", mix_alpha=0.8),
@@ -297,7 +298,7 @@ def test_no_images_no_views():
     ("name", "value"),
     [
         ("size", 0), ("crop", (0.0, 1.0)), ("crop", (0.5, 1.5)), ("crop", (0.9, 0.5)), ("ratio", (2.0, 1.0)),
-        ("flip", 1.5), ("pad", -1), ("roll", -1), ("shuffle", 0), ("rand_augment", (2, 31)), ("rand_augment", (0, 9)),
+        ("flip", 1.5), ("pad", -1), ("roll", -1), ("shuffle", 0), ("tiles", 0), ("tile_share", 1.5), ("rand_augment", (2, 31)), ("rand_augment", (0, 9)),
         ("mix", "cut"), ("mix_alpha", 0.0), ("mix_probability", 1.5), ("per", "row"),
     ],
 )  # fmt: skip
@@ -311,3 +312,48 @@ def test_views_of_another_image_size_are_refused():
     views = draw_views(ViewPolicy(size=16, crop=(0.9, 1.0)), Key(0), 4, 64, 64)
     with pytest.raises(ValueError, match="leaves an image of 32 x 32"):
         apply_views(torch.rand(4, 3, 32, 32), views, ViewPolicy(size=16))
+
+
+@pytest.mark.parametrize("crop", [None, (0.08, 1.0)])
+@pytest.mark.parametrize(("tiles", "side"), [(2, 32), (2, 33), (3, 32)])
+def test_a_view_shows_one_tile(tiles, side, crop):
+    """Of 4,000 crops none crosses a border, and every tile is drawn as often as another."""
+    policy = ViewPolicy(size=16, crop=crop, tiles=tiles, flip=0.0)
+    boxes = draw_views(policy, Key(0), 4000, side, side).boxes.long()
+    bounds = torch.tensor([0, *np.cumsum([side // tiles + (i < side % tiles) for i in range(tiles)])])
+    cells = []
+    for top, length in ((boxes[:, 0], boxes[:, 2]), (boxes[:, 1], boxes[:, 3])):
+        first = torch.searchsorted(bounds, top, right=True) - 1
+        last = torch.searchsorted(bounds, top + length - 1, right=True) - 1
+        assert torch.equal(first, last)
+        if crop is None:
+            assert torch.equal(length, bounds[first + 1] - bounds[first])
+        cells.append(first)
+    drawn = (cells[0] * tiles + cells[1]).bincount(minlength=tiles**2) / 4000
+    assert len(drawn) == tiles**2 and (drawn - 1 / tiles**2).abs().max() < 0.03
+
+
+def test_a_crop_in_a_tile_sees_one_source_image():
+    """Each tile has a colour of its own; without tiles most crops see several."""
+    images = torch.arange(4.0).view(1, 1, 2, 2).repeat_interleave(17, 2).repeat_interleave(17, 3)[..., :33, :33]
+    images = images.expand(200, 1, 33, 33)
+    for tiles, least, most in ((2, 200, 200), (1, 0, 100)):
+        policy = ViewPolicy(size=20, crop=(0.08, 1.0), tiles=tiles)
+        seen = apply_views(images, draw_views(policy, Key(1), 200, 33, 33), policy)
+        single = int((seen.flatten(1) == seen.flatten(1)[:, :1]).all(1).sum())
+        assert least <= single <= most
+
+
+def test_one_tile_changes_no_view_and_a_share_of_tiles_leaves_the_others_whole():
+    plain, one = ViewPolicy(size=16, crop=(0.08, 1.0)), ViewPolicy(size=16, crop=(0.08, 1.0), tiles=1, tile_share=0.5)
+    assert same(draw_views(plain, Key(0), 50, 32, 32), draw_views(one, Key(0), 50, 32, 32))
+    boxes = draw_views(ViewPolicy(size=16, tiles=2, tile_share=0.75), Key(0), 4000, 32, 32).boxes
+    whole = (boxes[:, 2] == 32).float().mean()
+    assert abs(whole - 0.25) < 0.03
+
+
+def test_tiles_that_cannot_be_are_refused():
+    with pytest.raises(ConfigError, match="tiles: 2 does not work. Allowed: 1 with pad or shuffle"):
+        ViewPolicy(size=16, tiles=2, pad=2)
+    with pytest.raises(ConfigError, match="tiles: 9 does not work. Allowed: up to 8, the side"):
+        draw_views(ViewPolicy(size=8, tiles=9), Key(0), 1, 8, 8)

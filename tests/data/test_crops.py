@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_condense.data.crops import axis_matrix, centre, check_boxes, look_at, random_boxes, resample
+from hf_condense.data.crops import axis_matrices, centre, check_boxes, look_at, random_boxes, resample
 from hf_condense.data.randomness import Key
 
 
@@ -23,8 +23,8 @@ def crop_and_resize(images, boxes, size):
     axes = []
     for axis, (extent, side) in enumerate(zip(images.shape[-2:], sizes)):
         centres = look_at(torch.arange(side)[None], boxes[:, axis], boxes[:, axis + 2], side)
-        axes.append(axis_matrix(centres, torch.arange(extent)[None], images))
-    return resample(images, *axes)
+        axes.append((centres, torch.arange(extent)[None]))
+    return resample(images, *axis_matrices(axes, images))
 
 
 def boxes_of(n, height, width, scale=(0.08, 1.0), seed=0):

@@ -13,6 +13,7 @@ from small_images import image_dataset
 
 from hf_condense.config import DataSettings
 from hf_condense.data.cache import cache_folder
+from hf_condense.data.decoding import worker_count
 from hf_condense.data.images import ImageSource
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
@@ -73,13 +74,11 @@ def test_batches_cover_every_row_once_in_order(data, batch_size):
         lazy.decoded()
 
 
-def test_batches_hold_a_few_chunks_in_memory(data):
-    held = []
-    source = train_of(data)
-    decode = source._decode
-    source._decode = lambda rows: (held.append(len(part)) or part for part in decode(rows))
-    next(source.batches(10))
-    assert sum(held) <= 32
+def test_batches_ahead_hold_a_few_chunks_in_memory(data):
+    asked = []
+    batches = (asked.append(number) or np.arange(10) for number in range(1000))
+    next(train_of(data, decode_gb=0.0).ahead(batches))
+    assert len(asked) <= 2 * worker_count() + 2
 
 
 def test_a_subset_takes_decoded_images_along(data):
@@ -121,6 +120,17 @@ def test_one_changed_image_changes_the_fingerprint(data):
     train = data["train"]
     changed = concatenate_datasets([train.select(range(98)), train.select([2])])
     assert train_of(DatasetDict(train=changed, test=data["test"])).fingerprint != train_of(data).fingerprint
+
+
+@pytest.mark.parametrize("decode_gb", [4.0, 0.0])
+def test_batches_of_asked_rows_come_ahead_in_their_order(data, decode_gb):
+    """Of a set above the limit they are decoded as they pass: the source keeps none, and writes no file."""
+    source, whole = train_of(data, decode_gb=decode_gb), train_of(data).decoded()
+    batches = [np.array(rows) for rows in (range(98, 20, -1), [7], [3, 3, 50], range(64))]
+    found = list(source.ahead(batches))
+    assert [len(images) for images in found] == [len(rows) for rows in batches]
+    assert all(torch.equal(images, whole[rows]) for images, rows in zip(found, batches))
+    assert (source._decoded is None) == (decode_gb == 0) and not source.decoded_file.exists()
 
 
 def test_a_full_disk_leaves_nothing_behind(data, monkeypatch):

@@ -80,6 +80,24 @@ PUBLISHED = {
     ("rded-imagenet-1k", "torchvision/mobilenet_v2", 50): {"batch": 200, "lr": 2.5e-3, "weight_decay": 0.01},
     ("rded-imagenet-1k", "timm/efficientnet_b0", 1): {"batch": 20, "lr": 2e-3},
     ("rded-imagenet-1k", "torchvision/alexnet", 10): {"batch": 100, "lr": 1e-4},
+    ("bps-cifar10", "cifar_resnet18", 10): {**ADAMW, **HALF, **KL, "temperature_squared": True, "epochs": 500, "batch": 16,
+        "lr": 1e-3, "weight_decay": 0.01, "decay_all": True, "crop": (0.1, 1.0), "mix": "cutmix", "regime": "online"},
+    ("bps-cifar10", "cifar_resnet18", 1500): {"batch": 128, "crop": None},
+    ("bps-cifar100", "cifar_resnet18", 25): {"batch": 32, "crop": (0.4, 1.0)},
+    ("bps-tiny-imagenet", "cifar_resnet18", 100): {"batch": 128, "crop": (0.9, 1.0)},
+    ("bps-imagenet-1k", "resnet18", 10): {"batch": 128, "crop": (0.2, 1.0), "val_resize": "8/7"},
+    ("bps-imagenet-1k", "timm/vit_small_patch16_224", 10): {"batch": 128, "crop": None},
+    ("pca-imagenet-1k", "resnet18", 10): {**ADAMW, **COSINE, **KL, **RRC, "epochs": 300, "batch": 128, "tiles": 2, "tile_share": 1.0},
+    ("ccfs-cifar100", "cifar_resnet18", 25): {**SGD, **COSINE, "lr": 0.2, "weight_decay": 1e-4, "epochs": 500, "batch": 32,
+        "warmup_epochs": 5, "warmup_factor": 0.01, "temperature": 20.0, "temperature_squared": True, "mix": "none"},
+    ("ccfs-cifar100", "cifar_resnet18", 150): {"epochs": 200, "batch": 128},
+    ("ccfs-tiny-imagenet", "cifar_resnet18", 50): {"epochs": 100, "batch": 64},
+    ("cim-cifar10", "cifar_resnet18", 1): {**ADAMW, "lr": 1e-3, "weight_decay": 1e-4, "epochs": 1000, "batch": 10, "tiles": 2,
+        "tile_share": 0.75, "loss": "mse_gt", "gamma": 0.0, "crop": None, "mix": "none", "schedule": "multistep",
+        "schedule_params": {"milestones": (2 / 3, 5 / 6), "factor": 0.2}, "regime": "online"},
+    ("cim-tiny-imagenet", "cifar_resnet18", 50): {"batch": 100},
+    ("cim-imagenet-1k", "resnet18", 50): {"epochs": 300, "batch": 200, "best_every": 75},
+    ("cim-imagenet-1k", "timm/efficientnet_b0", 10): {"batch": 100, "lr": 2e-3},
     ("rd3", "resnet18", 10): {"optimizer": "adam", "epochs": 400, "batch": 50, "lr": 1e-3, **HALF},
 }  # fmt: skip
 
@@ -96,7 +114,10 @@ def test_every_published_protocol_is_checked_and_names_its_source():
         n for n in list_protocols() if n.startswith(("edc", "sre2l", "cda", "gvbsm"))
     }
     for name in list_protocols():
-        assert name == "small" or get_protocol(name).citation.startswith("https://arxiv.org/abs/")
+        source = get_protocol(name).citation
+        assert name in ("small", "compare", "probe-fast") or source.startswith(
+            ("https://arxiv.org/abs/", "https://github.com/")
+        )
 
 
 def test_what_a_source_does_not_say_is_an_error():
@@ -128,11 +149,12 @@ def test_a_change_is_named_and_beats_cases():
 
 
 @pytest.mark.parametrize("images", [1, 10, 30, 100, 500, 1000, 60000])
-def test_small_takes_the_same_steps_whatever_the_size(images):
-    small = get_protocol("small").resolve("resnet18", 1)
-    epochs, limit = small.duration(images)
-    batches = min(-(-images // small.batch_size(images)), limit)
-    assert abs(epochs * batches - small.steps) <= batches
+@pytest.mark.parametrize("name", ["small", "compare"])
+def test_protocols_of_ours_take_the_same_steps_whatever_the_size(name, images):
+    ours = get_protocol(name).resolve("resnet18", 1)
+    epochs, limit = ours.duration(images)
+    batches = min(-(-images // ours.batch_size(images)), limit)
+    assert abs(epochs * batches - ours.steps) <= batches
     assert epochs >= 50  # enough for the schedule to keep its shape
 
 

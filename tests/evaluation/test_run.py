@@ -2,6 +2,7 @@ import itertools
 import json
 import logging
 import re
+from functools import lru_cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 import torch
 
 from hf_condense import progress
+from hf_condense.data.augmentation import draw_views
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
 from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.run import ImageSet, score
+from hf_condense.labels import views
 from hf_condense.labels.teacher import Ensemble
 
 STUDENT = "convnet_w32"
@@ -76,6 +79,31 @@ def test_equal_runs_write_equal_scores_and_other_settings_other_cells(run, quick
     assert "seconds" not in json.dumps(saved["content"]) and len(saved["record"]) == len(a.cells)
     c = run("a", ("stored",), protocol=quick(steps=9))
     assert {cell["steps"] for cell in c.cells} != {cell["steps"] for cell in a.cells}
+
+
+def test_students_of_one_seed_share_their_views(run, monkeypatch):
+    """Two rows and two seeds of 6 views a student, and room for 6 views: rows of a seed come one after another."""
+    asked = []
+
+    def counted(*what):
+        asked.append(what)
+        return draw_views(*what)
+
+    monkeypatch.setattr(views, "_drawn", lru_cache(maxsize=6)(counted))
+    x, y = run.data
+    rows = {"random": ImageSet(x[:15], y[:15]), "ours": ImageSet(x[15:30], y[15:30])}
+    table = run(rows=rows, regimes=("hard",))
+    assert len(asked) == len(set(asked)) == 12
+    assert [(cell["row"], cell["seed"]) for cell in table.cells] == [(row, seed) for row in rows for seed in (0, 1)]
+
+
+def test_the_column_of_looks_says_where_none_were_taken(run, quick):
+    looked, unseen = (
+        run(regimes=("hard",), seeds=1, protocol=quick(steps=6, best_every=1), best_seen=seen)
+        for seen in (True, False)
+    )
+    assert "best seen" in unseen.text() and unseen.text().count("not looked at") == 3
+    assert "not looked at" not in looked.text() and "best seen" not in run(regimes=("hard",), seeds=1).text()
 
 
 def test_a_student_that_takes_long_says_how_far_it_is(run, quick, monkeypatch, caplog, capsys):

@@ -99,6 +99,11 @@ def test_best_over_the_test_set_is_extra(train, quick):
     assert train(protocol=quick()).best_top1 is None
 
 
+def test_no_look_at_the_test_set_is_the_same_student(train, quick):
+    unseen = train(protocol=quick(best_every=1), best_seen=False)
+    assert unseen.best_top1 is None and unseen.top1 == train(protocol=quick(best_every=1)).top1
+
+
 def test_the_last_epoch_is_one_of_those_of_which_the_best_is_told(train, quick):
     """Where the protocol looks only then, and where it has looked at worse ones before."""
     last = train(protocol=get_protocol("small", epochs=4, batch=10, ema=None, best_every=4))

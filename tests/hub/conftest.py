@@ -23,6 +23,7 @@ class Member:
     parameters: int = 12_345
     source: dict = None
     is_weak: bool = False
+    processes: int | None = None
 
 
 def draw(channels: int = 3, ipc: int = 4, side: int = 8, classes: int = 3):

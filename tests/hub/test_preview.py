@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_condense.hub.preview import comparison, image_grid
+from hf_condense.hub.preview import image_grid
 
 
 def places(path, colour) -> np.ndarray:
@@ -45,12 +45,3 @@ def test_any_shape_of_set_fits_a_page(tmp_path, classes, ipc):
     image_grid(images, labels, names, tmp_path / "grid.png")
     width, height = Image.open(tmp_path / "grid.png").size
     assert 150 < width < 3000 and 80 < height < 3000
-
-
-def test_comparison_has_a_line_for_each_set(tmp_path):
-    black, white = torch.zeros(3, 1, 16, 16, dtype=torch.uint8), torch.full((3, 1, 16, 16), 200, dtype=torch.uint8)
-    comparison(tmp_path / "both.png", {"random": black, "EDC": white})
-    assert len(places(tmp_path / "both.png", (200, 200, 200))) >= 3 * 64 * 64
-    assert (
-        places(tmp_path / "both.png", (0, 0, 0)).min(0)[0] < places(tmp_path / "both.png", (200, 200, 200)).min(0)[0]
-    )

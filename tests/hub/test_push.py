@@ -16,6 +16,7 @@ from hf_condense.hub.artefact import write_artefact
 from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.hub.inspection import inspect_folder, report
 from hf_condense.hub.push import push
+from hf_condense.hub.record import read_record
 from hf_condense.labels.store import write_store
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.image_model import ImageModel
@@ -109,6 +110,13 @@ def test_a_repeated_push_sends_nothing_and_a_changed_set_only_what_changed(run, 
     assert "notes.md" in files and "data/train-00001-of-00002.parquet" not in files
     text = DatasetCard.load(repo_id).text
     assert "A word of its keeper." in text and f'load_dataset("{repo_id}"' in text
+
+
+def test_a_push_reads_its_record_once(run, hub, monkeypatch):
+    reads, folder, repo_id = [], run(), hub.fresh("once")
+    monkeypatch.setattr("hf_condense.hub.push.read_record", lambda folder: reads.append(folder) or read_record(folder))
+    push(folder, repo_id)
+    assert len(reads) == 1
 
 
 def test_a_dry_run_says_what_would_go_up_and_does_nothing(run, hub):

@@ -35,6 +35,18 @@ def test_averages(images, model):
     assert not torch.allclose(Ensemble([a, b]).logits(x).softmax(1), mean, atol=1e-6)
 
 
+def test_weights_of_networks(images, model):
+    a, b, x = model(1), model(2), images(6) / 255
+    one, two = a.eval()(x), b.eval()(x)
+    mixed = Ensemble([a, b], weights=(0.9, 0.1))
+    assert torch.allclose(mixed.logits(x), 0.9 * one + 0.1 * two, atol=1e-6)
+    assert torch.equal(Ensemble([a, b], weights=(1.0, 0.0)).logits(x), Ensemble([a]).logits(x))
+    assert mixed.describe() != Ensemble([a, b]).describe() and "weights" not in Ensemble([a, b]).describe()
+    for wrong, average in (((0.5, 0.6), "logits"), ((1.0,), "logits"), ((0.5, 0.5), "probabilities")):
+        with pytest.raises(ConfigError, match="teacher weights"):
+            Ensemble([a, b], average, weights=wrong)
+
+
 def test_normalised_average_ignores_the_scale_of_one_teacher(images, model):
     x, a, b = images(6) / 255, model(1), model(2)
     plain = Ensemble([a, b], "normalised").logits(x)

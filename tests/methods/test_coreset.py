@@ -16,6 +16,7 @@ from hf_condense.data.image_spec import ImageSpec
 from hf_condense.engine import Engine
 from hf_condense.errors import ConfigError, DataError, ModelError
 from hf_condense.methods.coreset import SELECTIONS
+from hf_condense.methods.watched import watched
 from hf_condense.models.embedding import embed
 from hf_condense.models.loading import load_model
 from hf_condense.models.training import predict
@@ -26,7 +27,7 @@ from tests.selection.test_herding import brute_force
 
 CPU = torch.device("cpu")
 EPOCHS = 3
-SHORT = {"dynamics_epochs": 4, "dynamics_batch": 64, "el2n_epochs": 3}
+SHORT = {"dynamics_epochs": 4, "dynamics_batch": 64, "el2n_epochs": 3, "cad_window": 2, "cad_band": 1}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,10 @@ def nearest_neighbour(context, test, made) -> float:
 def test_every_selection_gives_distinct_real_images_of_the_class(context, tmp_path, selection, backbone):
     made, again = (select(context, tmp_path / n, selection, ipc=3, backbone=backbone) for n in "ab")
     assert torch.equal(made.images, again.images) and made.images.shape == (30, 1, 8, 8)
-    assert len(set(made.origin.tolist())) == 30 and (context.train.labels[made.origin] == made.labels.numpy()).all()
+    each = 4 if selection == "pca_tiles" else 1
+    origin = made.origin.reshape(30, each)
+    assert len(set(origin.ravel().tolist())) == 30 * each
+    assert (context.train.labels[origin] == made.labels.numpy()[:, None]).all()
     if selection != "pca_tiles":
         assert torch.equal(made.images, context.train.images(made.origin))
     fewer = select(context, tmp_path, selection, ipc=2, backbone=backbone)
@@ -174,7 +178,7 @@ def test_scores_come_from_the_record(context, tmp_path):
     learned = select(context, tmp_path / "last", "forgetting", ipc=5, never_learned="last")
     files = list((cache_folder() / "dynamics").glob("*.safetensors"))
     method = create_method("coreset", selection="el2n_hard", **SHORT)
-    record = method._dynamics(replace(context, key=context.key / 0))
+    record = watched(method.settings, replace(context, key=context.key / 0))
     assert set(files) == set((cache_folder() / "dynamics").glob("*.safetensors"))  # one record for all of them
     for c in range(10):
         rows = context.train.rows_of(c)
@@ -191,6 +195,21 @@ def test_scores_come_from_the_record(context, tmp_path):
             taken = sorted((ranks[r] for r in made.origin[mine]), reverse=True)
             assert taken == sorted(ranks.values(), reverse=True)[:5]
     assert not record.correct.any(0).all() and forgotten.origin.tolist() != learned.origin.tolist()
+
+
+def test_the_easy_end_of_forgetting_and_both_ends_of_cad_come_from_the_record(context, tmp_path):
+    easy, high, low = (select(context, tmp_path, s, ipc=5) for s in ("forgetting_easy", "cad_high", "cad_low"))
+    record = watched(
+        create_method("coreset", selection="cad_high", **SHORT).settings, replace(context, key=context.key / 0)
+    )
+    spread = record.probability[:2].double().numpy().std(0)  # of four epochs one window of two: the first two
+    for c in range(10):
+        rows, mine = context.train.rows_of(c), slice(5 * c, 5 * c + 5)
+        ranked = rows[np.argsort(spread[rows], kind="stable")]
+        assert set(low.origin[mine]) == set(ranked[:5]) and set(high.origin[mine]) == set(ranked[-5:])
+        history = record.correct[:, easy.origin[mine]]
+        assert history.any(0).all(), "what was never learned is not easy"
+        assert not (history[:-1] & ~history[1:]).any()  # most digits are never forgotten
 
 
 def test_what_looks_at_no_observer_trains_none(tmp_path, backbone):
@@ -237,6 +256,10 @@ def test_what_cannot_be_is_refused(context, tmp_path):
         create_method("coreset", selection="backbone_centres")
     with pytest.raises(ConfigError, match="dynamics_epochs: 1 does not work. Allowed: 2 or more"):
         create_method("coreset", selection="forgetting", dynamics_epochs=1)
+    with pytest.raises(
+        ConfigError, match="dynamics_epochs: 10 does not work. Allowed: 11 or more, with --cad_window 5"
+    ):
+        create_method("coreset", selection="cad_high", dynamics_epochs=10)
     with pytest.raises(ModelError, match="backbone: 'convnet_d1' does not work. Allowed: published weights"):
         select(context, tmp_path, "backbone_centres", backbone="convnet_d1")
     with pytest.raises(ModelError, match="backbone: 'resnet18' does not work.*connect to the network"):

@@ -14,6 +14,8 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
 from hf_condense.errors import ConfigError
 from hf_condense.models.training import Batch, FitRecipe, evaluate_top1, fit
+from hf_condense.objectives import inner_loop
+from hf_condense.objectives.inner_loop import unroll_bytes
 from hf_condense.plan import SetSpec
 from tests.matching import CPU, context, networks, stopped_and_resumed, synthesise
 
@@ -44,10 +46,21 @@ def begun(method: str, ipc: int = 2, **settings):
     return objective, images, labels
 
 
+def test_the_unroll_is_taken_where_its_graph_fits(monkeypatch):
+    """The bound lies just below the estimate of five steps."""
+    objective = begun("mtt")[0]
+    assert objective.segments.gradient == "unroll"
+    whole = unroll_bytes(objective.network, 8, objective.segments.batch, 5)
+    monkeypatch.setattr(inner_loop, "UNROLL_BYTES", whole - 1)
+    for settings, taken in (({}, "adjoint"), ({"student_steps": 4}, "unroll"), ({"gradient": "unroll"}, "unroll")):
+        assert begun("mtt", **settings)[0].segments.gradient == taken
+    assert begun("tesla", student_steps=1)[0].segments.gradient == "adjoint"
+
+
 def test_defaults_are_those_of_the_scripts():
     mtt, tesla = create_method("mtt"), create_method("tesla")
     assert (mtt.settings.gradient, mtt.settings.iterations, mtt.labels_by, mtt.protocol("digits")) == (
-        "adjoint", 5000, None, "mtt",
+        "auto", 5000, None, "mtt",
     )  # fmt: skip
     assert (tesla.settings.gradient, tesla.settings.iterations, tesla.labels_by) == (
         "adjoint",

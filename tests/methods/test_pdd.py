@@ -24,7 +24,7 @@ from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.student_trainer import StudentTrainer
 from hf_condense.evaluation.students import train_student
 from hf_condense.files import load_tensors
-from hf_condense.methods import list_methods, method_class
+from hf_condense.methods import METHODS, list_methods, method_class
 from hf_condense.methods.base import Context
 from hf_condense.methods.pdd.chains import ChainedNetworks, Curriculum, ReplayedNetworks, StageData
 from hf_condense.methods.pdd.stage import StageContext
@@ -502,7 +502,7 @@ def test_chains_that_are_gone_are_trained_again_and_damaged_ones_are_named(tmp_p
         staged("dm", given, tmp_path / "whole", chains=7, iterations=40)
 
 
-@pytest.mark.parametrize("base", [name for name in list_methods() if name != "pdd"])
+@pytest.mark.parametrize("base", [name for name in list_methods() if not METHODS[name].wraps])
 def test_every_method_can_be_a_base(base):
     """Its plan, stage after stage: the same shards for the rows of each, under names of their own."""
     method = create_method("pdd", base_method=base, stages=3)

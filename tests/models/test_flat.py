@@ -1,13 +1,10 @@
 """Weights in one vector: the same logits, gradients of first and second order, and networks that are more than weights."""
 
-import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
-from hf_condense.errors import ConfigError
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.loading import load_model
@@ -76,7 +73,11 @@ def test_gradients_of_gradients_reach_weights_and_images():
     torch.testing.assert_close(to_weights @ along, wanted, atol=1e-6, rtol=1e-5)
 
 
-def test_networks_that_remember_statistics_are_refused():
-    with pytest.raises(ConfigError, match=r"convnet_bn_w32 with BatchNorm2d \(backbone\.features\.1\).*convnet_d1"):
-        FlatNetwork(convnet("convnet_bn_w32"))
-    FlatNetwork(ImageModel(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False)), num_classes=64))
+def test_batch_norms_use_the_images_at_hand_and_keep_their_running_statistics():
+    network, unit = convnet("convnet_bn_w32"), images(5)
+    before = {name: value.clone() for name, value in network.named_buffers() if "running" in name}
+    flat = FlatNetwork(network.eval())
+    found = flat(flat.flatten(), network.normalise(unit))
+    assert before and all(torch.equal(value, network.get_buffer(name)) for name, value in before.items())
+    assert not network.training and not torch.equal(found, network(unit))
+    assert torch.equal(found, network.train()(unit)), "as in training"

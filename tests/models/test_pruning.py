@@ -142,3 +142,15 @@ def test_a_network_with_nothing_to_lose_is_refused():
     head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     with pytest.raises(ModelError, match="takes no channel"):
         prune(ImageModel(head, num_classes=10, channels=1), 0.3, KEY, image_size=8)
+
+
+@pytest.mark.parametrize("fault", [TimeoutError, MemoryError, torch.OutOfMemoryError])
+def test_faults_that_are_not_the_networks_are_not_taken_for_it(fault):
+    network = load("convnet_d1")
+
+    def fail(*_):
+        raise fault("the machine")
+
+    network.backbone.register_forward_pre_hook(fail)
+    with pytest.raises(fault, match="the machine"):
+        prune(network, 0.3, Key(0), image_size=8)

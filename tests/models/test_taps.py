@@ -7,8 +7,9 @@ from torch import nn
 
 from benchmarks.plain import plain_patches, plain_statistics
 from hf_condense.errors import ModelError
-from hf_condense.models import moments as moments_module
-from hf_condense.models.moments import Tap, moments
+from hf_condense.models import sums as sums_module
+from hf_condense.models.moments import moments
+from hf_condense.models.sums import read
 from hf_condense.models.taps import Layout, Taps
 
 torch.set_num_threads(1)
@@ -40,6 +41,12 @@ def make_net(seed=0, dtype=torch.float64):
     return net.eval().requires_grad_(False)
 
 
+def moments_of(z, patch, groups):
+    """E[z] and E[z²] [groups, C (+ cells)] of one layer's input."""
+    (found,) = moments([read(z, patch, groups)[1]])
+    return torch.cat([part for part in found if part is not None], -1)
+
+
 def draw(*shape, dtype=torch.float64, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
@@ -58,7 +65,7 @@ def test_equals_definition_values_and_gradients(side, patch, channels_last):
 
     given = z.detach().contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     given.requires_grad_(True)
-    _, first, second = Tap.apply(given, patch, (5,))
+    first, second = moments_of(given, patch, (5,))
     fast = (weights[0] * first[0]).sum() + (weights[1] * (second - first**2)[0]).sum()
     (gradient,) = torch.autograd.grad(fast, given)
     torch.testing.assert_close(fast, plain)
@@ -68,12 +75,12 @@ def test_equals_definition_values_and_gradients(side, patch, channels_last):
 @pytest.mark.parametrize("loop_from", [1, 2**30])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_both_ways_of_summing_pass_gradcheck(monkeypatch, loop_from, channels_last):
-    monkeypatch.setattr(moments_module, "LOOP_FROM", loop_from)
+    monkeypatch.setattr(sums_module, "LOOP_FROM", loop_from)
     z = draw(5, 2, 5, 4)
     z = z.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     for patch, groups in ((None, (5,)), (2, (2, 3)), (4, (1, 4))):
         assert torch.autograd.gradcheck(
-            lambda z, patch=patch, groups=groups: Tap.apply(z, patch, groups),
+            lambda z, patch=patch, groups=groups: moments_of(z, patch, groups),
             (z.requires_grad_(True),),
             fast_mode=True,
         )
@@ -145,8 +152,8 @@ def test_groups_are_separate_batches():
 
 def test_shared_tensor_is_read_once(monkeypatch):
     net, calls = make_net(), []
-    plain = moments_module.moments
-    monkeypatch.setattr(moments_module, "moments", lambda z, *a: calls.append(z.shape) or plain(z, *a))
+    plain = sums_module._totals
+    monkeypatch.setattr(sums_module, "_totals", lambda z, *a: calls.append(z.shape) or plain(z, *a))
     with Taps(net, 4) as taps:
         net(draw(2, 3, 8, 8).requires_grad_(True))
         first, _ = taps.collect()
@@ -174,7 +181,7 @@ def test_statistics_stay_float32_under_autocast():
 
 def test_bfloat16_maps_sum_in_float32():
     z = draw(64, 2, 8, 8, dtype=torch.float32).bfloat16() + 100
-    first, second = moments(z, 4, (64,))
+    first, second = moments_of(z, 4, (64,))
     torch.testing.assert_close(first[0, :2], z.float().mean((0, 2, 3)))
     torch.testing.assert_close(second[0, :2], z.float().square().mean((0, 2, 3)))
 

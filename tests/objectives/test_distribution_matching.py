@@ -9,6 +9,7 @@ from benchmarks.plain_matching import plain_distribution
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy
 from hf_condense.errors import ConfigError
+from hf_condense.objectives import distribution_matching as matching
 from hf_condense.objectives.distribution_matching import DistributionMatching
 from hf_condense.selection import sampler as module
 from hf_condense.selection.paired import PairedViews
@@ -31,9 +32,11 @@ def made(source, real_batch=16, policy=POLICY, name="convnet_d1") -> Distributio
 def loss_and_slope(objective, images, labels, step=0, shard_key=KEY) -> tuple[float, torch.Tensor]:
     images = images.clone().requires_grad_(True)
     objective.start(None, images, labels, shard_key)
-    (term,) = objective.terms(images, labels, step, shard_key / step)
-    term.loss.backward()
-    return float(term.loss.detach()), images.grad
+    loss = 0.0
+    for term in objective.terms(images, labels, step, shard_key / step):
+        term.loss.backward()
+        loss += float(term.loss.detach())
+    return loss, images.grad
 
 
 def test_equal_sets_under_the_same_draw_are_at_distance_zero():
@@ -75,6 +78,22 @@ def test_order_inside_a_class_and_the_cut_into_shards_change_nothing():
     ]
     assert sum(part[0] for part in parts) == pytest.approx(loss, rel=1e-4)
     assert torch.allclose(torch.cat([part[1] for part in parts]), slope, atol=1e-5 * float(slope.abs().max()))
+
+
+def test_terms_are_of_few_classes_and_make_the_same_sum(monkeypatch):
+    """Ten classes of 4 images: two terms of 20; what is logged is the mean over classes either way."""
+    source = digits()
+    images, labels = everything(source, 4)
+    found = {}
+    for most in (32, 40):
+        monkeypatch.setattr(matching, "TERM", most)
+        objective = made(source)
+        objective.start(None, images, labels, KEY)
+        terms = list(objective.terms(images, labels, 1, KEY))
+        assert len(terms) == {32: 2, 40: 1}[most]
+        logged = torch.stack([term.logs["distribution"] for term in terms]).mean()
+        found[most] = logged, loss_and_slope(objective, images, labels, 1)[1]
+    torch.testing.assert_close(found[32], found[40], rtol=1e-4, atol=1e-5 * float(found[40][1].abs().max()))
 
 
 def test_images_that_do_not_count_alike_have_the_weighted_mean():

@@ -15,7 +15,7 @@ from hf_condense.errors import ConfigError
 from hf_condense.models.convnet import ConvNet
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.models.image_model import ImageModel
-from hf_condense.objectives.inner_loop import Batch, InnerLoop, end_distance
+from hf_condense.objectives.inner_loop import Batch, InnerLoop, end_distance, unroll_bytes
 from tests.profiled import peak_bytes_of_tensors
 
 KEY = Key(0, "test")
@@ -72,6 +72,13 @@ def test_the_adjoint_is_the_unroll(policy, n, batch, steps):
     made = inner_loop(steps, n=n, batch=batch, policy=policy)
     unroll, adjoint = gradients(*made, "unroll", 0.1), gradients(*made, "adjoint", 0.1)
     assert set(unroll) == {"distance", "images", "rate", "labels"}
+    assert all(error(adjoint[name], unroll[name]) < 1e-10 for name in unroll)
+
+
+def test_the_adjoint_is_the_unroll_through_batch_norms():
+    backbone = ConvNet(3, 1, 8, width=4, depth=2, norm="batch")
+    loop, images, labels = inner_loop(5, ImageModel(backbone, num_classes=3, channels=1))
+    unroll, adjoint = (gradients(loop, images, labels, kind, 0.1) for kind in ("unroll", "adjoint"))
     assert all(error(adjoint[name], unroll[name]) < 1e-10 for name in unroll)
 
 
@@ -177,3 +184,5 @@ def test_memory_of_the_adjoint_does_not_grow_with_steps():
     said = f"4 steps: {few}, 16 steps: {many}"
     assert many["adjoint"] < 1.1 * few["adjoint"], said
     assert many["unroll"] > 3 * few["unroll"], f"the measure sees nothing: {said}"
+    estimated = unroll_bytes(FlatNetwork(network(32, 32, 3, 10, 3)), 32, 20, 16)
+    assert 0.75 < estimated / many["unroll"] < 1.6, f"estimated {estimated}, {said}"

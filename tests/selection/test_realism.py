@@ -56,7 +56,7 @@ def crops(count=2, factor=2, size=8, candidates=12, crops=3, key=None, src=None,
 
 
 def brute_force(src, count, factor, size, candidates, crops, key, sign=1.0, begin=0):
-    """One image and one crop at a time: images and the rows of their first cells."""
+    """One image and one crop at a time: images and the rows of their cells."""
     side, edge = size // factor, (size - size // factor) // 2
     pool = (key / "pool").permutation(len(src.rows_of(1)))[: max(candidates, count * factor**2)]
     ranking = []
@@ -81,7 +81,8 @@ def brute_force(src, count, factor, size, candidates, crops, key, sign=1.0, begi
             down, right = ([n * side // len(along) for n in range(len(along))] for along in (top, left))
             cell = ranking[k * count + j][3][:, down][:, :, right]
             images[j, :, top[0] : top[-1] + 1, left[0] : left[-1] + 1] = cell
-    return images, [entry[2] for entry in ranking[:count]]
+    rows = [[ranking[k * count + j][2] for k in range(factor**2)] for j in range(count)]
+    return images, rows if factor > 1 else [row for (row,) in rows]
 
 
 @pytest.mark.parametrize(
@@ -156,6 +157,13 @@ def test_a_crop_is_cut_first_then_resized_and_seen_without_what_surrounds_it():
                 assert (piece.int() - pil.int()).abs().max() <= 2
                 if h == w == side:
                     assert torch.equal(piece, alone[0])
+
+
+def test_a_pool_that_is_given_takes_the_place_of_random_candidates():
+    src, key, pool = source(), Key(2), np.array([7, 3, 9, 1])
+    images, rows = crops(2, 1, key=key, src=src, pool=pool)
+    assert set(rows) <= set(src.rows_of(1)[pool])
+    assert images.shape[0] == 2 and set(crops(2, 1, key=key, src=src)[1]) != set(rows)
 
 
 def test_files_of_another_mode_become_the_source_s():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import pytest
 import torch
 
 from hf_condense.data.randomness import Key
-from hf_condense.selection.scores import el2n, forgetting, ranked
+from hf_condense.selection.scores import cad, el2n, forgetting, ranked
 from hf_condense.selection.tiles import combine
 
 
@@ -30,6 +31,25 @@ def test_forgetting_counts_falls_from_right_to_wrong():
     drawn = torch.from_numpy(Key(0).uniform(9, 50) < 0.5)
     falls = [sum(bool(a) and not b for a, b in pairwise(h)) if any(h) else math.inf for h in drawn.T.tolist()]
     assert forgetting(drawn).tolist() == falls
+
+
+def test_cad_is_the_mean_spread_over_a_band_of_windows():
+    assert cad(torch.full((12, 3), 0.7), 4, 3).tolist() == pytest.approx([0, 0, 0], abs=1e-7)
+    values = torch.from_numpy(Key(0).uniform(12, 5))
+    found = cad(values, 4, 3)  # K = 12, J = 4, W = 3: windows that begin at epochs 5, 6 and 7, from 1
+    for i, p in enumerate(values.T.tolist()):
+        spreads = []
+        for k in (5, 6, 7):
+            part = p[k - 1 : k + 3]
+            spreads.append(math.sqrt(sum((v - sum(part) / 4) ** 2 for v in part) / 4))
+        assert abs(float(found[i]) - sum(spreads) / 3) < 1e-12
+    for first in range(1, 13):  # right from this epoch on, wrong before: a ones in a window of four
+        step = (torch.arange(1, 13) >= first).double()[:, None]
+        ones = [min(max(k + 3 - first + 1, 0), 4) for k in (5, 6, 7)]
+        wanted = sum(math.sqrt(a * (4 - a)) / 4 for a in ones) / 3
+        assert float(cad(step, 4, 3)) == pytest.approx(wanted, abs=1e-12)
+        assert (wanted > 0) == (6 <= first <= 10)
+    assert cad(values[:8], 4, 3).shape == (5,)  # the fewest epochs: J + W + 1
 
 
 def test_ranking_takes_the_end_that_is_asked_for_and_draws_among_equals():

@@ -16,7 +16,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.files import fingerprint, load_tensors, remove_leftovers, save_tensors
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.methods.base import StudentTrainer
-from hf_condense.models.fresh import FreshNetworks
+from hf_condense.models.fresh import FreshNetworks, put_weights
 from hf_condense.models.image_model import ImageModel
 from hf_condense.processes import Processes
 from hf_condense.progress import Progress
@@ -182,7 +182,7 @@ class ChainedNetworks:
         return fingerprint([self.fresh.fingerprint, str(self.key), self.curriculum.fingerprint(stage)])
 
     def _put(self, place: Path, network: ImageModel) -> ImageModel:
-        network.load_state_dict(load_tensors(place)[0])
+        put_weights(load_tensors(place)[0], network)
         return network.train().requires_grad_(True)
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from hf_condense.config import check
 from hf_condense.data.pixels import to_unit
-from hf_condense.methods import method_class
 from hf_condense.methods.base import Context, Method, StatisticsRequest, UsedNetwork
-from hf_condense.methods.pdd.settings import PDDSettings, settings_with
+from hf_condense.methods.pdd.settings import PDDSettings
 from hf_condense.methods.pdd.stage import ReadyStage, StageContext
 from hf_condense.methods.pdd.stage_networks import StageNetworks
 from hf_condense.methods.pdd.stage_source import harder, unused
 from hf_condense.methods.registry import METHODS, MethodInfo
+from hf_condense.methods.wrapping import base_of, settings_beside
 from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.base import Objective
 from hf_condense.objectives.union import Frozen, Union
@@ -35,17 +35,14 @@ class PDD(Method):
 
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
-        cls = method_class(settings.base_method)
-        self.base = cls(cls.Settings(**{f.name: getattr(settings, f.name) for f in fields(cls.Settings)}))
+        self.base = base_of(settings)
         self.VERSION = 100 + self.base.VERSION
         own = settings.chains != 0 or not self.base.info.pool
         check(own, "chains", 0, f"1 or more over {self.base.name}, whose observers they become")
 
     @classmethod
     def settings_class(cls, base_method: str | None = None) -> type:
-        base_method = base_method or PDDSettings.base_method
-        PDDSettings(base_method=base_method)  # refuses names that are not known
-        return settings_with(base_method)
+        return settings_beside(PDDSettings, base_method or PDDSettings.base_method)
 
     @classmethod
     def preset_families(cls, settings: PDDSettings, ipc: int) -> dict[str, int]:

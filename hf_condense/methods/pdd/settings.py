@@ -1,14 +1,12 @@
-"""Settings of PDD and of its base method."""
+"""Settings of PDD's stages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 from hf_condense.config import check, check_choices, setting
-from hf_condense.methods import method_class
-from hf_condense.methods.registry import METHODS
+from hf_condense.methods.wrapping import check_base
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,7 @@ class PDDSettings:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        known = sorted(name for name in METHODS if name != "pdd")
-        check(self.base_method in known, "base_method", self.base_method, ", ".join(known))
+        check_base(self.base_method)
         for name in ("stages", "discard_interval", "discard_epochs"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("chains", "tune_epochs", "missed_weight"):
@@ -48,19 +45,3 @@ class PDDSettings:
             check(value is None or value >= 0, name, value, "0 or more")
         check(self.chain_epochs is None or self.chain_epochs >= 1, "chain_epochs", self.chain_epochs, "1 or more")
         check(self.tune_lr > 0, "tune_lr", self.tune_lr, "above 0")
-
-
-@cache
-def settings_with(base_method: str) -> type:
-    """PDD's settings and, beside them, those of a base method."""
-    base = method_class(base_method).Settings
-
-    @dataclass(frozen=True)
-    class Settings(PDDSettings, base):
-        def __post_init__(self) -> None:
-            if hasattr(base, "__post_init__"):
-                base.__post_init__(self)
-            PDDSettings.__post_init__(self)
-
-    Settings.__name__ = f"{base.__name__} in stages"
-    return Settings

@@ -108,7 +108,7 @@ class _Tuned:
         if self.epochs:
             recipe = FitRecipe(self.epochs, self.lr, schedule="cosine")
             with Progress(f"tune chain {number}", self.epochs, show=False) as bar:
-                train_on(network, recipe, BATCH, train, views, key, context.device, None, bar, state)
+                train_on(network, recipe, BATCH, train, views, key, context.device, bar, state)
         recalibrate(network, train, self.policy, key / "recalibration", context.device)
         keep(network, place)
         shutil.rmtree(state, ignore_errors=True)

@@ -1,0 +1,6 @@
+"""CA2D on any image dataset: accelerate launch recipes/ca2d.py --dataset imagenet-1k --ipc 10"""
+
+from hf_condense.cli import recipe
+
+if __name__ == "__main__":
+    recipe("ca2d")
