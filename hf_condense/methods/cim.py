@@ -31,7 +31,9 @@ class CIMSettings:
         "l2", "between features: squared length of the difference (the paper), or its mean absolute value (its code)"
     )
     layer: str | None = setting(
-        None, "module of the first observer whose input are the features, such as layer3; its head by default"
+        None,
+        "module of the first observer whose input are the features, such as layer3; its head by default",
+        quick=None,
     )
     tile_factor: int = setting(2, "real images per side of an image")
     tiling: Literal["antialiased", "nearest"] = setting(

@@ -25,7 +25,9 @@ class FADRMSettings(SRe2LPlusSettings):
     alpha: float = setting(
         0.5, "share of the optimised images where a block begins, the rest being the first ones (a)"
     )
-    small_side: float = setting(1.0, "share of the side at which every other block works; the last has the whole")
+    small_side: float = setting(
+        1.0, "share of the side at which every other block works; the last has the whole", quick=1.0
+    )
     resolution: Literal["views", "pixels"] = setting(
         "views", "what has the side of a block: views of the images, or the images, which are resized between blocks"
     )

@@ -31,7 +31,9 @@ class LGMSettings:
     """Settings of the synthesis; defaults are those of the official code, but for the mean of the noise."""
 
     backbone: str | None = setting(
-        None, "frozen network by name (timm, transformers, a folder); defaults to the first network of the pool"
+        None,
+        "frozen network by name (timm, transformers, a folder); defaults to the first network of the pool",
+        quick=None,
     )
     iterations: int = setting(5000, "optimiser steps", quick=50)
     lr: float = setting(2e-3, "Adam's learning rate, in units of `space`")

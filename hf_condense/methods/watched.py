@@ -39,10 +39,13 @@ class CADWindows(WatchedTraining):
         5, "CAD: windows that are averaged (W), the last of which ends two epochs before the last", quick=1
     )
 
-    def check_windows(self) -> None:
-        """Raises ConfigError where too few epochs are watched for the windows."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check(self.cad_window >= 2, "cad_window", self.cad_window, "2 or more")
         check(self.cad_band >= 1, "cad_band", self.cad_band, "1 or more")
+
+    def check_windows(self) -> None:
+        """Raises ConfigError where too few epochs are watched for the windows."""
         least = self.cad_window + self.cad_band + 1
         allowed = f"{least} or more, with --cad_window {self.cad_window} and --cad_band {self.cad_band}"
         check(self.dynamics_epochs >= least, "dynamics_epochs", self.dynamics_epochs, allowed)

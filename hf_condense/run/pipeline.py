@@ -115,7 +115,8 @@ class Pipeline(Mapping[type[Stage], Any]):
 
     def _clear(self) -> None:
         """Deletes what killed runs left unfinished; another run may have its folder in this one."""
-        remove_leftovers(self.run.folder, deep=False)
+        for name in ("", "logs", "pictures"):
+            remove_leftovers(self.run.folder / name, deep=False)
         for kind, record in self.records.items():
             remove_leftovers(record.folder)
             self.stages[kind].clear(record.folder)
