@@ -14,6 +14,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
 from hf_condense.models import heads
 from hf_condense.models.checkpoints import shape_manifest
+from hf_condense.models.convnet import HalvingPool
 from hf_condense.models.image_model import ImageModel
 
 # what torch-pruning and the pruned network raise where layers do not fit together
@@ -25,6 +26,10 @@ ROUND_TO = 8  # a multiple for which accelerators are fastest
 
 class ChannelNorm(nn.InstanceNorm2d):
     """A GroupNorm of one channel a group in a form that the dependency graph supports: groups stay whole."""
+
+
+class PlainPool(nn.AvgPool2d):
+    """A HalvingPool in a form that the dependency graph supports: one operation, not a product of reshaped images."""
 
 
 class NoisyMagnitude(tp.importance.GroupMagnitudeImportance):
@@ -94,6 +99,7 @@ def _prune(model: ImageModel, ratio: float, importance: NoisyMagnitude, example:
     while round_to > 1 and 8 * round_to > narrowest:  # rounding may cost an eighth of the narrowest layer, not more
         round_to //= 2
     _swap(model.backbone, nn.GroupNorm, _as_channel_norm)
+    _swap(model.backbone, HalvingPool, lambda _: PlainPool(2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # parameters outside layers; the forward pass after it is the test
         pruner = tp.pruner.BasePruner(
@@ -101,6 +107,7 @@ def _prune(model: ImageModel, ratio: float, importance: NoisyMagnitude, example:
         )
         pruner.step()
     _swap(model.backbone, ChannelNorm, _as_group_norm)
+    _swap(model.backbone, PlainPool, lambda _: HalvingPool())
 
 
 def _swap(network: nn.Module, kind: type[nn.Module], other) -> None:
