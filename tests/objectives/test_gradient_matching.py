@@ -215,12 +215,13 @@ def test_peak_memory_is_that_of_one_class():
     """
 
     class Noise:
-        channels, image_size, mean, std = 1, 8, (0.5,), (0.25,)
+        channels, image_size, mean, std, fits_in_memory = 1, 8, (0.5,), (0.25,), True
 
         def __init__(self, classes: int) -> None:
             self.num_classes = classes
             self.plain_spec = ImageSpec(classes, 8, (0.5,), (0.25,), channels=1)
             self.pixels = torch.randint(0, 256, (classes * 4, 1, 8, 8), dtype=torch.uint8)
+            self.shape = tuple(self.pixels.shape)
 
         def decoded(self):
             return self.pixels
