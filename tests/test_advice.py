@@ -136,7 +136,7 @@ def alternatives(step: str) -> list[list[str]]:
     return found
 
 
-NO_SETTINGS = ("command", "run_folder", "method", "help", "help_all", "dry_run")
+NO_SETTINGS = ("command", "run_folder", "method", "help", "help_all", "dry_run", "device")
 
 
 def read(method: str, arguments: list[str]) -> dict:
