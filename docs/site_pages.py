@@ -19,6 +19,7 @@ OUTSIDE = (
     "CHANGELOG.md",
     "recipes/README.md",
     "benchmarks/README.md",
+    "benchmarks/ledger.md",
     "benchmarks/log/*.md",
     "benchmarks/results/*",
 )
