@@ -338,8 +338,10 @@ class _Grid:
 
     def train(self, cells: list[Cell]) -> None:
         """Trains this process's share of what is not there yet."""
-        seeds = list(dict.fromkeys((cell.student, cell.seed) for cell in cells))  # those of one seed share their views
-        cells = sorted(cells, key=lambda cell: seeds.index((cell.student, cell.seed)))
+        # students of one seed share their views, so they are trained one after another
+        pairs = dict.fromkeys((cell.student, cell.seed) for cell in cells)
+        place = {pair: number for number, pair in enumerate(pairs)}
+        cells = sorted(cells, key=lambda cell: place[cell.student, cell.seed])
         with Progress("students", len(cells), show=self.processes.main) as progress:
             for number, cell in enumerate(cells):
                 if number % self.processes.world == self.processes.rank:

@@ -160,19 +160,20 @@ def _torchvision_net(arch: str = "shufflenet_v2_x0_5", num_classes: int = 1000, 
     return model
 
 
-def _cfg(side: int = 32, classes: int = 10, **kwargs) -> dict:
+def untrained_cfg(side: int = 32, classes: int = 10, **kwargs) -> dict:
+    """What timm is told of a network without published weights, for RGB images of `side` pixels."""
     plain = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bilinear", "crop_pct": 1.0}
     return {"num_classes": classes, "input_size": (3, side, side), "classifier": "classifier", **plain, **kwargs}
 
 
 default_cfgs = generate_default_cfgs(
     {
-        "cifar_resnet18.untrained": _cfg(first_conv="conv1", classifier="fc"),
-        "small_stem_resnet.untrained": _cfg(first_conv="conv1", classifier="fc"),
-        "cifar_mobilenetv2.untrained": _cfg(first_conv="features.0"),
-        "cifar_wrn16_2.untrained": _cfg(first_conv="features.0"),
-        "cifar_shufflenetv2_x0_5.untrained": _cfg(first_conv="features.0"),
-        "torchvision_net.untrained": _cfg(224, 1000, classifier=None, first_conv=None),
+        "cifar_resnet18.untrained": untrained_cfg(first_conv="conv1", classifier="fc"),
+        "small_stem_resnet.untrained": untrained_cfg(first_conv="conv1", classifier="fc"),
+        "cifar_mobilenetv2.untrained": untrained_cfg(first_conv="features.0"),
+        "cifar_wrn16_2.untrained": untrained_cfg(first_conv="features.0"),
+        "cifar_shufflenetv2_x0_5.untrained": untrained_cfg(first_conv="features.0"),
+        "torchvision_net.untrained": untrained_cfg(224, 1000, classifier=None, first_conv=None),
     }
 )
 

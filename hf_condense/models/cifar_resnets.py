@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from hf_condense.models.cifar_nets import untrained_cfg
+
 WIDTHS = (16, 32, 64)
 
 
@@ -69,16 +71,7 @@ class CifarResNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-_CFG = {
-    "num_classes": 10,
-    "input_size": (3, 32, 32),
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
-    "interpolation": "bilinear",
-    "crop_pct": 1.0,
-    "first_conv": "conv1",
-    "classifier": "fc",
-}
+_CFG = untrained_cfg(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), first_conv="conv1", classifier="fc")
 default_cfgs = generate_default_cfgs({f"cifar_resnet{depth}.untrained": _CFG for depth in (20, 32, 44, 56)})
 
 

@@ -9,6 +9,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from hf_condense.errors import ModelError
+from hf_condense.models.cifar_nets import untrained_cfg
 
 
 class HalvingPool(nn.AvgPool2d):
@@ -97,18 +98,7 @@ class ConvNet(nn.Module):
 
 default_cfgs = generate_default_cfgs(
     {
-        f"{name}.untrained": {
-            "num_classes": 10,
-            "input_size": (3, 32, 32),
-            "fixed_input_size": True,
-            "min_input_size": (3, 2, 2),
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.5, 0.5, 0.5),
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "first_conv": "features.0",
-            "classifier": "classifier",
-        }
+        f"{name}.untrained": untrained_cfg(fixed_input_size=True, min_input_size=(3, 2, 2), first_conv="features.0")
         for name in (
             "convnet_d1",
             "convnet_d2",

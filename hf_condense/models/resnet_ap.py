@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from hf_condense.models.cifar_nets import PooledNet
+from hf_condense.models.cifar_nets import PooledNet, untrained_cfg
 
 
 def _instance_norm(channels: int) -> nn.GroupNorm:
@@ -54,20 +54,7 @@ class ResNetAP(PooledNet):
         self.classifier.reset_parameters()
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        "resnet_ap10.untrained": {
-            "num_classes": 10,
-            "input_size": (3, 224, 224),
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.5, 0.5, 0.5),
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "first_conv": "features.0",
-            "classifier": "classifier",
-        }
-    }
-)
+default_cfgs = generate_default_cfgs({"resnet_ap10.untrained": untrained_cfg(224, first_conv="features.0")})
 
 
 @register_model

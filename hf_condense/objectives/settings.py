@@ -27,7 +27,7 @@ class MatchingSettings:
     flatness_temperature: float = setting(4.0, "temperature of the flatness term")
     flatness_official: bool = setting(False, "flatness term with the authors' direction and scaling")
     crop_min: float = setting(0.5, "smallest area of the random resized crop in synthesis")
-    patch: int | None = setting(None, "side of a patch in pixels; 4 up to 64 pixels, 16 above, where not said")
+    patch: int | None = setting(None, "side of a patch in pixels; 4 up to 64 pixels, 16 above, by default")
 
     def __post_init__(self) -> None:
         check_choices(self)

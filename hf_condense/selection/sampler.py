@@ -90,9 +90,9 @@ class SamplerSettings:
     sampler: Literal["random", "centres"] = setting(
         "random", "real images of a step: random ones, or those nearest to k-means centroids of the class (DREAM)"
     )
-    cluster_every: int = setting(10, "centres: steps after which a class is clustered anew")
+    cluster_every: int = setting(10, "centres: steps after which a class is clustered again")
     cluster_candidates: int | None = setting(
-        None, "centres: cluster so many random images of a class, new ones each time; all where not said"
+        None, "centres: cluster this number of random images of a class, new ones each time; all by default"
     )
     cluster_pick: Literal["each", "tight"] = setting(
         "each", "centres: the nearest images of each centroid, or the nearest of all, whichever cluster they are in"
