@@ -15,19 +15,15 @@ from hf_condense.labels.teacher import Ensemble
 from hf_condense.methods.base import Context, Method
 from hf_condense.models.members import ModelPool
 from hf_condense.plan import Synthetic
-from hf_condense.progress import ProgressCallback
-from hf_condense.run import estimate, report, settle
+from hf_condense.run import settle
 from hf_condense.run.condense import Condense, observed
 from hf_condense.run.evaluate import Evaluate
-from hf_condense.run.history import HistoryCallback
-from hf_condense.run.launch import agreed
-from hf_condense.run.pictures import PictureCallback
 from hf_condense.run.pipeline import Pipeline
-from hf_condense.run.publish import publish, ready_to_push
+from hf_condense.run.publish import publish
 from hf_condense.run.record import StageRecord
 from hf_condense.run.relabel import condensed_set
 from hf_condense.run.squeeze import Squeeze
-from hf_condense.run.tracking import TrackerCallback
+from hf_condense.run.whole import own_callbacks, run_whole
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +61,7 @@ class CondensationTrainer:
         self.config, self.folder, self.splits, self.train = run.config, run.folder, run.splits, run.train
         self.method, self.protocol, self.key, self.flip = run.method, run.protocol, run.key, run.flip
         self.accelerator, self.device = run.accelerator, run.device
-        own = [
-            ProgressCallback(),
-            HistoryCallback(run.folder, run.accelerator.process_index),
-            PictureCallback(run.folder),
-        ]
-        own += [TrackerCallback(run.accelerator)] if run.config.run.trackers else []
-        self.pipeline = Pipeline(run, [*own, *callbacks])
+        self.pipeline = Pipeline(run, [*own_callbacks(run), *callbacks])
         self.pipeline.check_folder()
         settle.announce(run)
 
@@ -125,20 +115,4 @@ class CondensationTrainer:
 
         With `push_to_hub` the folder is published too; what would stop that is said before the work.
         """
-        run = self.config.run
-        if run.push_to_hub:
-            with agreed(self.accelerator):
-                ready_to_push(self.settled)
-        callbacks = self.pipeline.callbacks
-        with self.pipeline.owning():
-            estimate.announce(self.pipeline)
-            callbacks.emit("on_run_begin", callbacks.state())
-            folder = self.publish()
-            if self.accelerator.is_main_process:
-                report.finish(self.pipeline, folder)
-            callbacks.emit("on_run_end", callbacks.state(), folder=folder, table=self.evaluate())
-            if self.accelerator.is_main_process and run.push_to_hub:
-                print(self.push_to_hub(run.push_to_hub, push_models=run.push_models).text())
-            self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
-        return folder
+        return run_whole(self.pipeline)

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hf_condense import Callback, CondensationTrainer
 from hf_condense.callbacks import Control, State, Stopped
 from hf_condense.cli import main
+from hf_condense.processes import Processes
 from hf_condense.run.history import HistoryCallback, read_history
 
 TINY = {
@@ -168,7 +169,7 @@ def test_one_trainer_goes_on_after_it_was_stopped(tmp_path):
 
 
 def test_curves_of_a_stage_that_is_made_again_replace_the_old_ones(tmp_path):
-    history, control = HistoryCallback(tmp_path), Control()
+    history, control = HistoryCallback(tmp_path, Processes()), Control()
     for resumed, values in ((False, {1: 9.0, 2: 8.0, 3: 7.0}), (True, {3: 6.0}), (False, {1: 5.0})):
         history.on_stage_begin(None, State("condense", "", ""), control, resumed=resumed)
         for step, value in values.items():
@@ -178,3 +179,24 @@ def test_curves_of_a_stage_that_is_made_again_replace_the_old_ones(tmp_path):
     with open(history.path, "a") as file:
         file.write('{"stage": "cond')  # killed
     assert read_history(tmp_path) == {("condense", "dm", "ce"): {1: 5.0}}
+
+
+class Process(Processes):
+    """The process of this number."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        super().__init__()
+        self.rank, self.world = rank, world
+
+
+def test_curves_of_all_processes_are_read_and_none_of_those_that_a_redone_stage_had_before(tmp_path):
+    def begun(rank: int, world: int, work: str) -> None:
+        history, control = HistoryCallback(tmp_path, Process(rank, world)), Control()
+        history.on_stage_begin(None, State("evaluate", "", ""), control)
+        history.on_log(None, State("evaluate", work, work, step=1), control, {"top1": 0.5})
+
+    begun(0, 2, "edc")
+    begun(1, 2, "random")
+    assert {work for _, work, _ in read_history(tmp_path)} == {"edc", "random"}
+    begun(0, 1, "edc")
+    assert {work for _, work, _ in read_history(tmp_path)} == {"edc"}

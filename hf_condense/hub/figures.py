@@ -111,10 +111,10 @@ def curves(path: Path | str, lines: Sequence[Sequence[Panel]]) -> None:
     """Panels of curves, line by line."""
     columns = max(len(line) for line in lines)
     # fixed margins in inches: laying out by the text takes longer than drawing
-    width, height, inner, depth = max(columns, 2) * WIDTH / 3, 2.1 * len(lines), WIDTH / 3 - 0.55, 2.1 - 0.7
+    width, height, inner, depth = max(columns, 2) * WIDTH / 3, 2.1 * len(lines), WIDTH / 3 - 0.65, 2.1 - 0.7
     figure = _figure(width, height)
-    edges = {"left": 0.47 / width, "right": 1 - 0.08 / width, "bottom": 0.42 / height, "top": 1 - 0.28 / height}
-    space = {"wspace": 0.55 / inner, "hspace": 0.7 / depth}
+    edges = {"left": 0.57 / width, "right": 1 - 0.08 / width, "bottom": 0.42 / height, "top": 1 - 0.28 / height}
+    space = {"wspace": 0.65 / inner, "hspace": 0.7 / depth}
     grid = figure.subplots(len(lines), columns, squeeze=False, gridspec_kw={**edges, **space})
     for row, line in zip(grid, lines):
         names = list(dict.fromkeys(name for panel in line for name in panel.kinds))  # of one colour in the whole line

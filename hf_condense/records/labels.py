@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from hf_condense.records.base import Channels, Count, Object, Positive, Record, Sha256, Side, Text
+from hf_condense.records.base import Channels, Count, Object, Positive, Record, Sha256, Share, Side, Text
 from hf_condense.records.networks import Source
 
 Epochs = Annotated[int, Field(ge=1, le=10_000_000)]
+TeacherWeights = Annotated[list[Share], Field(min_length=1, max_length=1000)]  # of the networks, in their order
 Images = Annotated[int, Field(ge=1, lt=2**31)]  # rows and partners are kept in 32 bits
 
 
@@ -28,6 +29,13 @@ class Teacher(Record):
     average: Literal["logits", "probabilities", "normalised", "unknown"]
     bn: Literal["running", "batch", "unknown"]
     precision: Literal["fp32", "bf16", "unknown"]
+    weights: TeacherWeights | None = None
+
+    @model_validator(mode="after")
+    def _weights(self) -> Teacher:
+        if self.weights is not None and len(self.weights) != len(self.members):
+            raise ValueError(f"{len(self.members)} weights, one a member")
+        return self
 
 
 class StoreSettings(Record):

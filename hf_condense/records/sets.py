@@ -18,7 +18,7 @@ from hf_condense.records.base import (
     Side,
     Text,
 )
-from hf_condense.records.labels import ListedFile, StoreSettings
+from hf_condense.records.labels import ListedFile, StoreSettings, TeacherWeights
 
 FORMAT = 2  # since 2 the hash covers what a student needs besides images and labels
 Hash = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -99,9 +99,7 @@ class SoftLabel(Record):
     bytes: Count
     by: Text | None = None
     teacher_bn: Literal["running", "batch"] | None = None
-    weights: Annotated[list[Share], Field(min_length=1, max_length=1000)] | None = (
-        None  # of the teachers, in their order
-    )
+    weights: TeacherWeights | None = None
 
     @model_validator(mode="after")
     def _maker(self) -> SoftLabel:

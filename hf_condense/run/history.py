@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_condense.callbacks import Callback, Control, State
+from hf_condense.processes import Processes
 
 Curves = dict[tuple[str, str, str], dict[int, float]]  # (stage, work, name) -> step -> value
 
@@ -17,17 +18,18 @@ class HistoryCallback(Callback):
     """Appends what is logged to `logs/history-<process>.jsonl` of a run folder.
 
     Args:
-        folder: of the run; process: number of this one, each of which has a file of its own.
+        folder: of the run.
+        processes: each has a file of its own.
     """
 
-    def __init__(self, folder: Path, process: int = 0) -> None:
-        self.path = folder / "logs" / f"history-{process:03d}.jsonl"
+    def __init__(self, folder: Path, processes: Processes) -> None:
+        self.path, self.world = folder / "logs" / f"history-{processes.rank:03d}.jsonl", processes.world
 
     def on_stage_begin(
         self, config: Any, state: State, control: Control, resumed: bool = False, **kwargs: Any
     ) -> None:
         if not resumed:
-            self._append({"stage": state.stage, "from": "the beginning"})
+            self._append({"stage": state.stage, "from": "the beginning", "processes": self.world})
 
     def on_log(
         self,
@@ -48,12 +50,19 @@ class HistoryCallback(Callback):
 def read_history(folder: Path) -> Curves:
     """The curves of a run folder. Steps that were repeated after a kill, and stages that were redone, count once."""
     curves: Curves = {}
-    for path in sorted((folder / "logs").glob("history-*.jsonl")):
+    worlds: dict[str, int] = {}  # stage -> processes that it was last begun by, as the first one says
+    for rank, path in enumerate(sorted((folder / "logs").glob("history-*.jsonl"))):
+        own: Curves = {}
         for line in _lines(path):
             if "from" in line:
-                curves = {key: values for key, values in curves.items() if key[0] != line["stage"]}
+                own = {key: values for key, values in own.items() if key[0] != line["stage"]}
+                if rank == 0:
+                    worlds[line["stage"]] = line["processes"]
             for name, value in line.get("logs", {}).items():
-                curves.setdefault((line["stage"], line["work"], name), {})[line["step"]] = value
+                own.setdefault((line["stage"], line["work"], name), {})[line["step"]] = value
+        for key, values in own.items():
+            if rank < worlds.get(key[0], 1):  # of more processes, which made the stage before it was redone
+                curves.setdefault(key, {}).update(values)
     return {key: dict(sorted(values.items())) for key, values in curves.items()}
 
 

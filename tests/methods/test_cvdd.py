@@ -119,7 +119,7 @@ def test_labels_are_weighted_by_the_priors_and_the_record_says_how(tmp_path):
     run = CondensationTrainer(
         "cvdd", "digits", output_dir=str(tmp_path), ipc=1, max_per_class=12, max_test=20, classes="0,1,2", priors=(40.0, 60.0),
         base_model="convnet_d1,convnet_d2", squeeze_epochs=1, min_top1_over_chance=0.0, threads=1, precision="fp32", iterations=2,
-        regimes="online", protocol="small", student_epochs=1, student_seeds=1, students="convnet_d1", baselines="random",
+        regimes="online,stored", protocol="small", student_epochs=1, student_seeds=1, students="convnet_d1", baselines="random",
         rded_candidates=6,
     )  # fmt: skip
     data = DistilledDataset.load(run.run())
@@ -129,3 +129,4 @@ def test_labels_are_weighted_by_the_priors_and_the_record_says_how(tmp_path):
     wanted = (weights[0] * one + weights[1] * two).softmax(1)
     torch.testing.assert_close(data.soft_labels.float(), wanted, rtol=0, atol=1e-3)
     assert load_teacher(data).weights == pytest.approx(weights)
+    assert data.store.settings["teacher"]["weights"] == pytest.approx(weights)
