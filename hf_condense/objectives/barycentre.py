@@ -35,6 +35,8 @@ class BarycentreStatistics(FeatureStatistics):
         super().__init__(*parts, **more, extra=self._pull if weight else None)
         self.points, self.weight, self.ce_weight, self.norm = points, weight, ce_weight, norm
 
+    captures = False  # `logits` notes the features too
+
     def start(self, shard: Shard, images: Tensor, labels: Tensor, key: Key) -> None:
         super().start(shard, images, labels, key)
         if self.points is None:

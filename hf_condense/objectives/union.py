@@ -55,7 +55,7 @@ class Union(Objective):
         self._images = to_device(self.frozen.images[rows].to(images.dtype), images.device)
         before = self.frozen.labels[rows]
         self._labels = to_device(before, images.device)
-        self.objective.share = self.share
+        self.objective.share, self.objective.recorder = self.share, self.recorder
         if self.needs_sources:
             self.objective.sources = self.sources  # of the shard's own images, which come last
         self.objective.start(shard, self._all(images), torch.cat((before, labels)), key)
