@@ -76,7 +76,7 @@ class DistributionMatching(Objective):
         for places in [range(groups)] if tied else self._few():
             chosen = (self._place >= places[0]) & (self._place <= places[-1])
             rows = chosen.nonzero()[:, 0]
-            shown = images if len(rows) == len(images) else images.index_select(0, rows.to(images.device))
+            shown = images if len(rows) == len(images) else images.index_select(0, to_device(rows, images.device))
             found = self.features(network, self.views.seen(shown, draw, self._labels[rows]))
             mean = averaging(self._place[rows] - places[0], found) @ found
             loss = (aims[places[0] : places[-1] + 1] - mean).square().sum()
