@@ -98,8 +98,8 @@ class LGM(Method):
             s.iterations, s.lr, betas=(0.9, 0.999), schedule="constant", space=s.space, grow_every=s.grow_every
         )
 
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        return num_classes * ipc * self.settings.copies
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return real * max(1, self.settings.real_passes) if self.settings.real != "batches" else 0.0
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         """Pictures of one colour, which the first level of a pyramid can be; noise where pixels are learned."""
@@ -127,6 +127,13 @@ class LGM(Method):
             self.settings.real_passes,
             context.key / "means",
         )
+
+    def stand_in(self, shard: Shard, context: Context) -> Tensor | None:
+        if self.settings.real == "batches":
+            return None
+        blank = torch.zeros(1, context.train.channels, context.image_size, context.image_size, device=context.device)
+        features = embed(self._network(context).to(context.device), blank)
+        return torch.ones(context.num_classes, features.shape[1], dtype=torch.float64)
 
     def objective(self, context: Context, ready: Any = None) -> LinearGradientMatching:
         s = self.settings

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+from torch import Tensor
+
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy
 from hf_condense.methods.base import Context, Method
@@ -93,6 +96,17 @@ class MTTSettings:
         return self.expert_epochs or self.matched_epochs
 
 
+@dataclass(frozen=True)
+class MadeUpExperts:
+    """In the place of an `ExpertBuffer` where a step is tried: `size` weights that differ by snapshot."""
+
+    size: int
+    experts: int = 1
+
+    def placed(self, expert: int, epoch: int, device: torch.device) -> Tensor:
+        return (torch.arange(self.size, device=device) % 13 - 6 + epoch % 2) / 100
+
+
 class MTT(Method):
     """All images are one shard, because students are trained on all of them. Pixels are never clamped."""
 
@@ -124,6 +138,9 @@ class MTT(Method):
             folder=s.expert_folder if context.fresh.untrained else None,
         )
 
+    def stand_in(self, shard: Shard, context: Context) -> MadeUpExperts:
+        return MadeUpExperts(sum(p.numel() for p in context.fresh(context.key).parameters()))
+
     @property
     def real_images_each(self) -> int:
         return 1
@@ -146,10 +163,6 @@ class MTT(Method):
             clamp_every=0,
             rates={"lr": s.lr_lr},
         )
-
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        s = self.settings
-        return 3 * s.pairs * s.student_steps * self._batch(num_classes, ipc)  # 1 forward, 2 backward
 
     def images_before(self, real: int) -> float:
         return 0.0 if self.settings.expert_folder else self.settings.experts * self.settings.trained_epochs * real

@@ -12,6 +12,7 @@ from hf_condense.config import check, setting
 from hf_condense.data.crops import centre
 from hf_condense.methods.base import Context, Method, StatisticsRequest
 from hf_condense.methods.sre2l import SRe2L, SRe2LSettings
+from hf_condense.models.embedding import embed
 from hf_condense.objectives.barycentre import BarycentreStatistics
 from hf_condense.objectives.settings import MatchingSettings
 from hf_condense.plan import Plan, Shard, Start, blocks
@@ -77,6 +78,9 @@ class WMDD(SRe2L):
         if self.settings.points_weight:
             need_images(context.train, context.ipc, 1, remedy=self.fewer)
 
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return super().images_looked_at(real, ipc) + real * (self.settings.init == "medoids") + real
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         if self.settings.init != "medoids":
             return super().start(shard, context)
@@ -95,6 +99,13 @@ class WMDD(SRe2L):
             return None
         classes = range(context.num_classes)
         return torch.cat([self._points(c, context, self._features(c, context)) for c in classes]).float()
+
+    def stand_in(self, shard: Shard, context: Context) -> Tensor | None:
+        if not self.settings.points_weight:
+            return None
+        model = context.observers[0].model.to(context.device)
+        blank = torch.zeros(1, context.train.channels, context.image_size, context.image_size, device=context.device)
+        return torch.zeros(context.num_classes * context.ipc, embed(model, blank).shape[1])
 
     def objective(self, context: Context, ready: Any = None) -> BarycentreStatistics:
         s = self.settings
