@@ -35,7 +35,15 @@ PLAIN = {"pool": POOL[1:2]}  # a network without batch norms
 MATCHED = {**PLAIN, "real_batch": 64}
 TILED = {**MATCHED, **INNER, "formation_factor": 2}
 WATCHED = {**PLAIN, "dynamics_epochs": 11}
-EXPERTS = {**DIGITS_MTT, **PLAIN, "experts": 4, "expert_batch": 256, "first_epochs": 4, "student_steps": 20, "lr": 100.0}
+EXPERTS = {
+    **DIGITS_MTT,
+    **PLAIN,
+    "experts": 4,
+    "expert_batch": 256,
+    "first_epochs": 4,
+    "student_steps": 20,
+    "lr": 100.0,
+}
 # row: method, and values beside those of its preset; untuned where studies.py does not say where a value was chosen
 ROWS: dict[str, tuple[str, dict]] = {
     "random": ("random", {}),

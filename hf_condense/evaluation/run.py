@@ -123,6 +123,7 @@ def score(
     whitening: Whitening | None = None,
     backbones: Mapping[str, ImageModel] | None = None,
     keep: Callable[[ImageModel], None] | None = None,
+    whole: Progress | None = None,
     **student_settings: Any,
 ) -> ScoreTable:
     """Trains and scores every student of the grid that is not already in `scores_folder`, and writes the table there.
@@ -146,6 +147,7 @@ def score(
         whitening: of the dataset, for protocols with `zca`.
         backbones: trained networks that students may name as `probe:<name>`.
         keep: gets each network that is trained now, as it was scored.
+        whole: longer work whose units these students are, and whose bar shows them.
         student_settings: of `train_student`: image_size, mean, std, flip, precision, best_seen.
 
     Raises:
@@ -186,6 +188,7 @@ def score(
         probes,
         backbones or {},
         keep,
+        whole,
     )
     grid.make_stores(cells, label_settings or LabelSettings())
     grid.train(cells)
@@ -244,6 +247,7 @@ class _Grid:
     probes: dict[str, str] = field(default_factory=dict)  # students by their short names
     backbones: Mapping[str, ImageModel] = field(default_factory=dict)
     keep: Callable[[ImageModel], None] | None = None
+    whole: Progress | None = None
 
     def __post_init__(self) -> None:
         self.processes = Processes(self.accelerator)
@@ -342,7 +346,8 @@ class _Grid:
         pairs = dict.fromkeys((cell.student, cell.seed) for cell in cells)
         place = {pair: number for number, pair in enumerate(pairs)}
         cells = sorted(cells, key=lambda cell: place[cell.student, cell.seed])
-        with Progress("students", len(cells), show=self.processes.main) as progress:
+        whole, count = self.whole, len(cells)
+        with whole.part("students", count) if whole else Progress("students", count, self.processes.main) as progress:
             for number, cell in enumerate(cells):
                 if number % self.processes.world == self.processes.rank:
                     if not self.path(cell).exists():
