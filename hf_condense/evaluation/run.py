@@ -17,10 +17,11 @@ from hf_condense.data.formation import decode_set
 from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
+from hf_condense.evaluation.looks import validation_images
 from hf_condense.evaluation.probe import Probed, shows_whole_images
 from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.report import ScoreTable
-from hf_condense.evaluation.students import StudentResult, train_student, validation_images
+from hf_condense.evaluation.students import StudentResult, train_student
 from hf_condense.files import atomic_path, fingerprint, read_json, write_json
 from hf_condense.labels.formats import store_format
 from hf_condense.labels.store import LabelStore, write_store
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
     from hf_condense.models.image_model import ImageModel
 
-VERSION = 2  # raised by hand when equal cells no longer give equal scores; 2: fused Adam and AdamW
+VERSION = 3  # raised by hand when equal cells no longer give equal scores; 3: fused blocks of ConvNets
 LOOKS = 8  # points of the accuracy curve of a row's first student
 
 
