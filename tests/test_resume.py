@@ -42,6 +42,7 @@ OWN = {
         "iterations": 5, "shard_size": 4, "rded_candidates": 6, "priors": (70.0, 60.0, 65.0), "voters": 2,
         "base_model": "convnet_bn_w32,convnet_d1,convnet_d2",
     },
+    "datm": {**TRAJECTORIES, "first_epochs": 3, "skipped_epochs": 1, "grow_from": 2, "grow_steps": 3, "lr_labels": 1.0},
     "dc": {"iterations": 2, "outer_loop": 3, "inner_loop": 2, "real_batch": 8, "regimes": "hard"},
     "delt": {"iterations": 6, "rounds": 3, "shard_size": 4, "base_model": "convnet_bn_w32"},
     "dm": {"iterations": 5, "real_batch": 8, "classes_per_shard": 4, "regimes": "hard"},

@@ -429,6 +429,21 @@ METHODS: dict[str, MethodInfo] = {
             "steps that are matched.",
         ),
         MethodInfo(
+            name="datm",
+            title="DATM (difficulty-aligned trajectory matching)",
+            where="hf_condense.methods.datm:DATM",
+            paper="https://arxiv.org/abs/2310.05773",
+            citation="@inproceedings{guo2024lossless,\n"
+            "  title = {Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching},\n"
+            "  author = {Guo, Ziyao and Wang, Kai and Cazenavette, George and Li, Hui and Zhang, Kaipeng and You, Yang},\n"
+            "  booktitle = {International Conference on Learning Representations},\n"
+            "  year = {2024}\n}",
+            pool=False,
+            real_pixels=False,
+            summary="MTT in which few images match early epochs of the experts and many images late ones, and in which soft labels "
+            "are learned together with the images.",
+        ),
+        MethodInfo(
             name="lgm",
             title="LGM (linear gradient matching)",
             where="hf_condense.methods.lgm:LGM",
