@@ -65,7 +65,7 @@ def test_devices_are_plausible_and_named():
         assert device_named(name) is device and device.source
         assert device.bf16 is None or device.bf16 > device.tf32 >= device.fp32 or name == "4090"
     assert device_named("cpu") is None
-    with pytest.raises(ConfigError, match="device: 'v100'.*h100"):
+    with pytest.raises(ConfigError, match="device='v100'.*h100"):
         device_named("v100")
 
 

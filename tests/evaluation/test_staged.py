@@ -373,7 +373,7 @@ def test_students_of_whitened_pixels_learn_and_need_the_whitening(data, device):
         ).top1  # fmt: skip
 
     assert top1(y) > 0.9 and top1((y + 1) % 3) < 0.1
-    with pytest.raises(ConfigError, match="fit a whitening"):
+    with pytest.raises(ConfigError, match="Fit a whitening"):
         top1(y, whitening=None)
 
 

@@ -143,8 +143,8 @@ def test_a_store_of_whole_batches_is_read_as_before(write, bssl, monkeypatch):
     for batch in again.replay(0, x, y):
         assert torch.equal(batch.soft, bssl.logits(batch.images))
     for changes, word in (
-        ({"accumulation": 2}, "accumulation: 2"), ({"format": 4}, "accumulation: 1"), ({"format": 5}, "install a newer"),
-        ({"format": 4, "accumulation": 17}, "accumulation: 17"), ({"format": 4, "accumulation": "2"}, "accumulation"),
+        ({"accumulation": 2}, "accumulation=2"), ({"format": 4}, "accumulation=1"), ({"format": 5}, "Install a newer"),
+        ({"format": 4, "accumulation": 17}, "accumulation=17"), ({"format": 4, "accumulation": "2"}, "accumulation"),
         ({"format": 4, "accumulation": True}, "accumulation"),
     ):  # fmt: skip
         path.write_text(json.dumps({**manifest, "settings": {**manifest["settings"], **changes}}))
