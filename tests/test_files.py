@@ -215,6 +215,22 @@ def test_files_named_by_content_outlive_other_settings_and_what_they_are_made_fr
     assert not cell.exists()
 
 
+def test_what_was_made_while_a_stage_was_at_work_does_not_count_as_from_the_cache(tmp_path):
+    def stage():
+        return StageRecord("squeeze", tmp_path / "pool", {}, 1, "up")
+
+    first = stage()
+    first.begin(False)
+    began = time.time()
+    first.uses += [("old", began - 60), ("made now", began + 60)]
+    first.note()  # and killed
+    again = stage()
+    again.begin(False)
+    again.uses += [("old", began - 60), ("made now", began + 60), ("older", began - 90)]
+    again.note(done=True)
+    assert again.reused() == ["old", "older"]
+
+
 def test_what_a_stage_took_adds_up_over_its_lives(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
