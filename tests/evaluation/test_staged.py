@@ -288,7 +288,7 @@ def test_staged_and_plain_rows_in_one_table(data, device, tmp_path):
                 regimes,
                 get_protocol("small") if wrong.keys() == {"pdd"} else replace(protocol, label_per="image"),
             )
-    with pytest.raises(ConfigError, match="a row an image"):
+    with pytest.raises(ConfigError, match="one row per image"):
         ImageSet(x, y, stages=stages[:3])
 
 

@@ -143,7 +143,7 @@ def test_a_dry_run_notes_what_would_be_refused_and_needs_no_hub(run, hub):
         assert push(folder, "of-mine", dry_run=True).dataset.repo_id == "of-mine"
         with pytest.raises(HubError, match="[Cc]heck the network"):
             push(run(), repo_id)
-    assert "the Hub does not answer: told as if nothing were there" in alone.text()
+    assert "the Hub does not answer: assumed that nothing is there yet" in alone.text()
     assert {c.path: c.bytes for c in alone.dataset.sent} == {c.path: c.bytes for c in would.dataset.sent}
     assert "does not answer" not in would.text() and not hub.api().repo_exists(repo_id, repo_type="dataset")
 
@@ -271,7 +271,7 @@ def test_another_push_in_between_is_built_upon(run, hub, caplog):
 
     with hub.fault("commit", meanwhile=somebody):
         push(folder, repo_id)
-    assert "changed by somebody else during the push" in caplog.text
+    assert "changed by another push during the push" in caplog.text
     assert {"theirs.md", "condensation.json"} <= set(hub.api().list_repo_files(repo_id, repo_type="dataset"))
 
 
