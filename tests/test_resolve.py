@@ -67,6 +67,11 @@ def test_official_variant_takes_the_scripts_values():
 def test_other_data_gets_the_nearest_preset_without_its_data_settings():
     config = resolve({"method": "edc", "dataset": "my/photos"}, lambda data: (12, 224))
     assert config.preset == "edc/imagenet-10" and config.data.image_size is None
+    assert config.evaluation.protocol is None and config.evaluation.students == ("resnet18",)
+    published = resolve({"method": "edc", "dataset": "imagenet-10"}, no_facts).evaluation
+    assert published.protocol == "edc-imagenet-10" and len(published.students) == 2
+    known = resolve({"method": "edc", "dataset": "imagenette"}, lambda data: (10, 224)).evaluation
+    assert known.protocol == "edc-imagenet-10", "a dataset of the papers keeps their protocol"
     assert nearest_preset("edc", 1000, 224) == "imagenet-1k" and nearest_preset("edc", 150, 64) == "tiny-imagenet"
 
 
