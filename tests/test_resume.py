@@ -232,5 +232,5 @@ def test_running_again_does_nothing_and_a_changed_setting_is_named(unbroken):
     again = {**TINY, **OWN["edc"], "output_dir": str(folder)}
     CondensationTrainer("edc", **again).condense()
     assert {p: p.stat().st_mtime_ns for p in (folder / "shards").iterdir()} == before
-    with pytest.raises(ConfigError, match="iterations: 6 does not work. Allowed: 5, with which condense.*--overwrite"):
+    with pytest.raises(ConfigError, match="iterations=6: expected 5, with which condense.*--overwrite"):
         CondensationTrainer("edc", **{**again, "iterations": 6}).condense()

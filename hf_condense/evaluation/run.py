@@ -56,7 +56,7 @@ class ImageSet:
         rates: learning rates learned with the set, one a stage.
         as_class_means: instead of students the nearest class mean of these images is scored, for each student that is a
             probe and with hard labels; `bytes` are then those of the means.
-        soft: probabilities [N, K], a row an image: the regime "stored" of protocols with labels per image. Made by the
+        soft: probabilities [N, K], one row per image: the regime "stored" of protocols with labels per image. Made by the
             teacher where there are none; without a teacher such rows are scored in the other regimes alone.
     """
 
@@ -79,7 +79,12 @@ class ImageSet:
         for name in ("stages", "soft"):
             rows = getattr(self, name)
             fits = rows is None or len(rows) == len(self.labels)
-            check(fits, name, None if rows is None else len(rows), f"a row an image ({len(self.labels)})")
+            check(
+                fits,
+                name,
+                None if rows is None else len(rows),
+                f"one row per image, of which there are {len(self.labels)}",
+            )
         if self.soft is not None:
             self.soft = self.soft.half()  # as it is published
         if self.digest is None:
