@@ -3,7 +3,7 @@
     python -m benchmarks.gpu --device cuda --estimate_as h100
     python -m benchmarks.gpu --device cpu --quick
 
-`steps`: every method in float32; in the plain formulation (benchmarks/plain_steps.py; IDC, DREAM and LGM have none); in bf16
+`steps`: every method in float32; in the plain formulation (benchmarks/plain_steps.py; IDC, DREAM, DELT, CIM and LGM have none); in bf16
 where it looks through a pool or embeds only; without statistics where it matches them; with CUDA graphs where observers are
 captured. `students`: a step in float32, in bf16 and compiled. `memory`: peak of EDC steps at 224 px, 1,000 classes, five
 ResNet-18, beside the estimate. `estimate`: seconds that `run.counted` gives for passes on the named device over those

@@ -17,6 +17,7 @@ from hf_condense.objectives.distribution_matching import DistributionMatching
 from hf_condense.objectives.feature_statistics import FeatureStatistics, flatness_term
 from hf_condense.objectives.formation_matching import FormationMatching
 from hf_condense.objectives.gradient_matching import GradientMatching
+from hf_condense.objectives.joining import JoiningStatistics
 from hf_condense.objectives.trajectory import TrajectoryMatching
 from hf_condense.shard_optimiser import ShardOptimiser
 
@@ -24,9 +25,9 @@ Terms = Callable[..., Iterator[Term]]
 
 
 def plainly(work: ShardOptimiser) -> ShardOptimiser | None:
-    """`work` with plain terms; None for objectives that have no plain formulation here (IDC's and LGM's)."""
+    """`work` with plain terms; None for objectives that have no plain formulation here (IDC's, DELT's and LGM's)."""
     objective = work.objective
-    if isinstance(objective, FeatureStatistics):
+    if isinstance(objective, FeatureStatistics) and not isinstance(objective, JoiningStatistics):
         terms = statistics_terms(objective, work)
     elif isinstance(objective, DistributionMatching) and objective.sampler is None:
         terms = distribution_terms(objective)
@@ -82,6 +83,8 @@ def statistics_terms(objective: FeatureStatistics, work: ShardOptimiser) -> Term
             if objective.flat_images is not None:
                 anchor = anchors[k](seen(objective.flat_images))
                 loss = loss + settings.flatness_weight * flatness_term(logits, anchor, settings)
+            if objective.diversity:
+                loss = loss + objective.diversity(k, objective.seen, objective.class_rows)
             if objective.extra and not turn:
                 loss = loss + objective.per_step * sum(objective.extra(shown, labels).values())
             yield Term(objective.weighted(loss, turn), "plain")

@@ -76,6 +76,8 @@ class Engine:
             images.update(zip(shard.rows, made))
             pixels.update(zip(shard.rows, tensors.get("pixels", ())))
             for name, value in learnables(tensors).items():
+                if name == "soft_logits":
+                    name, value = "soft_labels", value.softmax(1)
                 if name == "soft_labels":  # the newest rows are the shard's own, after those of earlier stages
                     soft.update(zip(shard.rows, value[-len(shard.rows) :]))
                 else:

@@ -65,7 +65,21 @@ def step_on_meta(name, source, ipc=2, **settings) -> Operations:
     return seen
 
 
-POOLED = ("edc", "gvbsm", "sre2l", "cda", "sre2lpp", "teddy", "fadrm", "fadrmplus", "cvdd", "wmdd", "lgm")
+POOLED = (
+    "edc",
+    "gvbsm",
+    "sre2l",
+    "cda",
+    "delt",
+    "dwa",
+    "sre2lpp",
+    "teddy",
+    "fadrm",
+    "fadrmplus",
+    "cvdd",
+    "wmdd",
+    "lgm",
+)
 
 
 @pytest.mark.parametrize("name", list_methods())

@@ -18,7 +18,7 @@ from hf_condense.models.loading import load_model
 from hf_condense.run import probe
 from hf_condense.run.counted import IMAGES, Counting, Work, count, flops, seconds_on, traffic
 from hf_condense.run.devices import BANDWIDTH_REACHED, DEVICES, PRODUCTS_REACHED, device_named
-from hf_condense.run.estimate import estimate_for
+from hf_condense.run.estimate import estimate_for, lines
 from hf_condense.run.evaluate import unclamped
 from hf_condense.run.network_cost import NetworkCost
 from hf_condense.run.relabel import scored_sets
@@ -72,6 +72,8 @@ def test_memory_of_operations_is_that_of_results_in_use_at_once():
 SEGMENTS = {name: value for name, value in TRAJECTORIES.items() if name != "regimes"}  # of the method alone
 STOOD_IN = {
     "ccfs": {"base_method": "edc", "share": 0.5, "curricula": 1, "rded_candidates": 6, "iterations": 4},
+    "datm": SEGMENTS,
+    "delt": {"iterations": 4, "rounds": 2, "shard_size": 8, "diversity_weight": 1.0},
     "edc": {"iterations": 4, "shard_size": 8},
     "lgm": {"iterations": 4, "copies": 2, "noise": 0.0},
     "mtt": SEGMENTS,
@@ -85,7 +87,7 @@ STOOD_IN = {
 def test_a_step_that_is_tried_does_what_a_step_does(name):
     """Nothing is trained or measured before it, and the operations are the same."""
     source, meta = MadeUpImages(4, 8, 12), torch.device("meta")
-    networks = ("convnet_bn_w32",) if name not in ("mtt", "tesla", "pdd") else ("convnet_w32",)
+    networks = ("convnet_bn_w32",) if name not in ("mtt", "tesla", "datm", "pdd") else ("convnet_w32",)
     works = [step_of(name, source, networks, meta, ipc=4, tried=tried, **STOOD_IN[name]) for tried in (False, True)]
     seen = []
     for work in works:
@@ -112,8 +114,15 @@ def test_devices_are_plausible_and_named():
         assert device_named(name) is device and device.source
         assert device.bf16 is None or device.bf16 > device.tf32 >= device.fp32 or name == "4090"
     assert device_named("cpu") is None
-    with pytest.raises(ConfigError, match="device: 'v100'.*h100"):
+    with pytest.raises(ConfigError, match="device='v100'.*h100"):
         device_named("v100")
+
+
+def test_a_long_run_is_told_how_it_could_be_shorter():
+    found = {"squeeze": 3000.0, "evaluate": 10_000.0, "memory": 1e9, "disk": 0.0}
+    long, short = (" ".join(lines({**found, "evaluate": seconds})) for seconds in (10_000.0, 300.0))
+    assert "together about 3.6 h" in long and all(word in long for word in ("--quick", "--dry_run", "smaller network"))
+    assert "together about 55 min" in short and "--quick" not in short
 
 
 def test_stages_grow_with_their_work(tmp_path):

@@ -172,7 +172,7 @@ def gather_record(
     """Facts of this one run: versions, commit, machine, date, seconds and peak memory of each stage.
 
     Args:
-        stages: stage name -> {"seconds": float, "peak_bytes": int}.
+        stages: stage name -> {"seconds": float, "peak_bytes": int, "reused": what came from the cache}.
         scores_table: Markdown, for the card.
     """
     return {

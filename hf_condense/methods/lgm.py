@@ -17,7 +17,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.upload import to_device
 from hf_condense.methods.base import Context, Method, UsedNetwork
 from hf_condense.methods.registry import MethodInfo
-from hf_condense.models.embedding import embed
+from hf_condense.models.embedding import embed, feature_count
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.linear_probe import load_backbone
 from hf_condense.objectives.linear_probe import LinearGradientMatching, NoisyViews
@@ -131,9 +131,8 @@ class LGM(Method):
     def stand_in(self, shard: Shard, context: Context) -> Tensor | None:
         if self.settings.real == "batches":
             return None
-        blank = torch.zeros(1, context.train.channels, context.image_size, context.image_size, device=context.device)
-        features = embed(self._network(context).to(context.device), blank)
-        return torch.ones(context.num_classes, features.shape[1], dtype=torch.float64)
+        size = feature_count(self._network(context), context.image_size)
+        return torch.ones(context.num_classes, size, dtype=torch.float64)
 
     def objective(self, context: Context, ready: Any = None) -> LinearGradientMatching:
         s = self.settings

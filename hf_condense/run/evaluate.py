@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from hf_condense.data.crops import centre
+from hf_condense.evaluation.looks import CURVE_IMAGES
 from hf_condense.evaluation.probe import centroid_rows, features, shows_whole_images
 from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.report import ScoreTable
 from hf_condense.evaluation.run import LOOKS, ImageSet, score
-from hf_condense.evaluation.students import CURVE_IMAGES
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.linear_probe import backbone_of, is_probe, short_name
 from hf_condense.run.base import Run
@@ -30,7 +30,7 @@ class Evaluate(Stage[ScoreTable]):
     """Students from scratch on every row, label regime and seed."""
 
     name, place, after, by_content = "evaluate", "scores", (Condense, Relabel), True
-    version = 2  # fused Adam and AdamW
+    version = 3  # 2: fused Adam and AdamW; 3: fused blocks of ConvNets
 
     def settings(self, run: Run) -> dict[str, Any]:
         return {**asdict(run.config.evaluation), "protocol": asdict(run.protocol)}

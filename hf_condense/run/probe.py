@@ -119,9 +119,10 @@ class Probe:
             return expected
         tried = trial(self.run.method, self.context, shard, self._untrained(), self.run.device)
         tried.step(0)  # fills caches
-        taken = [self._seconds(lambda: tried.step(1))]
-        for number in range(2, 1 + len(self.observer_names)) if taken[0] < ENOUGH else ():
-            taken.append(self._seconds(lambda number=number: tried.step(number)))
+        numbers = self._numbers(shard)
+        taken = [self._seconds(lambda number=number: tried.step(number)) for number in numbers[:: len(numbers) - 1]]
+        if sum(taken) < ENOUGH:
+            taken += [self._seconds(lambda number=number: tried.step(number)) for number in numbers[1:-1]]
         return StepCost(sum(taken) / len(taken), peak_bytes(self.run.device) - self.before)
 
     def _by_operations(self, shard: Shard) -> StepCost | None:
@@ -150,12 +151,19 @@ class Probe:
         ready = run.method.stand_in(shard, context)
         return self._seconds(lambda: run.method.start(shard, context, ready))
 
+    def _numbers(self, shard: Shard) -> list[int]:
+        """Steps from the second to the last but one, as many as there are observers and at least two: images may join, or
+        grow, on the way."""
+        steps, count = self.run.method.recipe(shard, self.run.spec).steps, max(2, len(self.observer_names))
+        return np.linspace(min(1, steps - 1), max(steps - 2, 1), count).round().astype(int).tolist()
+
     def counted_step(self, shard: Shard) -> tuple[list[Work], int]:
         """The operations of a step for the turn of one observer, their mean over all of them, and bytes in use at once."""
         tried = trial(self.run.method, self.context, shard, self._untrained(), META)
         tried.step(0)
-        turns, found, peak = max(1, len(self.observer_names)), [], 0
-        for number in range(1, turns + 1):
+        numbers, found, peak = self._numbers(shard), [], 0
+        turns = len(numbers)
+        for number in numbers:
             with Counting() as counting:
                 tried.step(number)
             found += [Work(one.flops / turns, one.bytes / turns) for one in counting.found]

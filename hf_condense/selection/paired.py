@@ -57,7 +57,7 @@ class PairedViews:
         """Augments unit pixels [n, C, S, S] for networks, differentiably. Empty areas are filled with the mean.
 
         Args:
-            draw: from `draw`, or one with a row an image.
+            draw: from `draw`, or one with one row per image.
             classes: int64 [n] class of each image, on the CPU.
         """
         if draw is None:
