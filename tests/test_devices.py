@@ -34,7 +34,6 @@ METHOD_SETTINGS = {  # small enough that experts and chains are trained in a sec
     for name, given in OWN.items()
 }  # fmt: skip
 METHOD_SETTINGS["tesla"] |= {"zca": False}
-METHOD_SETTINGS["lgm"] |= {"noise": 0.0}  # drawn on the device, where there is one
 METHOD_SETTINGS["cvdd"] |= {"priors": (60.0, 70.0)}
 METHOD_SETTINGS["fadrm"] |= {"small_side": 1.0}  # the network takes one side
 for name in ("dc", "dsa"):

@@ -20,6 +20,7 @@ class CVDDSettings(SRe2LPlusSettings):
     priors: tuple[float, ...] | None = setting(
         None,
         "how good each observer is, in %, in the order of the pool (the paper: students on its images); defaults to equal",
+        quick=None,  # of a pool that is smaller then
     )
     prior_temperature: float = setting(5.0, "temperature of the weights that follow from --priors")
     label_temperature: float = setting(10.0, "the same, of the weights of all networks in the labels")

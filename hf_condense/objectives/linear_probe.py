@@ -35,7 +35,9 @@ class NoisyViews:
             return shown
         noisy = to_device(torch.from_numpy((key / "noisy").uniform(len(images)) < 0.5), shown.device)
         # drawn on the device: on the CPU these draws would cost more than the backbone
-        draw = torch.Generator(shown.device).manual_seed((key / "noise").seed())
+        draw = None  # on the meta device, which has no numbers
+        if shown.device.type != "meta":
+            draw = torch.Generator(shown.device).manual_seed((key / "noise").seed())
         noise = torch.randn(shown.shape, generator=draw, device=shown.device, dtype=shown.dtype) * self.std + self.mean
         return shown + noise * noisy[:, None, None, None]
 
