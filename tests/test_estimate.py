@@ -16,7 +16,7 @@ from hf_condense.errors import ConfigError
 from hf_condense.models.loading import load_model
 from hf_condense.run.counted import IMAGES, Work, count, flops, seconds_on, traffic
 from hf_condense.run.devices import BANDWIDTH_REACHED, DEVICES, PRODUCTS_REACHED, device_named
-from hf_condense.run.estimate import estimate_for
+from hf_condense.run.estimate import estimate_for, lines
 from hf_condense.trainer import CondensationTrainer
 
 TINY = {
@@ -65,8 +65,15 @@ def test_devices_are_plausible_and_named():
         assert device_named(name) is device and device.source
         assert device.bf16 is None or device.bf16 > device.tf32 >= device.fp32 or name == "4090"
     assert device_named("cpu") is None
-    with pytest.raises(ConfigError, match="device: 'v100'.*h100"):
+    with pytest.raises(ConfigError, match="device='v100'.*h100"):
         device_named("v100")
+
+
+def test_a_long_run_is_told_how_it_could_be_shorter():
+    found = {"squeeze": 3000.0, "evaluate": 10_000.0, "memory": 1e9, "disk": 0.0}
+    long, short = (" ".join(lines({**found, "evaluate": seconds})) for seconds in (10_000.0, 300.0))
+    assert "together about 3.6 h" in long and all(word in long for word in ("--quick", "--dry_run", "smaller network"))
+    assert "together about 55 min" in short and "--quick" not in short
 
 
 def test_stages_grow_with_their_work(tmp_path):

@@ -44,9 +44,11 @@ OWN = {
     },
     "datm": {**TRAJECTORIES, "first_epochs": 3, "skipped_epochs": 1, "grow_from": 2, "grow_steps": 3, "lr_labels": 1.0},
     "dc": {"iterations": 2, "outer_loop": 3, "inner_loop": 2, "real_batch": 8, "regimes": "hard"},
+    "delt": {"iterations": 6, "rounds": 3, "shard_size": 4, "base_model": "convnet_bn_w32"},
     "dm": {"iterations": 5, "real_batch": 8, "classes_per_shard": 4, "regimes": "hard"},
     "dream": {**REAL, "cluster_every": 2},
     "dsa": {"iterations": 2, "outer_loop": 3, "inner_loop": 2, "real_batch": 8, "regimes": "hard"},
+    "dwa": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32", "ascent_steps": 2, "ascent_view": "each"},
     "edc": {"iterations": 5, "shard_size": 10},
     "fadrm": {**RESIDUAL, "base_model": "test_byobnet", "resolution": "pixels"},
     "fadrmplus": {**RESIDUAL, "small_side": 1.0, "base_model": "convnet_bn_w32,convnet_d1"},
@@ -234,5 +236,5 @@ def test_running_again_does_nothing_and_a_changed_setting_is_named(unbroken):
     again = {**TINY, **OWN["edc"], "output_dir": str(folder)}
     CondensationTrainer("edc", **again).condense()
     assert {p: p.stat().st_mtime_ns for p in (folder / "shards").iterdir()} == before
-    with pytest.raises(ConfigError, match="iterations: 6 does not work. Allowed: 5, with which condense.*--overwrite"):
+    with pytest.raises(ConfigError, match="iterations=6: expected 5, with which condense.*--overwrite"):
         CondensationTrainer("edc", **{**again, "iterations": 6}).condense()

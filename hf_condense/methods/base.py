@@ -222,6 +222,14 @@ class Method(ABC):
         """Name of the student protocol that fits this method as the base of one that works in stages."""
         return self.protocol(dataset)
 
+    def settings_for(self, network: ImageModel, num_classes: int) -> Any:
+        """The settings, with what was left open chosen for the first base model.
+
+        Args:
+            network: that model, untrained; called before any work, and not at all where it means trained weights.
+        """
+        return self.settings
+
     # on data
 
     def check(self, context: Context) -> None:

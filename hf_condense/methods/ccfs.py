@@ -16,7 +16,7 @@ from hf_condense.methods.base import Context, Method, StatisticsRequest, UsedNet
 from hf_condense.methods.missed import student_of
 from hf_condense.methods.registry import METHODS, MethodInfo
 from hf_condense.methods.watched import WatchedTraining, watched
-from hf_condense.methods.wrapping import base_of, check_base, settings_beside
+from hf_condense.methods.wrapping import base_of, check_base, settings_beside, with_settings_of
 from hf_condense.objectives.base import Objective
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, Synthetic
 from hf_condense.selection.curriculum import added, parts
@@ -129,6 +129,9 @@ class CCFS(Method):
     def check(self, context: Context) -> None:
         self.base.check(self._part(context))
         need_images(context.train, context.ipc)
+
+    def settings_for(self, network: Any, num_classes: int) -> Any:
+        return with_settings_of(self.settings, self.base.settings_for(network, num_classes))
 
     def check_network(self, network: Any, image_size: int) -> None:
         self.base.check_network(network, image_size)

@@ -9,7 +9,7 @@ from hf_condense.config import check, check_choices, setting
 from hf_condense.data.crops import centre
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy
 from hf_condense.methods.base import Context
-from hf_condense.methods.dm import DM
+from hf_condense.methods.dm import CLASSES, DM
 from hf_condense.methods.matching_family import CLASSIC, DSA_FAMILIES
 from hf_condense.models.experts import ExpertBuffer, ExpertRecipe, train_experts
 from hf_condense.models.interpolated import InterpolatedNetworks
@@ -51,7 +51,9 @@ class NCFMSettings:
         ("color", "crop", "cutout"), "augmentation that real and synthetic images share; flip only where it is allowed"
     )
     classes_per_shard: int | None = setting(
-        5, "classes that go through a network together, a shard; processes take shards in turn; all where it says none"
+        None,
+        f"classes that go through a network together, a shard; processes take shards in turn; defaults to {CLASSES}, and "
+        "to all for networks with batch norms",
     )
     trainings: int = setting(20, "networks trained on the real images", quick=2)
     network_epochs: int = setting(60, "epochs of each", quick=2)

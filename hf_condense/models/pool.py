@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from hf_condense.config import SqueezeSettings
 from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy, apply_views, draw_views, views_of
-from hf_condense.data.cache import one_at_a_time
+from hf_condense.data.cache import note_use, one_at_a_time
 from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
 from hf_condense.data.upload import to_device
@@ -229,6 +229,7 @@ def train_member(
                 make()
     # read back even what was just made, so that a first and a repeated run go on from the very same bytes
     member = PoolMember.load(place)
+    note_use(name, place)
     member.model.to(device)
     if member.macs is None:  # kept before they were counted
         member.macs = count_macs(member.model, image_size)

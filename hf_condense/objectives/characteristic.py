@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.data.randomness import Key
 from hf_condense.data.upload import to_device
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.interpolated import InterpolatedNetworks
 from hf_condense.objectives.base import Term
-from hf_condense.objectives.distribution_matching import DistributionMatching, averaging
+from hf_condense.objectives.distribution_matching import DistributionMatching, averaging, tied
 from hf_condense.objectives.matching import root
 from hf_condense.precision import autocast
 from hf_condense.selection.paired import PairedViews
@@ -98,8 +97,7 @@ class CharacteristicMatching(DistributionMatching):
         """Mean cross-entropy of each class, summed over classes."""
         network = self.fresh.trained(self.key / "network" / step).requires_grad_(False)
         draw = self.views.draw(self.key / "step" / step / "siamese")
-        tied = any(isinstance(m, _BatchNorm) for m in network.modules())
-        for places in [range(len(self._classes))] if tied else self._few():
+        for places in [range(len(self._classes))] if tied(network) else self._few():
             seen, place = self._seen(images, draw, places)
             with autocast(images.device, self.precision == "bf16"):
                 logits = network(seen)

@@ -78,9 +78,9 @@ class DistributionMatching(Objective):
             self.sampler.begin(step, step, network.eval(), self._classes.tolist())
             network.train()
         draw = self.views.draw(key / "siamese")
-        tied = any(isinstance(m, _BatchNorm) for m in network.modules())
-        aims, groups = self._real_means(network, draw, key / "real", tied), len(self._classes)
-        for places in [range(groups)] if tied else self._few():
+        together = tied(network)
+        aims, groups = self._real_means(network, draw, key / "real", together), len(self._classes)
+        for places in [range(groups)] if together else self._few():
             seen, place = self._seen(images, draw, places)
             mean = self._means(place, self.features(network, seen))
             loss = self._distance(aims[places[0] : places[-1] + 1], mean)
@@ -130,27 +130,30 @@ class DistributionMatching(Objective):
         return [range(first, first + size) for first in range(0, groups, size)]
 
     @torch.no_grad()
-    def _real_means(self, network: ImageModel, draw, key: Key, tied: bool) -> Tensor:
-        """Mean feature [classes, d] of a real batch of each class.
-
-        Args:
-            tied: whether the features of an image depend on the other images of a pass (batch norms).
-        """
+    def _real_means(self, network: ImageModel, draw, key: Key, together: bool) -> Tensor:
+        """Mean feature [classes, d] of a real batch of each class, all in one pass where they go `together`."""
         batches, weights = zip(
             *(real_images(self.views, c, self.real_batch, key, self.sampler) for c in self._classes.tolist())
         )
         place = torch.arange(len(batches)).repeat_interleave(torch.tensor([len(b) for b in batches]))
         images, classes = torch.cat(batches), self._classes[place]
         size = len(images)
-        if tied:  # statistics are those of all classes
-            whole = len(self._classes) == self.views.source.num_classes
-            check(whole, "classes_per_shard", len(self._classes), "none, for a network with batch norms")
+        if together:  # statistics are those of all classes
+            number = self.views.source.num_classes
+            allowed = f"{number}, all classes, for a network with batch norms"
+            whole, step = len(self._classes) == number, f"give --classes_per_shard {number}"
+            check(whole, "classes_per_shard", len(self._classes), allowed, step)
         else:
             size = CHUNK.get(images.device.type, LARGE_CHUNK)
         # augmented as they pass: all at once they would take more memory than the network
         passes = zip(images.split(size), classes.split(size))
         found = torch.cat([self.features(network, self.views.seen(part, draw, own)) for part, own in passes])
         return self._means(place, found, weights)
+
+
+def tied(network: ImageModel) -> bool:
+    """Whether the features of an image depend on the other images of a pass (batch norms)."""
+    return any(isinstance(m, _BatchNorm) for m in network.modules())
 
 
 def averaging(place: Tensor, like: Tensor, weights: Sequence[Tensor | None] = ()) -> Tensor:

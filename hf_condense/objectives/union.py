@@ -57,7 +57,7 @@ class Union(Objective):
         self._images = to_device(self.frozen.images[rows].to(images.dtype), images.device)
         before = self.frozen.labels[rows]
         self._labels = to_device(before, images.device)
-        self.objective.share = self.share
+        self.objective.share, self.objective.recorder = self.share, self.recorder
         if self.frozen.soft is not None:
             self.objective.earlier_labels = to_device(self.frozen.soft[rows].to(images.dtype), images.device)
         if self.needs_sources:

@@ -15,6 +15,11 @@ from hf_condense.run.devices import BANDWIDTH_REACHED, CONTEXT, PRODUCTS_REACHED
 from hf_condense.run.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
+LONG = 3600.0  # seconds above which the ways to a shorter run are named
+SHORTER = (
+    "  --quick shows the whole path in about a minute, --dry_run this estimate alone; shorter are a smaller network "
+    "(--base_model, --students convnet_w32), --protocol small, fewer --regimes, --baselines or --student_seeds"
+)
 
 
 def estimate(pipeline: Pipeline) -> dict[str, float]:
@@ -109,6 +114,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"estimate on this machine (from {probe.IMAGES} images a network; done stages are skipped): {parts}",
         f"  together about {duration(sum(seconds.values()))}; memory about {found['memory'] / 1e9:.2f} GB, "
         f"disk about {found['disk'] / 1e9:.2f} GB",
+        *([SHORTER] if sum(seconds.values()) > LONG else []),
     ]
 
 

@@ -76,7 +76,7 @@ def test_defaults_are_those_of_the_scripts():
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"expert_epochs": 20}, "expert_epochs: 20 does not work. Allowed: 21 or more"),
+        ({"expert_epochs": 20}, "expert_epochs=20: expected 21 or more"),
         ({"gradient": "eq6"}, "gradient"),
         ({"pairs": 0}, "pairs"),
         ({"families": ("shear",)}, "families"),

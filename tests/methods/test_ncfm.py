@@ -140,7 +140,7 @@ def test_pixels_stay_in_their_bounds_and_one_step_is_taken_for_all_classes():
 def test_images_come_nearer_to_real_ones_and_farther_away_with_the_sign_flipped(tmp_path):
     given, own = context(ipc=1), OWN | {"iterations": 25, "lr": 0.05, "real_batch": 40, "frequencies": 128}
     right, wrong = (synthesise("ncfm", given, tmp_path / str(sign), sign, **own) for sign in (1, -1))
-    method = create_method("ncfm", **own | {"classes_per_shard": None})
+    method = create_method("ncfm", **own | {"classes_per_shard": 10})
     shard = method.plan(10, 1).groups[-1][0]
 
     def judged(images) -> dict[str, float]:

@@ -547,17 +547,17 @@ def test_published_settings_are_for_the_images_of_a_stage(base):
 
 def test_what_cannot_be_done_is_said():
     method = create_method("pdd", base_method="dm", stages=5)
-    with pytest.raises(ConfigError, match="ipc: 7.*multiple of the 5 stages.*--ipc 5"):
+    with pytest.raises(ConfigError, match="ipc=7.*multiple of the 5 stages.*--ipc 5"):
         method.plan(10, 7)
-    with pytest.raises(ConfigError, match="base_method: 'dmm'"):
+    with pytest.raises(ConfigError, match="base_method='dmm'"):
         create_method("pdd", base_method="dmm")
     with pytest.raises(ConfigError, match="base_method"):
         create_method("pdd", base_method="pdd")
-    with pytest.raises(ConfigError, match="chains: 0.*edc, whose observers"):
+    with pytest.raises(ConfigError, match="chains=0.*edc, whose observers"):
         create_method("pdd", base_method="edc", chains=0)
-    with pytest.raises(ConfigError, match="shard_size: 4"):  # a setting of another base
+    with pytest.raises(ConfigError, match="shard_size=4"):  # a setting of another base
         create_method("pdd", base_method="dm", shard_size=4)
-    with pytest.raises(ConfigError, match="iterations: 0"):
+    with pytest.raises(ConfigError, match="iterations=0"):
         create_method("pdd", base_method="dm", iterations=0)
 
 

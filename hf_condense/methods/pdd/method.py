@@ -16,7 +16,7 @@ from hf_condense.methods.pdd.stage import ReadyStage, StageContext
 from hf_condense.methods.pdd.stage_networks import StageNetworks
 from hf_condense.methods.pdd.stage_source import harder, unused
 from hf_condense.methods.registry import METHODS, MethodInfo
-from hf_condense.methods.wrapping import base_of, settings_beside
+from hf_condense.methods.wrapping import base_of, settings_beside, with_settings_of
 from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.base import Objective
 from hf_condense.objectives.union import Frozen, Union
@@ -114,6 +114,9 @@ class PDD(Method):
 
     def check(self, context: Context) -> None:
         self.base.check(self._base_context(context))
+
+    def settings_for(self, network: ImageModel, num_classes: int) -> Any:
+        return with_settings_of(self.settings, self.base.settings_for(network, num_classes))
 
     def check_network(self, network: ImageModel, image_size: int) -> None:
         self.base.check_network(network, image_size)
