@@ -5,6 +5,10 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 EXTRAS ?= dev
 
+# compiled modules are kept even where the environment says otherwise: each of the many processes of a run or a test
+# would spend ten seconds on compiling torch and what comes with it
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help install demo leaderboard test test-slow clients quality style docs bench test-lower clean
 
 help:

@@ -337,6 +337,9 @@ class RunSettings:
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "arithmetic of frozen networks in synthesis and labelling"
     )
+    cuda_graphs: bool = setting(
+        False, "launch the kernels of an observer together, as a CUDA graph; on other devices without effect"
+    )
     threads: int | None = setting(None, "CPU threads a process; results can differ in the last bit between counts")
     checkpoint_every: int = setting(200, "synthesis steps between checkpoints")
     overwrite: bool = setting(False, "redo stages whose settings have changed")

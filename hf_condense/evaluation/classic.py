@@ -33,6 +33,10 @@ _TESLA = replace(
     _MTT, name="tesla", citation="https://arxiv.org/abs/2211.10586", regime="stored", label_per="image",
     note="as mtt, on the labels that an expert gave the images",
 )  # fmt: skip
+_DATM = replace(
+    _TESLA, name="datm", citation="https://arxiv.org/abs/2310.05773", batch=128,
+    note="as mtt, on the labels that were learned with the images. Its script prints the set that scored best on test images",
+)  # fmt: skip
 _IDC = replace(
     _DC, name="idc", citation="https://arxiv.org/abs/2205.14959", epochs=1000, batch=64, restart=False,
     schedule_params={"milestones": (2 / 3, 5 / 6), "factor": 0.2}, mix="cutmix", mix_probability=0.5,
@@ -79,7 +83,7 @@ CLASSIC = (
         _IDC, name="idc-mnist", mix="none", siamese=("color", "crop", "scale", "rotate"),
         note="of IDC and DREAM on MNIST with several training images in each: not mixed; with one in each they take idc",
     ),
-    *(form for p in (_MTT, _TESLA, _PDD_MTT, _PDD_MTT_EQUAL) for form in (p, _whitened(p))),
+    *(form for p in (_MTT, _TESLA, _DATM, _PDD_MTT, _PDD_MTT_EQUAL) for form in (p, _whitened(p))),
     _PDD_IDC,
     replace(_PDD_IDC, name="pdd-idc-equal", **_EQUAL),
 )  # fmt: skip

@@ -39,7 +39,16 @@ LIBRARIES = (
 )
 # settings that affect where or how often something is written, not the result
 WITHOUT_EFFECT = frozenset(
-    {"output_dir", "overwrite", "push_to_hub", "push_models", "trackers", "checkpoint_every", "decode_gb"}
+    {
+        "output_dir",
+        "overwrite",
+        "push_to_hub",
+        "push_models",
+        "trackers",
+        "checkpoint_every",
+        "decode_gb",
+        "cuda_graphs",
+    }
 )
 
 

@@ -107,8 +107,10 @@ class MTT(Method):
 
     def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> ExpertBuffer | None:
         """Experts, which begin as the networks of the context do; those of a folder begin untrained."""
-        if shard.kind == "start":
-            return None
+        return None if shard.kind == "start" else self.trained(context, self.settings.experts)
+
+    def trained(self, context: Context, count: int) -> ExpertBuffer:
+        """`count` experts; more of them extend those that there are."""
         s = self.settings
         recipe = ExpertRecipe(
             s.trained_epochs, s.expert_lr, batch=s.expert_batch, families=self._families(context), dtype=s.expert_dtype
@@ -117,7 +119,7 @@ class MTT(Method):
             context.fresh,
             context.train,
             recipe,
-            s.experts,
+            count,
             key=context.key / "experts",
             device=context.device,
             accelerator=context.accelerator,
@@ -155,20 +157,24 @@ class MTT(Method):
         return 0.0 if self.settings.expert_folder else self.settings.experts * self.settings.trained_epochs * real
 
     def objective(self, context: Context, ready: ExpertBuffer | None = None) -> TrajectoryMatching:
-        s, families = self.settings, self._families(context)
-        network = FlatNetwork(context.fresh.numbered(0, context.key / "experts").eval())  # its weights are not read
+        s, families, network = self.settings, self._families(context), self.architecture(context)
         batch, gradient = self._batch(context.num_classes, context.ipc), s.gradient
         if gradient == "auto":
             gradient = exact_gradient(network, context.image_size, batch, s.student_steps)
         segments = TrajectorySegments(s.first_epochs, s.span, s.student_steps, batch, s.pairs, gradient)
-        return TrajectoryMatching(
-            network,
-            ready,
-            segments,
-            s.student_lr,
-            SiamesePolicy(families, family_per="call") if families else None,
-            s.assign_labels,
-        )
+        policy = SiamesePolicy(families, family_per="call") if families else None
+        return self.matching(network, ready, segments, policy)
+
+    def architecture(self, context: Context) -> FlatNetwork:
+        """That of experts and students; its own weights are not read."""
+        return FlatNetwork(context.fresh.numbered(0, context.key / "experts").eval())
+
+    def matching(
+        self, network: FlatNetwork, experts: ExpertBuffer, segments: TrajectorySegments, policy: SiamesePolicy | None
+    ) -> TrajectoryMatching:
+        """The objective, of these parts."""
+        s = self.settings
+        return TrajectoryMatching(network, experts, segments, s.student_lr, policy, s.assign_labels)
 
     @property
     def labels_by(self) -> str | None:

@@ -10,6 +10,7 @@ from hf_condense.engine import Engine
 from hf_condense.files import read_json, write_json
 from hf_condense.hub.provenance import describe_network
 from hf_condense.methods.base import Context
+from hf_condense.models.graphs import CudaRecorder
 from hf_condense.plan import Synthetic
 from hf_condense.run.base import Run
 from hf_condense.run.probe import Probe
@@ -57,7 +58,9 @@ class Condense(Stage[Condensed]):
 
     def make(self, run: Run, done: Outputs, folder: Path) -> None:
         context = observed(run, done)
-        Engine(run.accelerator, run.folder, run.config.run.checkpoint_every).run(run.method, context)
+        settings = run.config.run
+        recorder = CudaRecorder() if settings.cuda_graphs and run.device.type == "cuda" else None
+        Engine(run.accelerator, run.folder, settings.checkpoint_every, recorder).run(run.method, context)
         if run.accelerator.is_main_process:
             used = [describe_network(used.model, [used.role]) for used in run.method.networks(context)]
             write_json(folder / self.networks, used)

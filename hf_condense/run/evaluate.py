@@ -28,7 +28,7 @@ class Evaluate(Stage[ScoreTable]):
     """Students from scratch on every row, label regime and seed."""
 
     name, place, after, by_content = "evaluate", "scores", (Condense, Relabel), True
-    version = 2  # fused Adam and AdamW
+    version = 3  # 2: fused Adam and AdamW; 3: fused blocks of ConvNets
 
     def settings(self, run: Run) -> dict[str, Any]:
         return {**asdict(run.config.evaluation), "protocol": asdict(run.protocol)}

@@ -24,6 +24,12 @@ def finish(pipeline: Pipeline, dataset: Path) -> None:
     run = pipeline.run
     show(pipeline)
     print(f"\n{pipeline[Evaluate].text()}\n\n{costs(pipeline.facts(), dataset)}\n")
+    synthetic = pipeline[Condense].synthetic
+    if synthetic.soft_labels is not None:
+        others = int((synthetic.soft_labels.argmax(1) != synthetic.labels).sum())
+        print(
+            f"soft labels made with the images: the largest is another class's for {others} of {len(synthetic.labels)}"
+        )
     print(f"look at   {run.folder / 'pictures' / 'comparison.png'} and {dataset / 'preview.png'}")
     print(f"load with load_dataset({str(dataset)!r})")
 

@@ -34,6 +34,8 @@ VALUES = {
     "mtt-zca": {**DSA, "learned_rate": True, "zca": True, "restart": True},
     "tesla": {**DSA, "learned_rate": True, "regime": "stored", "label_per": "image", "loss": "soft_ce", "temperature": 1.0,
         "restart": True},
+    "datm-zca": {**DSA, "batch": 128, "learned_rate": True, "regime": "stored", "label_per": "image", "loss": "soft_ce",
+        "temperature": 1.0, "restart": True, "zca": True},
     "pdd-mtt": {**DSA, "learned_rate": True, "restart": False, "reset_between": False, "mode": "cumulative",
         "stage_epochs": 501},
     "pdd-mtt-equal-zca": {**DSA, "learned_rate": True, "restart": False, "stage_epochs": None, "zca": True},

@@ -54,6 +54,7 @@ BASES = {  # of every family: distributions, gradients, trajectories, frozen poo
     "idc": {"iterations": 2, "inner_steps": 2, "real_batch": 8, "network_images": 8, "lr": 10.0, "lr_side": 8},
     "mtt": TRAJECTORIES | {"lr_lr": 1e-3},
     "tesla": TRAJECTORIES,
+    "datm": TRAJECTORIES | {"lr_labels": 1.0},
     "edc": {"iterations": 3, "shard_size": 8},
     "rded": {"rded_candidates": 6, "rded_crops": 2},
     "coreset": {"selection": "herding"},

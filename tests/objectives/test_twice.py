@@ -19,7 +19,7 @@ from hf_condense.objectives.inner_loop import Batch, InnerLoop, end_distance
 from hf_condense.objectives.twice import need_twice_differentiable
 from tests.matching import context, synthesise
 
-TWICE = {"dc", "dsa", "idc", "dream", "mtt", "tesla"}
+TWICE = {"dc", "dsa", "idc", "dream", "mtt", "tesla", "datm"}
 
 
 class _Square(torch.autograd.Function):

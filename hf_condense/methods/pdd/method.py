@@ -143,7 +143,7 @@ class PDD(Method):
     def _later(self, shard: Shard, context: Context, earlier: Synthetic) -> StageContext:
         """The context of a later stage, with the results of earlier ones."""
         seen = to_unit(earlier.images) if earlier.pixels is None else earlier.pixels
-        frozen = Frozen(seen, earlier.labels, shard.stage - 1)
+        frozen = Frozen(seen, earlier.labels, shard.stage - 1, earlier.soft_labels)
         here = replace(context, key=context.key / "stage" / shard.stage)
         return StageContext.of(here, stage=shard.stage, frozen=frozen)
 
