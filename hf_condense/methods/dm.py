@@ -58,9 +58,6 @@ class DM(MatchingFamily):
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         return self.free_pixels(self.settings.iterations)
 
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        return num_classes * (self.settings.real_batch / 3 + ipc)  # real images only go forward
-
     def objective(self, context: Context, ready: Any = None) -> DistributionMatching:
         s, views = self.settings, self.views(context)
         return DistributionMatching(

@@ -105,7 +105,7 @@ class DistributionMatching(Objective):
         """The training images of the classes at these places as networks see them, and the place of each among them."""
         chosen = (self._place >= places[0]) & (self._place <= places[-1])
         rows = chosen.nonzero()[:, 0]
-        shown = images if len(rows) == len(images) else images.index_select(0, rows.to(images.device))
+        shown = images if len(rows) == len(images) else images.index_select(0, to_device(rows, images.device))
         labels, place = (of.repeat(self.factor**2) for of in (self._labels[rows], self._place[rows] - places[0]))
         return self.views.seen(decode(shown, self.factor), draw, labels), place
 
