@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hf_condense.config import check
 from hf_condense.data.randomness import Key
 from hf_condense.data.upload import to_device
+from hf_condense.models.convnet import fused
 from hf_condense.models.embedding import embed
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.image_model import ImageModel
@@ -93,7 +94,7 @@ class DistributionMatching(Objective):
 
     def features(self, network: ImageModel, images: Tensor) -> Tensor:
         """float32 [n, d] (float64 for float64 images) of unit pixels [n, C, H, W]."""
-        with autocast(images.device, self.precision == "bf16"):
+        with fused(network), autocast(images.device, self.precision == "bf16"):
             found = embed(network, images)
         return found.to(images.dtype)
 
