@@ -18,6 +18,7 @@ from hf_condense.data.formation import decode
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import SiameseDraw
 from hf_condense.data.upload import to_device
+from hf_condense.models.convnet import fused
 from hf_condense.models.embedding import embed
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.image_model import ImageModel
@@ -97,7 +98,7 @@ class DistributionMatching(Objective):
 
     def features(self, network: ImageModel, images: Tensor) -> Tensor:
         """float32 [n, d] (float64 for float64 images) of unit pixels [n, C, H, W]."""
-        with autocast(images.device, self.precision == "bf16"):
+        with fused(network), autocast(images.device, self.precision == "bf16"):
             found = embed(network, images)
         return found.to(images.dtype)
 
