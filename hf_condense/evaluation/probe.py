@@ -14,9 +14,10 @@ from torch import Tensor
 from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.pixels import image_digest, unit_pixels
 from hf_condense.data.randomness import Key
+from hf_condense.evaluation.looks import as_classes, validation_images
 from hf_condense.evaluation.losses import protocol_loss
 from hf_condense.evaluation.protocol import Protocol
-from hf_condense.evaluation.students import StudentResult, as_classes, training_plan, validation_images
+from hf_condense.evaluation.students import StudentResult, training_plan
 from hf_condense.labels.replay import as_logits
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.labels.views import epoch_batches
@@ -66,7 +67,7 @@ class Probed:
         name: of the student, `probe:` and the network.
         backbone: the frozen network. Features of equal images are computed once for all who have the same one.
         size: side of its input in pixels, before it resizes them itself.
-        test_images, test_labels: uint8 [M, C, S, S], as `students.validation_images` gives them, and int64 [M].
+        test_images, test_labels: uint8 [M, C, S, S], as `looks.validation_images` gives them, and int64 [M].
     """
 
     name: str

@@ -17,10 +17,11 @@ from hf_condense.data.formation import decode_set
 from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
+from hf_condense.evaluation.looks import validation_images
 from hf_condense.evaluation.probe import Probed, shows_whole_images
 from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.report import ScoreTable
-from hf_condense.evaluation.students import StudentResult, train_student, validation_images
+from hf_condense.evaluation.students import StudentResult, train_student
 from hf_condense.files import atomic_path, fingerprint, read_json, write_json
 from hf_condense.labels.formats import store_format
 from hf_condense.labels.store import LabelStore, write_store
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
     from hf_condense.models.image_model import ImageModel
 
-VERSION = 2  # raised by hand when equal cells no longer give equal scores; 2: fused Adam and AdamW
+VERSION = 3  # raised by hand when equal cells no longer give equal scores; 3: fused blocks of ConvNets
 LOOKS = 8  # points of the accuracy curve of a row's first student
 
 
@@ -55,7 +56,7 @@ class ImageSet:
         rates: learning rates learned with the set, one a stage.
         as_class_means: instead of students the nearest class mean of these images is scored, for each student that is a
             probe and with hard labels; `bytes` are then those of the means.
-        soft: probabilities [N, K], a row an image: the regime "stored" of protocols with labels per image. Made by the
+        soft: probabilities [N, K], one row per image: the regime "stored" of protocols with labels per image. Made by the
             teacher where there are none; without a teacher such rows are scored in the other regimes alone.
     """
 
@@ -78,7 +79,12 @@ class ImageSet:
         for name in ("stages", "soft"):
             rows = getattr(self, name)
             fits = rows is None or len(rows) == len(self.labels)
-            check(fits, name, None if rows is None else len(rows), f"a row an image ({len(self.labels)})")
+            check(
+                fits,
+                name,
+                None if rows is None else len(rows),
+                f"one row per image, of which there are {len(self.labels)}",
+            )
         if self.soft is not None:
             self.soft = self.soft.half()  # as it is published
         if self.digest is None:
@@ -123,6 +129,7 @@ def score(
     whitening: Whitening | None = None,
     backbones: Mapping[str, ImageModel] | None = None,
     keep: Callable[[ImageModel], None] | None = None,
+    whole: Progress | None = None,
     **student_settings: Any,
 ) -> ScoreTable:
     """Trains and scores every student of the grid that is not already in `scores_folder`, and writes the table there.
@@ -146,6 +153,7 @@ def score(
         whitening: of the dataset, for protocols with `zca`.
         backbones: trained networks that students may name as `probe:<name>`.
         keep: gets each network that is trained now, as it was scored.
+        whole: longer work whose units these students are, and whose bar shows them.
         student_settings: of `train_student`: image_size, mean, std, flip, precision, best_seen.
 
     Raises:
@@ -186,6 +194,7 @@ def score(
         probes,
         backbones or {},
         keep,
+        whole,
     )
     grid.make_stores(cells, label_settings or LabelSettings())
     grid.train(cells)
@@ -244,6 +253,7 @@ class _Grid:
     probes: dict[str, str] = field(default_factory=dict)  # students by their short names
     backbones: Mapping[str, ImageModel] = field(default_factory=dict)
     keep: Callable[[ImageModel], None] | None = None
+    whole: Progress | None = None
 
     def __post_init__(self) -> None:
         self.processes = Processes(self.accelerator)
@@ -342,7 +352,8 @@ class _Grid:
         pairs = dict.fromkeys((cell.student, cell.seed) for cell in cells)
         place = {pair: number for number, pair in enumerate(pairs)}
         cells = sorted(cells, key=lambda cell: place[cell.student, cell.seed])
-        with Progress("students", len(cells), show=self.processes.main) as progress:
+        whole, count = self.whole, len(cells)
+        with whole.part("students", count) if whole else Progress("students", count, self.processes.main) as progress:
             for number, cell in enumerate(cells):
                 if number % self.processes.world == self.processes.rank:
                     if not self.path(cell).exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hf_condense.config import check
@@ -22,6 +20,7 @@ from hf_condense.data.siamese import siamese_pixels
 from hf_condense.data.spaces import pixel_space
 from hf_condense.data.upload import to_device
 from hf_condense.errors import ConfigError
+from hf_condense.evaluation.looks import Best, Looks, validation_images
 from hf_condense.evaluation.losses import protocol_loss
 from hf_condense.evaluation.phases import soft_hard_soft
 from hf_condense.evaluation.protocol import Protocol
@@ -30,15 +29,16 @@ from hf_condense.labels.replay import LabelStore, as_logits
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.labels.views import batch_sizes, part_size, slices, view_batches
 from hf_condense.memory import peak_bytes, reset_peak
+from hf_condense.models.convnet import block_elements, fuse
 from hf_condense.models.linear_probe import load_student
-from hf_condense.models.training import Batch, FitRecipe, FitResult, fit, predict
+from hf_condense.models.training import Batch, FitRecipe, FitResult, fit
 from hf_condense.progress import Progress
 
 if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
     from hf_condense.models.image_model import ImageModel
 
-CURVE_IMAGES = 1000  # test images of a look for a curve
+FUSE_FROM = 10**8  # elements of maps: about a second is saved, for half a second of compilation
 DEVICE_BYTES = 4 << 30  # sets up to this size are kept on the device, larger ones (full ImageNet) are fetched by batch
 
 
@@ -52,6 +52,7 @@ class StudentResult:
         best_top1: largest over the looks at the test set that the source of the protocol takes, or None where none were
             taken. Optimistic.
         steps: optimiser steps. seconds: of training alone. peak_memory: bytes.
+        fused: whether the blocks of a ConvNet were computed as one operation each, which is equal up to rounding.
         predictions: uint8 [M] (uint16 above 256 classes), the class that the scored student sees in each test image.
     """
 
@@ -63,6 +64,7 @@ class StudentResult:
     seconds: float
     peak_memory: int
     predictions: np.ndarray = field(repr=False, compare=False)
+    fused: bool = False
 
 
 def train_student(
@@ -118,7 +120,7 @@ def train_student(
         state_folder: where an unfinished training is kept, to go on from.
         stages: int64 [N] the stage in which each image was made, for a training in stages (`evaluation.staged`).
         rates: learning rates learned with the set, one a stage; used where the protocol takes them.
-        soft: probabilities [N, K], a row an image.
+        soft: probabilities [N, K], one row per image.
         whitening: of the dataset, for protocols with `zca`.
         backbones: trained networks that probes may name, beside those that have published weights.
         keep: gets the network that `top1` is of.
@@ -145,28 +147,17 @@ def train_student(
         whitening=whitening if protocol.zca else None,
         backbones=backbones,
     ).to(device)
-    shown = validation_images(test_images, size, protocol.val_resize)
-    right = torch.as_tensor(test_labels).numpy()
-    part = np.linspace(0, len(right) - 1, min(len(right), CURVE_IMAGES)).round().astype(int)
-    few = shown[torch.from_numpy(part)] if looks else shown
-
-    def predictions(network: nn.Module) -> np.ndarray:
-        return as_classes(predict(network, shown, device, size=size), num_classes)
-
-    def score(network: nn.Module) -> float:
-        return float((predictions(network) == right).mean())
-
-    def look(epoch: int, online: nn.Module, averaged: nn.Module | None, row: dict) -> None:
-        began, done, scored = time.perf_counter(), epoch + 1, averaged if averaged is not None else online
-        best = look_every and done % look_every == 0
-        if best and protocol.best_from * recipe.epochs < done < recipe.epochs:
-            row["top1"] = row["accuracy"] = score(scored)
-        elif done < recipe.epochs and done * looks // recipe.epochs > epoch * looks // recipe.epochs:
-            seen = predict(scored, few, device, size=size).argmax(1).numpy()
-            row["accuracy"] = float((seen == right[part]).mean())
-        if "accuracy" in row:
-            row["looking"] = time.perf_counter() - began
-
+    fused = fuse(model, _worth_fusing(model, protocol, recipe, as_if, size, device))
+    looks_at = Looks(
+        validation_images(test_images, size, protocol.val_resize),
+        test_labels,
+        size=size,
+        num_classes=num_classes,
+        device=device,
+        epochs=recipe.epochs,
+        curve=looks,
+        best=Best(look_every, protocol.best_from * recipe.epochs),
+    )
     reset_peak(device)
     with Progress(title or name, recipe.epochs, show=title is not None, part=True, name=work or name) as progress:
         result = fit_student(
@@ -188,29 +179,41 @@ def train_student(
             stages=stages,
             soft=soft,
             whitening=whitening,
-            on_epoch=look,
+            on_epoch=looks_at,
             progress=progress,
             state_folder=state_folder,
         )
-        online = predicted = predictions(result.model)
-        if result.ema_model is not None:
-            predicted = predictions(result.ema_model)
+        networks = [result.model] if result.ema_model is None else [result.model, result.ema_model]
+        predicted = [looks_at.predictions(network) for network in networks]
+        for network in networks:
+            fuse(network, False)
         if keep is not None:
-            keep(result.model if result.ema_model is None else result.ema_model)
-        top1 = float((predicted == right).mean())
+            keep(networks[-1])
+        online, top1 = (looks_at.top1(of) for of in (predicted[0], predicted[-1]))
         progress.log({"top1": top1})
-    ema = None if result.ema_model is None else top1
     history = result.history  # which survives a restart
     best_top1 = max([top1, *(row["top1"] for row in history if "top1" in row)]) if look_every else None
-    seconds = result.seconds - sum(row.get("looking", 0.0) for row in history)
     return StudentResult(
-        top1, float((online == right).mean()), ema, best_top1, result.steps, seconds, peak_bytes(device), predicted
+        top1=top1,
+        online_top1=online,
+        ema_top1=None if result.ema_model is None else top1,
+        best_top1=best_top1,
+        steps=result.steps,
+        seconds=result.seconds - sum(row.get("looking", 0.0) for row in history),
+        peak_memory=peak_bytes(device),
+        predictions=predicted[-1],
+        fused=fused,
     )
 
 
-def as_classes(logits: Tensor, num_classes: int) -> np.ndarray:
-    """The predictions of logits [N, K] as they are kept: uint8, or uint16 above 256 classes."""
-    return logits.argmax(1).cpu().numpy().astype(np.uint8 if num_classes <= 256 else np.uint16)
+def _worth_fusing(
+    model: ImageModel, protocol: Protocol, recipe: FitRecipe, images: int, size: int, device: torch.device
+) -> bool:
+    """Whether a training on `images` images is long enough to earn the compilation of `fuse` back. Depends on nothing
+    that is measured: all processes, and a resumed training, decide alike."""
+    limit = protocol.duration(images)[1]
+    seen = recipe.epochs * (min(images, limit * protocol.batch_size(images)) if limit else images)
+    return device.type == "cpu" and recipe.precision == "fp32" and seen * block_elements(model, size) >= FUSE_FROM
 
 
 def training_plan(
@@ -406,12 +409,3 @@ def _seen_twice(batches: Callable[[int], Iterator[Batch]], model: nn.Module) -> 
             yield batch
 
     return twice
-
-
-def validation_images(images: Tensor, size: int, rule: str) -> Tensor:
-    """Test images [N, C, S, S] uint8, resized by the protocol's rule; `evaluate_top1` crops their centre to `size`."""
-    side = size // 7 * 8 if rule == "8/7" else images.shape[-1]
-    if side == images.shape[-1]:
-        return images
-    parts = [F.interpolate(p.float(), size=(side, side), mode="bilinear", antialias=True) for p in images.split(512)]
-    return torch.cat([p.round().clamp(0, 255).to(torch.uint8) for p in parts])

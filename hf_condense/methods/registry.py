@@ -368,6 +368,23 @@ METHODS: dict[str, MethodInfo] = {
             "untrained network at every step. No network is ever trained.",
         ),
         MethodInfo(
+            name="ncfm",
+            title="NCFM (characteristic function matching)",
+            where="hf_condense.methods.ncfm:NCFM",
+            paper="https://arxiv.org/abs/2502.20653",
+            citation="@inproceedings{wang2025ncfm,\n"
+            "  title = {Dataset Distillation with Neural Characteristic Function: A Minmax Perspective},\n"
+            "  author = {Wang, Shaobo and Yang, Yicun and Liu, Zhiyuan and Sun, Chenghao and Hu, Xuming and He, Conghui and "
+            "Zhang, Linfeng},\n"
+            "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
+            "  year = {2025}\n}",
+            pool=False,
+            real_pixels=False,
+            summary="Tiles in stored images are optimised until the characteristic function of their features is that of real images of "
+            "the class, in networks between the untrained and the trained end of a training, and until trained networks know "
+            "them. Frequencies are drawn; the paper's network that chooses them is left out, as in its published settings.",
+        ),
+        MethodInfo(
             name="idc",
             title="IDC (multi-formation gradient matching)",
             where="hf_condense.methods.idc:IDC",
@@ -427,6 +444,21 @@ METHODS: dict[str, MethodInfo] = {
             real_pixels=False,
             summary="MTT whose images carry soft labels of the network that they lead to. Memory does not grow with the number of "
             "steps that are matched.",
+        ),
+        MethodInfo(
+            name="datm",
+            title="DATM (difficulty-aligned trajectory matching)",
+            where="hf_condense.methods.datm:DATM",
+            paper="https://arxiv.org/abs/2310.05773",
+            citation="@inproceedings{guo2024lossless,\n"
+            "  title = {Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching},\n"
+            "  author = {Guo, Ziyao and Wang, Kai and Cazenavette, George and Li, Hui and Zhang, Kaipeng and You, Yang},\n"
+            "  booktitle = {International Conference on Learning Representations},\n"
+            "  year = {2024}\n}",
+            pool=False,
+            real_pixels=False,
+            summary="MTT in which few images match early epochs of the experts and many images late ones, and in which soft labels "
+            "are learned together with the images.",
         ),
         MethodInfo(
             name="lgm",

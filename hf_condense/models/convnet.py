@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from hf_condense.errors import ModelError
 from hf_condense.models.cifar_nets import untrained_cfg
+from hf_condense.models.norm_relu_pool import available, norm_relu_pool
 
 
 class HalvingPool(nn.AvgPool2d):
@@ -40,6 +43,9 @@ class ConvNet(nn.Module):
     Grey images of 28 px (MNIST, Fashion-MNIST) are padded to 32 px by the first convolution, as in the papers of
     this field: all of depth 3 then have 4 x 4 places left, and 128 * 4 * 4 = 2048 features.
 
+    `fused`: norm, ReLU and pooling of a block are one operation where that is possible (`fuse`). Hooks on these layers are
+    then not called, and there is no second derivative.
+
     Args:
         img_size: side of the images in pixels; 2 ** depth or more.
         norm: "instance" as in gradient matching, or "batch" as in RDED, where statistics of batch norms are needed.
@@ -47,6 +53,8 @@ class ConvNet(nn.Module):
     Raises:
         ModelError: the images are too small for that many poolings.
     """
+
+    fused = False
 
     def __init__(
         self,
@@ -86,7 +94,14 @@ class ConvNet(nn.Module):
         self.num_classes, self.classifier = num_classes, nn.Linear(self.num_features, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        return self.features(x)
+        if not self.fused:
+            return self.features(x)
+        layers = iter(self.features)
+        for convolution, norm, relu, pool in zip(layers, layers, layers, layers, strict=True):
+            x = convolution(x)
+            pooled = norm_relu_pool(x, norm)
+            x = pool(relu(norm(x))) if pooled is None else pooled
+        return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = torch.flatten(x, 1)
@@ -94,6 +109,38 @@ class ConvNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
+
+
+def fuse(network: nn.Module, on: bool) -> bool:
+    """Switches `fused` of the ConvNets in `network`; returns whether there are some and it is on."""
+    found = [m for m in network.modules() if isinstance(m, ConvNet)]
+    on = on and bool(found) and available()
+    for convnet in found:
+        convnet.fused = on
+    return on
+
+
+@contextmanager
+def fused(network: nn.Module) -> Iterator[bool]:
+    """Context in which `network` is fused; gives whether it is. The way back may be taken after it."""
+    on = fuse(network, True)
+    try:
+        yield on
+    finally:
+        fuse(network, False)
+
+
+def block_elements(network: nn.Module, size: int) -> int:
+    """Elements of all maps whose gradients `fuse` speeds up, of one image of `size` px: those before instance norms."""
+    found = [m for m in network.modules() if isinstance(m, ConvNet) and isinstance(m.features[1], nn.GroupNorm)]
+    total = 0
+    for convnet in found:
+        side = size
+        for convolution in list(convnet.features)[::4]:
+            side += 2 * convolution.padding[0] - 2
+            total += convolution.out_channels * side**2
+            side //= 2
+    return total
 
 
 default_cfgs = generate_default_cfgs(

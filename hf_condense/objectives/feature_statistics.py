@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -17,6 +16,7 @@ from hf_condense.data.upload import to_device
 from hf_condense.errors import ArtefactError
 from hf_condense.models.embedding import entering
 from hf_condense.models.frozen import forward, freeze
+from hf_condense.models.graphs import Graphed
 from hf_condense.models.statistics import RealStatistics
 from hf_condense.models.taps import Taps
 from hf_condense.objectives.base import Objective, Term
@@ -76,6 +76,7 @@ class FeatureStatistics(Objective):
         self.counter = 0  # steps done; determines the observers of a step
         self.flat_images: Tensor | None = None
         self._waiting: dict[str, Tensor] = {}
+        self._graphed: dict[tuple, Graphed] = {}
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
         """Sets targets for the labels, resets running statistics (unless they persist) and the averaged images."""
@@ -91,10 +92,11 @@ class FeatureStatistics(Objective):
         if not self.settings.stat_ema_persist:
             self.counter = 0
         self.flat_images = images.detach().clone() if self.settings.flatness_weight else None
-        self._order, sizes = None, None
+        self._order, self._sizes, sizes = None, None, None
         if self.settings.class_matching == "per_class":  # rows by class, so that each class is one group of rows
             self._order = to_device(labels.argsort(stable=True), images.device)
             sizes = labels.unique(return_counts=True)[1].tolist()
+            self._sizes = tuple(sizes)
         for taps, matching in zip(self.taps, self.matching):
             taps.group(sizes)
             matching.start(labels, images.dtype)
@@ -146,11 +148,8 @@ class FeatureStatistics(Objective):
     def _loss(
         self, k: int, seen: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, key: Key, with_extra: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        model, taps, matching = self.observers[k], self.taps[k], self.matching[k]
-        shown = seen(images)
-        with taps if self.settings.match_weight else nullcontext():
-            logits = self.logits(model, shown)
-            moments = taps.collect() if self.settings.match_weight else None
+        matching, shown = self.matching[k], seen(images)
+        logits, *moments = self._observe(k, shown)
         ce = F.cross_entropy(logits, labels)
         loss, logs = ce if self.ce_weight == 1 else self.ce_weight * ce, {"ce": ce.detach()}
         if moments:
@@ -161,7 +160,7 @@ class FeatureStatistics(Objective):
             loss, logs["diversity"] = loss + apart, apart.detach()
         if self.flat_images is not None:
             with torch.no_grad():
-                anchor = forward(model, seen(self.flat_images), self.precision)
+                anchor = self._observe(k, seen(self.flat_images), read=False)[0]
             flatness = flatness_term(logits, anchor, self.settings)
             loss, logs["flatness"] = loss + self.settings.flatness_weight * flatness, flatness.detach()
         if self.extra and with_extra:  # it does not depend on the observer: once a step, not divided among observers
@@ -199,6 +198,25 @@ class FeatureStatistics(Objective):
 
     def _policy(self, step: int) -> ViewPolicy | None:
         return self.policy(step) if callable(self.policy) else self.policy
+
+    def _observe(self, k: int, shown: Tensor, read: bool = True) -> Sequence[Tensor]:
+        """Logits of observer `k`, and with `read`, where statistics are matched, the moments of its layers."""
+        model, taps = self.observers[k], self.taps[k]
+
+        def look(views: Tensor) -> Sequence[Tensor]:
+            if not read:
+                return (forward(model, views, self.precision),)
+            if not self.settings.match_weight:
+                return (self.logits(model, views),)
+            with taps:
+                return (self.logits(model, views), *taps.collect())
+
+        if self.recorder is None or self.reads_features:  # which are noted beside what it returns
+            return look(shown)
+        place = id(model), read, self._sizes
+        if place not in self._graphed:
+            self._graphed[place] = Graphed(look, self.recorder)
+        return self._graphed[place](shown)
 
     def _keep(self, matching: Matching, key: Key) -> Tensor | None:
         if not self.settings.drop_rate:

@@ -3,12 +3,15 @@ import torch
 
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError, ModelError
+from hf_condense.evaluation import students
+from hf_condense.evaluation.looks import validation_images
 from hf_condense.evaluation.losses import protocol_loss
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.evaluation.students import student_batches, train_student, validation_images
+from hf_condense.evaluation.students import student_batches, train_student
 from hf_condense.labels.store import write_store
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.checkpoints import write_checkpoint
+from hf_condense.models.norm_relu_pool import available
 from hf_condense.models.training import FitRecipe, fit
 
 STUDENT = "convnet_w32"
@@ -68,6 +71,45 @@ def test_average_of_rate_zero_is_the_network_itself(train, quick):
     slow = train(protocol=quick(ema=0.999))
     assert slow.top1 == slow.ema_top1 < slow.online_top1  # the average has not left its start
     assert train(protocol=quick(steps=10)).ema_top1 is None
+
+
+@pytest.mark.skipif(not available(), reason="no C compiler")
+def test_a_long_training_fuses_blocks_and_hands_back_a_plain_network(train, data, monkeypatch):
+    kept = []
+    plain = train(keep=kept.append)
+    monkeypatch.setattr(students, "FUSE_FROM", 0)
+    fused = train(keep=kept.append)
+    assert fused.fused and not plain.fused  # 39 steps are too few to earn the compilation back
+    assert (fused.predictions == plain.predictions).mean() > 0.95
+    assert not any(getattr(module, "fused", False) for network in kept for module in network.modules())
+    for a, b in zip(kept[0].parameters(), kept[1].parameters()):
+        # a bias before a norm has no gradient but rounding, which Adam scales up, and no effect
+        assert a.ndim == 1 or (a - b).norm() < 0.02 * a.norm()
+    assert not train(precision="bf16").fused
+    _, y = data(30, 1)
+    assert train(labels=(y + 1) % 3).top1 < 0.1  # the gate
+
+
+@pytest.mark.skipif(not available(), reason="no C compiler")
+def test_a_fused_training_goes_on_where_it_stopped(train, monkeypatch, tmp_path):
+    monkeypatch.setattr(students, "FUSE_FROM", 0)
+    whole, taken = [], []
+    train(keep=whole.append)
+
+    def interrupted(*args, on_epoch, **more):
+        def stop(epoch, *seen):
+            if epoch == 6:
+                raise KeyboardInterrupt
+            on_epoch(epoch, *seen)
+
+        return fit(*args, on_epoch=stop, save_every=0.0, **more)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(students, "fit", interrupted)
+        train(state_folder=tmp_path)
+    assert list(tmp_path.iterdir())
+    train(keep=taken.append, state_folder=tmp_path)
+    assert all(map(torch.equal, whole[0].parameters(), taken[0].parameters()))
 
 
 def test_test_labels_do_not_reach_the_training(data, device, quick):
@@ -247,5 +289,7 @@ def test_a_last_batch_of_one_image_does_not_stop_batch_norms(data, device, model
 def test_a_student_whose_loss_is_no_number_is_an_error(train, data, value):
     images = data(30, 1)[0].float() / 255
     images[3, 0, 0, 0] = value
-    with pytest.raises(ModelError, match=f"^students: {STUDENT!r} .*loss.*it is (nan|inf) in epoch 1 of .*small"):
+    with pytest.raises(
+        ModelError, match=f"^invalid students={STUDENT!r}.*loss.*it is (nan|inf) in epoch 1 of .*small"
+    ):
         train(images=images)

@@ -129,7 +129,7 @@ def test_a_resumed_shard_ends_as_a_whole_one(given, tmp_path):
 
 
 def test_a_class_needs_an_image_for_each_point(given):
-    with pytest.raises(DataError, match="ipc: 1000"):
+    with pytest.raises(DataError, match="ipc=1000"):
         create_method("wmdd").check(replace(given, ipc=1000))
 
 
