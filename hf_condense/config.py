@@ -151,7 +151,9 @@ class WeakPoolSettings:
     """Weak models made from one base model, used in synthesis instead of the base itself (Teddy)."""
 
     pool_kind: Literal["none", "prior", "post"] = setting(
-        "none", "weak models: copies from the base's training (prior), or the base pruned and tuned a little (post)"
+        "none",
+        "weak models: copies from the base's training (prior), or the base pruned and tuned a little (post; prior where it "
+        "cannot be pruned)",
     )
     pool_size: int = setting(5, "weak models beside the base", quick=2)
     prior_epochs: tuple[int, ...] | None = setting(

@@ -148,6 +148,13 @@ def test_a_student_that_cannot_be_is_refused_before_the_work_as_a_student(tmp_pa
         dm(tmp_path, students="convnet_d11")
 
 
+@pytest.mark.parametrize("field", ["base_model", "students"])
+def test_a_misspelt_network_leaves_no_run_folder(field, tmp_path):
+    with pytest.raises(ModelError, match=f"invalid {field}='convnet_d11'"):
+        dm(tmp_path / "run", **{field: "convnet_d11"}).run()
+    assert not (tmp_path / "run").exists()
+
+
 def test_more_seeds_add_to_the_scores_that_are_there(tmp_path):
     own = {"baselines": "random"}
     dm(tmp_path, **own).evaluate()

@@ -59,6 +59,6 @@ class Column:
 
     def _counts(self, place: str, seeds: tuple[int, ...], correct: tuple[int, ...]) -> None:
         if len(set(seeds)) != len(seeds):
-            refuse(f"{place}seeds", list(seeds), "seeds, none twice")
+            refuse(f"{place}seeds", list(seeds), "different seeds")
         if correct and max(correct) > self.tested:
             refuse(f"{place}correct", list(correct), f"counts from 0 to {self.tested}")

@@ -59,4 +59,4 @@ class CA2D(Method):
         return ranked_patches(shard, context, s, pool=kept)
 
     def protocol(self, dataset: str) -> str:
-        return f"rded-{dataset}" if dataset in DATASETS else "small-tiles"
+        return f"rded-{dataset}" if dataset in DATASETS else "small"

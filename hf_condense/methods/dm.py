@@ -39,7 +39,10 @@ class DMSettings(FamilySettings):
 class DM(MatchingFamily):
     """Shards of whole classes. Classes are independent: how they are divided into shards changes only rounding."""
 
-    name, VERSION = "dm", 2  # 2: a term for every few classes, which sums in another order
+    name, VERSION = (
+        "dm",
+        3,
+    )  # 2: a term for every few classes, which sums in another order; 3: fused blocks of ConvNets
     Settings = DMSettings
 
     def plan(self, num_classes: int, ipc: int) -> Plan:

@@ -104,7 +104,7 @@ class SoftLabel(Record):
     @model_validator(mode="after")
     def _maker(self) -> SoftLabel:
         if self.ensemble is None and self.by is None:
-            raise ValueError("ensemble, or by whom they were assigned")
+            raise ValueError("ensemble, or by: what assigned the labels")
         return self
 
 
@@ -184,7 +184,7 @@ class Training(Record):
     @model_validator(mode="after")
     def _recipe_and_pixels(self) -> Training:
         if self.recipe is not None and self.pixels is None:
-            raise ValueError("pixels, by which networks of the recipe normalise")
+            raise ValueError("pixels: the mean and std with which networks of the recipe normalise")
         return self
 
 

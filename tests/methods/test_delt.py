@@ -105,7 +105,7 @@ def test_targets_of_classes_are_refused(given):
 
 
 def test_what_cannot_be_is_refused():
-    for wrong, message in (({"rounds": 0}, "rounds: 0"), ({"iterations": 9}, "iterations: 9.*multiple of 4 rounds")):
+    for wrong, message in (({"rounds": 0}, "rounds=0"), ({"iterations": 9}, "iterations=9.*multiple of 4 rounds")):
         with pytest.raises(ConfigError, match=message):
             create_method("delt", **{**FEW, **wrong})
 

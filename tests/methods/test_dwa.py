@@ -260,7 +260,7 @@ def test_in_half_precision_the_move_is_made_in_single(given):
     assert torch.equal(flat(found["fp32"]), flat(found["bf16"])) and flat(found["bf16"]).dtype == torch.float32
 
 
-@pytest.mark.parametrize(("wrong", "message"), [({"rho": -0.1}, "rho: -0.1"), ({"variance_weight": -1.0}, "variance")])
+@pytest.mark.parametrize(("wrong", "message"), [({"rho": -0.1}, "rho=-0.1"), ({"variance_weight": -1.0}, "variance")])
 def test_what_cannot_be_is_refused(wrong, message):
     with pytest.raises(ConfigError, match=message):
         create_method("dwa", **{**FEW, **wrong})

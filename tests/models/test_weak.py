@@ -129,6 +129,15 @@ def test_found_again_by_all_that_made_them(post, digits, cache):
     assert other[0].sha256 == post[0].sha256 and other[1].sha256 != post[1].sha256, "the views of the synthesis count"
 
 
+def test_a_base_that_cannot_be_pruned_gives_early_copies_and_a_warning(digits, tmp_path, caplog):
+    base = replace(BASE, base_model=("cifar_shufflenetv2_x0_5",), squeeze_epochs=2, min_top1_over_chance=0.0)
+    limits = {"top1_floor": 0.0, "top1_ceiling": 100.0}
+    pool = make(digits, tmp_path, WeakPoolSettings(pool_kind="post", pool_size=1, **limits), base, progress=True)
+    assert [(member.kind, member.epoch) for member in pool[1:]] == [("prior", 1)]
+    assert "copies from the training of the base (--pool_kind prior)" in caplog.text
+    assert "expected a network that can be pruned" in caplog.text
+
+
 def test_saved_members_load_equal_and_say_what_they_are(post, digits, tmp_path):
     post.save(tmp_path / "pool")
     again = ModelPool.load(tmp_path / "pool")

@@ -132,5 +132,5 @@ def test_images_of_a_class_part_and_come_together_with_the_sign_flipped(given, t
 
 @pytest.mark.parametrize("wrong", [{"match": "gradient"}, {"stacked": True}])
 def test_where_nothing_reads_features_it_is_refused(wrong):
-    with pytest.raises(ConfigError, match="diversity_weight: 0.1"):
+    with pytest.raises(ConfigError, match="diversity_weight=0.1"):
         create_method("teddy", diversity_weight=0.1, **wrong)
