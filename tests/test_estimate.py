@@ -77,6 +77,7 @@ STOOD_IN = {
     "edc": {"iterations": 4, "shard_size": 8},
     "lgm": {"iterations": 4, "copies": 2, "noise": 0.0},
     "mtt": SEGMENTS,
+    "ncfm": {"iterations": 4, "trainings": 1, "network_epochs": 1, "real_batch": 4},
     "pdd": {"base_method": "dm", "stages": 2, "chains": 1, "chain_epochs": 1, "iterations": 4, "real_batch": 4},
     "tesla": SEGMENTS,
     "wmdd": {"iterations": 4, "shard_size": 8},
@@ -87,7 +88,7 @@ STOOD_IN = {
 def test_a_step_that_is_tried_does_what_a_step_does(name):
     """Nothing is trained or measured before it, and the operations are the same."""
     source, meta = MadeUpImages(4, 8, 12), torch.device("meta")
-    networks = ("convnet_bn_w32",) if name not in ("mtt", "tesla", "datm", "pdd") else ("convnet_w32",)
+    networks = ("convnet_bn_w32",) if name not in ("mtt", "ncfm", "tesla", "datm", "pdd") else ("convnet_w32",)
     works = [step_of(name, source, networks, meta, ipc=4, tried=tried, **STOOD_IN[name]) for tried in (False, True)]
     seen = []
     for work in works:

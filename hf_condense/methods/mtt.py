@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
-
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy
 from hf_condense.methods.base import Context, Method
 from hf_condense.methods.matching_family import DSA_FAMILIES
 from hf_condense.models.experts import ExpertBuffer, ExpertRecipe, train_experts
 from hf_condense.models.flat import FlatNetwork
+from hf_condense.models.made_up_experts import MadeUpExperts
 from hf_condense.objectives.inner_loop import exact_gradient
 from hf_condense.objectives.trajectory import TrajectoryMatching, TrajectorySegments
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start
@@ -96,21 +94,6 @@ class MTTSettings:
         return self.expert_epochs or self.matched_epochs
 
 
-@dataclass(frozen=True)
-class MadeUpExperts:
-    """In the place of an `ExpertBuffer` where a step is tried: `size` weights that differ by snapshot."""
-
-    size: int
-    epochs: int
-    experts: int = 1
-
-    def placed(self, expert: int, epoch: int, device: torch.device) -> Tensor:
-        return (torch.arange(self.size, device=device) % 13 - 6 + epoch % 2) / 100
-
-    def snapshot(self, expert: int, epoch: int) -> Tensor:
-        return self.placed(expert, epoch, torch.device("cpu"))
-
-
 class MTT(Method):
     """All images are one shard, because students are trained on all of them. Pixels are never clamped."""
 
@@ -145,8 +128,7 @@ class MTT(Method):
         )
 
     def stand_in(self, shard: Shard, context: Context) -> MadeUpExperts:
-        size = sum(p.numel() for p in context.fresh(context.key).parameters())
-        return MadeUpExperts(size, self.settings.trained_epochs)
+        return MadeUpExperts.of(context.fresh(context.key), self.settings.trained_epochs)
 
     @property
     def real_images_each(self) -> int:

@@ -13,6 +13,7 @@ from hf_condense.methods.dm import CLASSES, DM
 from hf_condense.methods.matching_family import CLASSIC, DSA_FAMILIES
 from hf_condense.models.experts import ExpertBuffer, ExpertRecipe, train_experts
 from hf_condense.models.interpolated import InterpolatedNetworks
+from hf_condense.models.made_up_experts import MadeUpExperts
 from hf_condense.objectives.characteristic import Characteristic, CharacteristicMatching
 from hf_condense.plan import Recipe, SetSpec, Shard, Start
 from hf_condense.selection.paired import PairedViews
@@ -118,6 +119,9 @@ class NCFM(DM):
             folder=s.network_folder if context.fresh.untrained else None,
         )
 
+    def stand_in(self, shard: Shard, context: Context) -> MadeUpExperts:
+        return MadeUpExperts.of(context.fresh(context.key), self.settings.network_epochs)
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         """Tiles of random real images."""
         f, count, train, size = self.formation_factor, len(shard.labels), context.train, context.image_size
@@ -148,10 +152,6 @@ class NCFM(DM):
         families = tuple(f for f in self.settings.families if f != "flip" or context.flip)
         policy = SiamesePolicy(families, mode="combined") if families else None
         return PairedViews(context.train, policy, context.device)
-
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        s = self.settings  # real images only go forward
-        return num_classes * (s.real_batch / 3 + ipc * s.formation_factor**2 * (1 + (s.calibration > 0)))
 
     def images_before(self, real: int) -> float:
         return 0.0 if self.settings.network_folder else self.settings.trainings * self.settings.network_epochs * real
