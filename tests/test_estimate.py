@@ -136,8 +136,10 @@ def test_stages_grow_with_their_work(tmp_path):
         return estimate_for(pipeline, DEVICES["h100"], "bf16")
 
     once, twice = made("once", 10), made("twice", 20)
-    assert twice.flops["condense"] == 2 * once.flops["condense"] > 0
-    assert twice.seconds["condense"] == pytest.approx(2 * once.seconds["condense"])
+    assert once.flops["condense"] > 0
+    for found in ("flops", "seconds"):  # of steps with other views: where an axis is not resampled it takes no product
+        first, second = (getattr(one, found)["condense"] for one in (once, twice))
+        assert second == pytest.approx(2 * first, rel=0.02)
     assert {k: v for k, v in twice.flops.items() if k != "condense"} == {
         k: v for k, v in once.flops.items() if k != "condense"
     }
