@@ -5,7 +5,11 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 EXTRAS ?= dev
 
-.PHONY: help install demo leaderboard test test-slow quality style docs bench test-lower clean
+# compiled modules are kept even where the environment says otherwise: each of the many processes of a run or a test
+# would spend ten seconds on compiling torch and what comes with it
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: help install demo leaderboard test test-slow clients quality style docs bench test-lower clean
 
 help:
 	@grep -E '^# ' Makefile | sed 's/^# //'
@@ -44,6 +48,11 @@ test: install
 # make test-slow   the tests of minutes that `make test` leaves out: the notebook, an install into an empty environment
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# make clients   other programs' readers of distilled datasets, which the tests of exports then try
+clients: install
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS),clients]' && \
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps 'ddranking>=0.2.0'
 
 # make quality   lint, format check and the types of the public names; make style mends what can be mended
 quality: install

@@ -64,7 +64,7 @@ def imagenet(images: int, epochs: int = 300, classes: int = 1000, batch: int = 1
             path = Path(folder) / "views.parquet"
             if packed:
                 tables = [pa.concat_tables(tables)]
-            write_epochs(path, tables, None, encoding)
+            write_epochs(path, tables, encoding)
             size = path.stat().st_size
         found[row] = {"bytes": size * len(kept) // len(written), "epochs": len(kept), "written": len(written)}
     return {"bytes": found, "images": images, "classes": classes, "epochs": epochs, "batch": batch, "aim": MOST}

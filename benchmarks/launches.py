@@ -18,7 +18,9 @@ from hf_condense.methods import METHODS, list_methods
 META = torch.device("meta")
 SMALL = {  # what is made before the first step, as small as it can be; the step itself is that of the paper
     "mtt": {"experts": 1, "expert_epochs": 2, "first_epochs": 1, "span": 1, "expert_lr": 0.01},
+    "datm": {"experts": 1, "expert_epochs": 2, "first_epochs": 1, "span": 1, "expert_lr": 0.01},
     "tesla": {"experts": 1, "expert_epochs": 2, "first_epochs": 1, "span": 1, "expert_lr": 0.01},
+    "ncfm": {"trainings": 1, "network_epochs": 1},
     "pdd": {"base_method": "dm", "stages": 1},
 }
 

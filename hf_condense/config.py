@@ -151,7 +151,9 @@ class WeakPoolSettings:
     """Weak models made from one base model, used in synthesis instead of the base itself (Teddy)."""
 
     pool_kind: Literal["none", "prior", "post"] = setting(
-        "none", "weak models: copies from the base's training (prior), or the base pruned and tuned a little (post)"
+        "none",
+        "weak models: copies from the base's training (prior), or the base pruned and tuned a little (post; prior where it "
+        "cannot be pruned)",
     )
     pool_size: int = setting(5, "weak models beside the base", quick=2)
     prior_epochs: tuple[int, ...] | None = setting(
@@ -334,6 +336,9 @@ class RunSettings:
     output_dir: str | None = setting(None, "run folder; defaults to runs/<method>-<dataset>-ipc<N>")
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "arithmetic of frozen networks in synthesis and labelling"
+    )
+    cuda_graphs: bool = setting(
+        False, "launch the kernels of an observer together, as a CUDA graph; on other devices without effect"
     )
     threads: int | None = setting(None, "CPU threads a process; results can differ in the last bit between counts")
     checkpoint_every: int = setting(200, "synthesis steps between checkpoints")

@@ -15,6 +15,7 @@ from hf_condense.data.crops import centre
 from hf_condense.data.pixels import to_uint8, to_unit
 from hf_condense.files import load_tensors, remove_leftovers, save_tensors
 from hf_condense.methods.base import Context, Method
+from hf_condense.models.graphs import Recorder
 from hf_condense.objectives.base import Objective
 from hf_condense.plan import Plan, Shard, Synthetic
 from hf_condense.progress import Progress
@@ -28,10 +29,14 @@ class Engine:
         accelerator: tells processes apart; shards of a group are dealt to them in turn.
         folder: the run folder.
         checkpoint_every: steps between checkpoints inside a shard; a kill loses at most that much.
+        recorder: captures parts of steps that have a fixed shape; None for none.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: Path, checkpoint_every: int = 200) -> None:
+    def __init__(
+        self, accelerator: Accelerator, folder: Path, checkpoint_every: int = 200, recorder: Recorder | None = None
+    ) -> None:
         self.accelerator, self.folder, self.checkpoint_every = accelerator, Path(folder), checkpoint_every
+        self.recorder = recorder
 
     def run(self, method: Method, context: Context) -> Synthetic:
         """Makes every shard of the method's plan that is not there yet, and gathers the rows.
@@ -71,6 +76,8 @@ class Engine:
             images.update(zip(shard.rows, made))
             pixels.update(zip(shard.rows, tensors.get("pixels", ())))
             for name, value in learnables(tensors).items():
+                if name == "soft_logits":
+                    name, value = "soft_labels", value.softmax(1)
                 if name == "soft_labels":  # the newest rows are the shard's own, after those of earlier stages
                     soft.update(zip(shard.rows, value[-len(shard.rows) :]))
                 else:
@@ -165,6 +172,7 @@ class Engine:
         recipe, train = method.recipe(shard, context.spec), context.train
         pixels = space_of(recipe, first, train.mean, train.std, context.whitening)
         checkpoint = self.folder / "shards" / "checkpoints" / f"{shard.id}.safetensors"  # goes with them
+        objective.recorder = self.recorder
         if objective.needs_sources:
             objective.sources = self._sources(plan.groups, shard, context)
         work = ShardOptimiser(

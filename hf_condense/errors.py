@@ -26,12 +26,18 @@ class CondensationError(Exception):
     def __init__(self, field: str, value: Any, allowed: str, next_step: str) -> None:
         self.field, self.value, self.allowed, self.next_step = field, value, allowed, next_step
         allowed, next_step = shortened(str(allowed), LONGEST_PART), shortened(str(next_step), LONGEST_PART)
-        super().__init__(
-            printable(f"{shortened(str(field))}: {shown(value)} does not work. Allowed: {allowed}. Next: {next_step}")
+        said = (
+            f"invalid {shortened(str(field))}={shown(value)}: expected {allowed.rstrip('.')}. {_sentence(next_step)}"
         )
+        super().__init__(printable(said))
 
     def __reduce__(self) -> tuple[Any, ...]:  # keeps its fields when it is pickled between processes
         return type(self), (self.field, self.value, self.allowed, self.next_step)
+
+
+def _sentence(text: str) -> str:
+    """The text with a capital, unless it begins with an option or code, and an end."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
 
 
 class ConfigError(CondensationError):

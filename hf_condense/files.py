@@ -125,8 +125,8 @@ def disk_error(error: Exception) -> OSError | None:
         return error
     if isinstance(error, ValueError) and "null byte" in str(error):
         return OSError(errno.EINVAL, "a name with a NUL byte is no name of a file")
-    told = re.search(r"\(os error (\d+)\)", str(error))  # as libraries in Rust say it: safetensors, tokenizers
-    return OSError(int(told[1]), os.strerror(int(told[1]))) if told else None
+    number = re.search(r"\(os error (\d+)\)", str(error))  # as libraries in Rust say it: safetensors, tokenizers
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def set_aside(folder: Path) -> Path:

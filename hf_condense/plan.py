@@ -88,6 +88,7 @@ class Recipe:
             float images too.
         rates: learning rate of what the objective learns beside pixels, by name. What has none is kept and published,
             but the optimiser does not move it: the objective sets it itself.
+        momenta: SGD's momentum of these, where it is not that of the images.
     """
 
     steps: int
@@ -100,6 +101,7 @@ class Recipe:
     clamp_every: int = 1
     grow_every: int = 200
     rates: Mapping[str, float] = field(default_factory=dict)
+    momenta: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass

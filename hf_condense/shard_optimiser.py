@@ -208,6 +208,8 @@ def make_optimiser(z: torch.Tensor, learnables: dict[str, torch.Tensor], recipe:
     for group in groups:
         group["initial_lr"] = group["lr"]
     if recipe.optimizer == "sgd":
+        for name, group in zip(recipe.rates, groups[1:]):
+            group["momentum"] = recipe.momenta.get(name, recipe.momentum)
         return torch.optim.SGD(groups, recipe.lr, momentum=recipe.momentum)
     return torch.optim.Adam(groups, recipe.lr, betas=recipe.betas)
 

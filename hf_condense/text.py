@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 from typing import Any
 
 LONGEST = 300  # characters of a value in a message
@@ -30,6 +31,11 @@ def shown(value: object) -> str:
     if isinstance(value, (list, tuple)) and len(value) > LONGEST:  # nothing huge is written out
         value = [*value[:LONGEST], ...]
     return shortened(printable(repr(value)))
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Names in a sentence, the number of the rest where there are many."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def markdown(value: Any) -> Any:

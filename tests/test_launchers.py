@@ -108,7 +108,7 @@ def test_processes_that_are_not_what_the_accelerator_sees_are_refused():
 
         Accelerator()  # made before the trainer, for one process
         os.environ["WORLD_SIZE"] = "2"
-        with pytest.raises(ConfigError, match="WORLD_SIZE: 2 does not work. Allowed: 1"):
+        with pytest.raises(ConfigError, match="WORLD_SIZE=2: expected 1"):
             join()
 
     assert forked.run(work, timeout=60) == 0
@@ -121,9 +121,7 @@ def test_a_process_that_is_left_alone_at_the_start_ends(rank):
 
         assert timedelta(minutes=10) >= launch.MEETING
         launch.MEETING = timedelta(seconds=2)
-        with pytest.raises(
-            ConfigError, match="MASTER_ADDR:MASTER_PORT: .*all 2 processes of the run there within 2 s"
-        ):
+        with pytest.raises(ConfigError, match="MASTER_ADDR:MASTER_PORT=.*all 2 processes of the run there within 2 s"):
             launch.join()
 
     environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
@@ -140,15 +138,13 @@ def test_what_one_process_refuses_all_refuse_and_other_settings_are_named(tmp_pa
 
         state = join()
         with (
-            pytest.raises(DataError, match=r"dataset \(process 1 on .*photos.*does not work") as refused,
+            pytest.raises(DataError, match=r"dataset \(process 1 on .*photos") as refused,
             agreed(state),
         ):
             if state.process_index == 1:
                 raise DataError("dataset", "photos", "a folder that is there", "copy it")
         assert refused.value.everywhere
-        with pytest.raises(
-            ConfigError, match=r"ipc \(process 1\): .*11.* does not work. Allowed: 10, as in process 0"
-        ):
+        with pytest.raises(ConfigError, match=r"ipc \(process 1\)=.*11.*: expected 10, as in process 0"):
             check_equal(state, {"ipc": 10 + state.process_index})
         check_shared(state, {"output_dir": tmp_path / "run"})
         with pytest.raises(ConfigError, match=r"output_dir \(process 1.*one folder for all processes"):

@@ -42,10 +42,13 @@ OWN = {
         "iterations": 5, "shard_size": 4, "rded_candidates": 6, "priors": (70.0, 60.0, 65.0), "voters": 2,
         "base_model": "convnet_bn_w32,convnet_d1,convnet_d2",
     },
+    "datm": {**TRAJECTORIES, "first_epochs": 3, "skipped_epochs": 1, "grow_from": 2, "grow_steps": 3, "lr_labels": 1.0},
     "dc": {"iterations": 2, "outer_loop": 3, "inner_loop": 2, "real_batch": 8, "regimes": "hard"},
+    "delt": {"iterations": 6, "rounds": 3, "shard_size": 4, "base_model": "convnet_bn_w32"},
     "dm": {"iterations": 5, "real_batch": 8, "classes_per_shard": 4, "regimes": "hard"},
     "dream": {**REAL, "cluster_every": 2},
     "dsa": {"iterations": 2, "outer_loop": 3, "inner_loop": 2, "real_batch": 8, "regimes": "hard"},
+    "dwa": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32", "ascent_steps": 2, "ascent_view": "each"},
     "edc": {"iterations": 5, "shard_size": 10},
     "fadrm": {**RESIDUAL, "base_model": "test_byobnet", "resolution": "pixels"},
     "fadrmplus": {**RESIDUAL, "small_side": 1.0, "base_model": "convnet_bn_w32,convnet_d1"},
@@ -53,6 +56,10 @@ OWN = {
     "idc": REAL,
     "lgm": {"iterations": 5, "copies": 2, "chunk": 6, "grow_every": 2, "lr": 0.1, "regimes": "hard"},
     "mtt": TRAJECTORIES,
+    "ncfm": {
+        "iterations": 5, "real_batch": 8, "frequencies": 16, "classes_per_shard": 2, "trainings": 2, "network_epochs": 2,
+        "formation_factor": 2, "regimes": "hard",
+    },
     "pdd": {
         "base_method": "dm", "stages": 2, "chains": 2, "iterations": 3, "real_batch": 8, "classes_per_shard": 4,
         "regimes": "hard",
@@ -229,5 +236,5 @@ def test_running_again_does_nothing_and_a_changed_setting_is_named(unbroken):
     again = {**TINY, **OWN["edc"], "output_dir": str(folder)}
     CondensationTrainer("edc", **again).condense()
     assert {p: p.stat().st_mtime_ns for p in (folder / "shards").iterdir()} == before
-    with pytest.raises(ConfigError, match="iterations: 6 does not work. Allowed: 5, with which condense.*--overwrite"):
+    with pytest.raises(ConfigError, match="iterations=6: expected 5, with which condense.*--overwrite"):
         CondensationTrainer("edc", **{**again, "iterations": 6}).condense()

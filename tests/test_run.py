@@ -83,6 +83,23 @@ def test_each_output_is_made_and_read_once(tmp_path, monkeypatch):
     assert folder.is_dir() and list(trainer.stages()) == ["squeeze", "statistics", "condense", "relabel", "evaluate"]
 
 
+def test_the_card_says_which_times_lack_what_came_from_the_cache(tmp_path):
+    """A second run finds the network of the first; a run that is started again counts the time of its own network."""
+    shared = {**TINY, **DM, "regimes": "online", "baselines": "random", "seed": 7}
+
+    def record(name):
+        CondensationTrainer("dm", **shared, output_dir=str(tmp_path / name)).run()
+        card = (tmp_path / name / "dataset" / "README.md").read_text()
+        (line,) = [line for line in card.splitlines() if line.startswith("| squeeze |")]
+        found = json.loads((tmp_path / name / "dataset" / "condensation.json").read_text())["record"]["stages"]
+        return {stage["name"]: stage["reused"] for stage in found}, "without convnet_d1: from the cache" in line
+
+    assert (
+        record("first") == record("first") == ({"squeeze": [], "condense": [], "relabel": [], "evaluate": []}, False)
+    )
+    assert record("second") == ({"squeeze": ["convnet_d1"], "condense": [], "relabel": [], "evaluate": []}, True)
+
+
 def test_a_run_is_frozen(tmp_path):
     run = settle.settle("random", "digits", {**TINY, "regimes": "hard", "output_dir": str(tmp_path)})
     with pytest.raises(AttributeError):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from hf_condense.errors import ArtefactError
 from hf_condense.files import remove_leftovers
+
+_uses: ContextVar[list[tuple[str, float]] | None] = ContextVar("uses", default=None)
 
 
 def cache_folder() -> Path:
@@ -51,6 +54,24 @@ def one_at_a_time(path: Path) -> Iterator[None]:
             f"a folder that can be written to, with room ({reason.strerror or reason})",
             "free space there, or set that variable to another folder, and run the same command again",
         ) from error
+
+
+def note_use(name: str, path: Path) -> None:
+    """Notes that a file or folder of the cache is used, made now or earlier, for the stage at work (`noted_uses`)."""
+    found = _uses.get()
+    if found is not None:
+        found.append((name, path.stat().st_mtime))
+
+
+@contextmanager
+def noted_uses() -> Iterator[list[tuple[str, float]]]:
+    """Gathers (name, when it was made in seconds since the epoch) of all that is used from the cache in the block."""
+    found: list[tuple[str, float]] = []
+    token = _uses.set(found)
+    try:
+        yield found
+    finally:
+        _uses.reset(token)
 
 
 def remove_unfinished() -> None:

@@ -171,8 +171,8 @@ def read_labels(
         numbers = values.fill_null(UNLABELLED).to_numpy().astype(np.int64)
         own = tuple(feature.names or ())
         if len(numbers) and numbers.max() >= len(own):
-            told = f"in split {split}, class numbers below {len(own)}, the number of names"
-            raise DataError(column, int(numbers.max()), told, "mend the names of that column's ClassLabel")
+            needed = f"in split {split}, class numbers below {len(own)}, the number of names"
+            raise DataError(column, int(numbers.max()), needed, "mend the names of that column's ClassLabel")
         numbers[numbers < 0] = UNLABELLED
     else:
         distinct = sorted(v for v in values.unique().to_pylist() if v is not None and v != UNLABELLED and v != "")

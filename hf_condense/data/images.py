@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from hf_condense.data.cache import cache_folder, one_at_a_time
+from hf_condense.data.cache import cache_folder, note_use, one_at_a_time
 from hf_condense.data.decoding import (
     DECODING_VERSION,
     PixelFormat,
@@ -229,6 +229,7 @@ class ImageSource:
                     np.lib.format.write_array_header_1_0(file, header)
                     for part in self._shown(self._decode(np.arange(len(self)))):
                         file.write(part.tobytes())
+        note_use(f"decoded images of {self.split}", path)
         with warnings.catch_warnings():
             # a map that could be written to counts in full against memory and swap; nothing writes into decoded images
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")

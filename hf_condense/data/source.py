@@ -270,10 +270,10 @@ def _find_test(reader: _Reader, everything: _Labelled, train: _Labelled) -> _Lab
         unlabelled = int((test.labels < 0).sum())
         if not unlabelled and len(test.labels):
             return test
-        told = f"labelled images of these classes; {unlabelled} of {len(test.labels)} rows have label -1"
+        needed = f"labelled images of these classes; {unlabelled} of {len(test.labels)} rows have label -1"
         if named:
-            raise DataError("test_split", split, told, "name a labelled split, or leave it out for a hold-out")
-        logger.warning("split %s is not used for scores: it would need %s", split, told)
+            raise DataError("test_split", split, needed, "name a labelled split, or leave it out for a hold-out")
+        logger.warning("split %s is not used for scores: it would need %s", split, needed)
     return None
 
 

@@ -74,12 +74,15 @@ _SRE2LPP = Protocol(
 )  # fmt: skip
 _SRE2LPP_RATE = Case({"lr": 1e-3}, students=("*resnet18*", "*resnet50*"))
 
+_SRE2L_TINY = Protocol(
+    "sre2l-tiny", _SRE2L, epochs=100, batch=256, lr=0.2, decay_all=True, warmup_epochs=5, regime="online",
+    temperature_squared=True, mix="none", **_SGD,
+)  # fmt: skip
+_DWA = "https://arxiv.org/abs/2409.17612"
+
 SRE2L = (
     _SRE2L_IN1K,
-    Protocol(
-        "sre2l-tiny", _SRE2L, epochs=100, batch=256, lr=0.2, decay_all=True, warmup_epochs=5, regime="online",
-        temperature_squared=True, mix="none", **_SGD,
-    ),
+    _SRE2L_TINY,
     _SRE2L_CIFAR100,
     replace(
         _SRE2L_CIFAR100, name="sre2l-cifar10", citation="https://arxiv.org/abs/2505.13300", batch=256,
@@ -87,6 +90,9 @@ SRE2L = (
         note="third party (DD-Ranking), which searches the learning rate: 1e-3 of CIFAR-100 taken",
     ),
     replace(_SRE2L_IN1K, name="cda-in1k", citation="https://arxiv.org/abs/2311.18838", batch=128),
+    replace(_SRE2L_IN1K, name="dwa-in1k", citation=_DWA, batch=128, regime="online"),
+    replace(_SRE2L_TINY, name="dwa-tiny", citation=_DWA, epochs=200, batch=64),
+    replace(_SRE2L_CIFAR100, name="dwa-cifar", citation=_DWA, note=""),
     Protocol(
         "cda-tiny", "https://arxiv.org/abs/2311.18838", epochs=100, batch=64, lr=0.2, mix="none", **_SGD,
     ),
@@ -164,6 +170,15 @@ RDED = (
     _rded("imagenet-1k", 2, (20, 100, 200)),
 )
 
+# its scripts are for ImageNet-1k alone, and their strength of RandAugment varies (mstd 1): here it is the mean one
+DELT = tuple(
+    replace(
+        protocol, name=protocol.name.replace("rded", "delt"), citation="https://arxiv.org/abs/2411.19946", shuffle=1,
+        crop=(0.25, 1.0), rand_augment=(2, 18), note=f"{protocol.note}; RandAugment at timm's magnitude 6 of 10",
+    )
+    for protocol in RDED if protocol.name not in ("rded-imagewoof", "rded-imagenet-10")
+)  # fmt: skip
+
 # --- one recipe for all methods ----------------------------------------------------------------------------------
 
 RD3 = Protocol(
@@ -187,4 +202,4 @@ SMALL_HALD = replace(
     note="ours: `small` with smoothed hard labels in the middle half of its epochs; its script takes KL at T 20",
 )  # fmt: skip
 
-PUBLISHED = (*EDC, *SRE2L, *GVBSM, *RDED, *CLASSIC, *REAL_IMAGES, RD3, SMALL_BSSL, SMALL_GIFT, SMALL_HALD)
+PUBLISHED = (*EDC, *SRE2L, *GVBSM, *RDED, *DELT, *CLASSIC, *REAL_IMAGES, RD3, SMALL_BSSL, SMALL_GIFT, SMALL_HALD)

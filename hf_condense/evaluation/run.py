@@ -56,7 +56,7 @@ class ImageSet:
         rates: learning rates learned with the set, one a stage.
         as_class_means: instead of students the nearest class mean of these images is scored, for each student that is a
             probe and with hard labels; `bytes` are then those of the means.
-        soft: probabilities [N, K], a row an image: the regime "stored" of protocols with labels per image. Made by the
+        soft: probabilities [N, K], one row per image: the regime "stored" of protocols with labels per image. Made by the
             teacher where there are none; without a teacher such rows are scored in the other regimes alone.
     """
 
@@ -79,7 +79,12 @@ class ImageSet:
         for name in ("stages", "soft"):
             rows = getattr(self, name)
             fits = rows is None or len(rows) == len(self.labels)
-            check(fits, name, None if rows is None else len(rows), f"a row an image ({len(self.labels)})")
+            check(
+                fits,
+                name,
+                None if rows is None else len(rows),
+                f"one row per image, of which there are {len(self.labels)}",
+            )
         if self.soft is not None:
             self.soft = self.soft.half()  # as it is published
         if self.digest is None:
@@ -124,6 +129,7 @@ def score(
     whitening: Whitening | None = None,
     backbones: Mapping[str, ImageModel] | None = None,
     keep: Callable[[ImageModel], None] | None = None,
+    whole: Progress | None = None,
     **student_settings: Any,
 ) -> ScoreTable:
     """Trains and scores every student of the grid that is not already in `scores_folder`, and writes the table there.
@@ -147,6 +153,7 @@ def score(
         whitening: of the dataset, for protocols with `zca`.
         backbones: trained networks that students may name as `probe:<name>`.
         keep: gets each network that is trained now, as it was scored.
+        whole: longer work whose units these students are, and whose bar shows them.
         student_settings: of `train_student`: image_size, mean, std, flip, precision, best_seen.
 
     Raises:
@@ -187,6 +194,7 @@ def score(
         probes,
         backbones or {},
         keep,
+        whole,
     )
     grid.make_stores(cells, label_settings or LabelSettings())
     grid.train(cells)
@@ -245,6 +253,7 @@ class _Grid:
     probes: dict[str, str] = field(default_factory=dict)  # students by their short names
     backbones: Mapping[str, ImageModel] = field(default_factory=dict)
     keep: Callable[[ImageModel], None] | None = None
+    whole: Progress | None = None
 
     def __post_init__(self) -> None:
         self.processes = Processes(self.accelerator)
@@ -343,7 +352,8 @@ class _Grid:
         pairs = dict.fromkeys((cell.student, cell.seed) for cell in cells)
         place = {pair: number for number, pair in enumerate(pairs)}
         cells = sorted(cells, key=lambda cell: place[cell.student, cell.seed])
-        with Progress("students", len(cells), show=self.processes.main) as progress:
+        whole, count = self.whole, len(cells)
+        with whole.part("students", count) if whole else Progress("students", count, self.processes.main) as progress:
             for number, cell in enumerate(cells):
                 if number % self.processes.world == self.processes.rank:
                     if not self.path(cell).exists():

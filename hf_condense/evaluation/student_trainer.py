@@ -78,7 +78,7 @@ class StudentTrainer:
             key: names order, views and dropout.
             epochs: passes over the set; defaults to the protocol's `epochs` or `steps`.
             lr: defaults to the protocol's.
-            soft: probabilities [n, K], a row an image, to train with instead of class numbers.
+            soft: probabilities [n, K], one row per image, to train with instead of class numbers.
             regime: "hard", "online" with the labels of `teacher`, or "stored" with those of `store`.
             stages: int64 [n] the stage in which each image was made, to train in stages; by default all at once.
             rates: learned with the set, one a stage; used where the protocol takes them.

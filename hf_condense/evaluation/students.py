@@ -122,7 +122,7 @@ def train_student(
         state_folder: where an unfinished training is kept, to go on from.
         stages: int64 [N] the stage in which each image was made, for a training in stages (`evaluation.staged`).
         rates: learning rates learned with the set, one a stage; used where the protocol takes them.
-        soft: probabilities [N, K], a row an image.
+        soft: probabilities [N, K], one row per image.
         whitening: of the dataset, for protocols with `zca`.
         backbones: trained networks that probes may name, beside those that have published weights.
         keep: gets the network that `top1` is of.

@@ -11,7 +11,7 @@ import yaml
 
 from hf_condense.data.licenses import license_keys
 from hf_condense.data.names import KNOWN, canonical_name
-from hf_condense.text import block, markdown
+from hf_condense.text import block, listed, markdown
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**7, "1M<n<10M"))
 PLACE = "path/to/this/folder"  # in the examples, until the repository has a name
@@ -158,7 +158,7 @@ def render_card(facts: CardFacts) -> str:
 
     # no autoescape, which is for HTML: foreign text is escaped by `markdown` and `block`
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"size": readable_bytes, "seconds": readable_seconds, "block": block}
+    environment.filters |= {"size": readable_bytes, "seconds": readable_seconds, "block": block, "listed": listed}
     template = environment.from_string(
         (resources.files("hf_condense.hub") / "card.md.jinja").read_text(encoding="utf-8")
     )

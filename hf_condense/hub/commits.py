@@ -121,7 +121,7 @@ def commit(
             if status_of(error) != 412 or attempt == ATTEMPTS:
                 raise
             log.warning(
-                "%s was changed by somebody else during the push: looking again (attempt %d of %d)",
+                "%s was changed by another push during the push: looking again (attempt %d of %d)",
                 repo_id,
                 attempt + 1,
                 ATTEMPTS,

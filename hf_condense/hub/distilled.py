@@ -295,7 +295,7 @@ class DistilledDataset:
         }
 
     def probabilities(self) -> Tensor:
-        """Soft labels float32 [N, K], a row an image, each of which adds up to one.
+        """Soft labels float32 [N, K], one row per image, each of which adds up to one.
 
         Raises:
             ArtefactError: the set carries none, or they do not belong to the images that students see.

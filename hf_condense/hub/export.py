@@ -23,6 +23,7 @@ from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.text import printable
 
 ORIGIN = "origin.json"
+CLASS_FOLDERS = "train"  # apart from the files beside them: some readers take all that stands there for a class
 SHARD_IMAGES = 10_000  # of a WebDataset tar
 
 
@@ -36,7 +37,7 @@ def export(
 
     Args:
         place: folder or Hub id of a distilled dataset (`revision` of it), or a run folder.
-        to: "imagefolder" (PNG in a folder a class, whose sorted names give each class its number), "webdataset" (tar shards
+        to: "imagefolder" (PNG in `train/`, in a folder a class whose sorted names give each its number), "webdataset" (tar shards
             of `.png`, `.cls` and `.npy`), "torch" (`set.pt`, for `torch.load(weights_only=True)`) or "numpy" (`set.npz`).
         output_dir: a folder that is not there yet.
         soft_labels: also the soft labels of the images, as float32 probabilities [N, K]. Those of augmented views stay in
@@ -103,9 +104,9 @@ def _imagefolder(root: Path, columns: dict[str, Tensor], data: DistilledDataset)
         f"another form: class {names[empty[0]] if empty else ''!r} has no image, and class folders cannot say so",
         "take --to torch, numpy or webdataset",
     )
-    folders = [root / class_folder(number, name, len(names)) for number, name in enumerate(names)]
+    folders = [root / CLASS_FOLDERS / class_folder(number, name, len(names)) for number, name in enumerate(names)]
     for folder in folders:
-        folder.mkdir()
+        folder.mkdir(parents=True)
     for row, (image, label) in enumerate(zip(columns["images"].numpy(), labels.tolist())):
         (folders[label] / f"{row:07d}.png").write_bytes(encode_png(image))
     if "soft_labels" in columns:

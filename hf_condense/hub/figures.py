@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WIDTH = 6.9  # inches: the text of a paper with two columns
 DPI = 300
 COLUMNS = 10  # images of a row
-MOST_LINES = 8  # of a panel: more colours cannot be told apart
+MOST_LINES = 8  # of a panel: more colours cannot be distinguished
 BAND = 4  # curves of one kind from here on are drawn as mean and range
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")  # Okabe and Ito
 STYLE = {

@@ -39,7 +39,16 @@ LIBRARIES = (
 )
 # settings that affect where or how often something is written, not the result
 WITHOUT_EFFECT = frozenset(
-    {"output_dir", "overwrite", "push_to_hub", "push_models", "trackers", "checkpoint_every", "decode_gb"}
+    {
+        "output_dir",
+        "overwrite",
+        "push_to_hub",
+        "push_models",
+        "trackers",
+        "checkpoint_every",
+        "decode_gb",
+        "cuda_graphs",
+    }
 )
 
 
@@ -163,7 +172,7 @@ def gather_record(
     """Facts of this one run: versions, commit, machine, date, seconds and peak memory of each stage.
 
     Args:
-        stages: stage name -> {"seconds": float, "peak_bytes": int}.
+        stages: stage name -> {"seconds": float, "peak_bytes": int, "reused": what came from the cache}.
         scores_table: Markdown, for the card.
     """
     return {

@@ -61,7 +61,7 @@ class Pushed:
             lines.append("private")
         if self.target.api is None:
             lines.append(
-                "the Hub does not answer: told as if nothing were there, and without asking for the source's terms"
+                "the Hub does not answer: assumed that nothing is there yet; the source's terms were not looked up"
             )
         if self.refused:
             lines.append(f"without --dry_run this is refused: {self.refused}")

@@ -24,7 +24,7 @@ _BY_STATUS = {
     ),
     409: ("a repository that nothing else changes at the moment ({said})", f"wait a little, then {_AGAIN}"),
     412: (
-        "a revision that nobody else pushes to at the same time",
+        "a revision that no one else pushes to at the same time",
         f"wait until the other push is done, then {_AGAIN}",
     ),
     429: ("fewer requests in a short time", f"wait some minutes, then {_AGAIN}"),

@@ -25,7 +25,7 @@ def refuse_lost_teachers(regimes: list[str], lost: list[str]) -> None:
         not (regimes and lost),
         "push_models",
         False,
-        f"True, because {' and '.join(regimes)} labels need {', '.join(lost)}, which nobody else can get",
+        f"True, because {' and '.join(regimes)} labels need {', '.join(lost)}, which others cannot get",
         "add --push_models, or run without these labels (--regimes hard,stored)",
     )
 

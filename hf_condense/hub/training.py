@@ -89,7 +89,7 @@ class RecordedTraining:
         facts: the `training` block of condensation.json.
         class_names: of the set.
         stages: int64 [N], the stage of each training image, or None.
-        soft: probabilities [N, K], a row an image, or None.
+        soft: probabilities [N, K], one row per image, or None.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +50,22 @@ def check_views(policy: ViewPolicy, side: int, place: str) -> None:
             raise ArtefactError(f"policy.{name}, {place}", getattr(policy, name), f"up to {most} pixels", NEXT)
 
 
-def check_file(file: pq.ParquetFile, path: Path, groups: int, rows: int | None, widths: Mapping[str, int]) -> None:
+def check_file(file: pq.ParquetFile, path: Path, rows: Sequence[int] | None, widths: Mapping[str, int]) -> None:
     """Raises ArtefactError unless a file has the expected groups and rows, and a plausible size when decompressed.
 
     Args:
-        rows: of each group; None if unknown, up to 256.
+        rows: of each group; None for one group of up to 256.
     """
     meta = file.metadata
     found = [meta.row_group(g).num_rows for g in range(meta.num_row_groups)]
-    if len(found) != groups or any(n != rows if rows is not None else n > 256 for n in found):
-        allowed = f"{groups} row groups of {'up to 256' if rows is None else rows} rows"
+    if (len(found) != 1 or found[0] > 256) if rows is None else found != list(rows):
+        allowed = f"row groups of {'up to 256' if rows is None else list(rows)[:5]} rows"
         raise ArtefactError(str(path), f"row groups of {found[:5]} rows", allowed, NEXT)
     names = file.schema_arrow.names
     unknown = [name for name in names if name not in widths]
     if unknown:
         raise ArtefactError(f"{path}: columns", ", ".join(unknown), ", ".join(widths), NEXT)
-    for group in range(groups):
+    for group in range(len(found)):
         for place in range(meta.num_columns):
             column = meta.row_group(group).column(place)
             name = column.path_in_schema.split(".")[0]

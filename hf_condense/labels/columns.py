@@ -1,4 +1,4 @@
-"""Epochs of a label store in Parquet: one row a view, one row group an epoch, and their size in bytes."""
+"""Epochs of a label store in Parquet: one row a view, whole epochs in a row group, and their size in bytes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from torch import Tensor
 from hf_condense.data.augmentation import Views
 from hf_condense.files import atomic_path
 from hf_condense.labels.encodings import HALF, Encoding
-from hf_condense.progress import Progress
 
-ZSTD = 9  # higher levels cost many times the time for a percent
+FAST, ZSTD = 1, 9  # floats compress no better at higher levels; for codes, levels above 9 cost many times the time
 # one value a batch or an epoch, repeated in its rows; as a dictionary the repetition is almost free
 PER_BATCH = ("epoch", "drawn", "lam", "mix_box")
 TYPES = {
@@ -42,11 +41,12 @@ def expected_bytes(
     extra: int = 0,
     views: str = "explicit",
 ) -> int:
-    """Bytes of the epochs of a store before it is made; of floats within two percent from a thousand views on.
+    """Bytes of the epochs of a store before it is made and compressed; of floats within two percent from a thousand
+    views on. Files are smaller: logits of trained networks and views by a tenth to a half, codes by more.
 
     Every view has its label and, where views are explicit, a crop (four numbers of 4 bytes), a flip (a bit), its row (4
     bytes) and its partner when mixed (4). Parquet adds the levels of lists, some bits a view for the CutMix box, and
-    page headers. Compressed columns take less.
+    page headers.
 
     Args:
         images: views of an epoch.
@@ -130,9 +130,7 @@ def table_batches(columns: dict[str, Tensor], sizes: int | list[int]) -> Iterato
         yield rows, Views.from_tensors({"count": torch.tensor(len(rows)), **part}), logits
 
 
-def write_epochs(
-    path: Path, tables: Iterable[pa.Table], progress: Progress | None = None, encoding: Encoding = HALF
-) -> None:
+def write_epochs(path: Path, tables: Iterable[pa.Table], encoding: Encoding = HALF) -> None:
     """Writes a file atomically, with a row group for each table."""
     with atomic_path(path) as temporary:
         writer = None
@@ -140,31 +138,33 @@ def write_epochs(
             if writer is None:
                 writer = pq.ParquetWriter(temporary, table.schema, **_layout(table.schema, encoding))
             writer.write_table(table, row_group_size=len(table))
-            if progress:
-                progress.advance()
         writer.close()
 
 
 def _layout(schema: pa.Schema, encoding: Encoding) -> dict:
-    """Options of the Parquet writer: which columns are dictionaries, and how codes are compressed."""
+    """Options of the Parquet writer: which columns are dictionaries, and how they are compressed.
+
+    Pages are indexed, so that a viewer reads some rows without the rest of their group. Floats are compressed as they
+    are: split in planes they would be a tenth smaller, but DuckDB does not read such float16.
+    """
     leaves = {f.name: f"{f.name}.list.element" if pa.types.is_fixed_size_list(f.type) else f.name for f in schema}
     repeated = [leaves[name] for name in (*PER_BATCH, *encoding.repeated) if name in leaves]
-    if not encoding.compressed:
-        return {"compression": "none", "use_dictionary": repeated}
+    common = {"compression": "zstd", "use_dictionary": repeated, "write_page_index": True}
+    if not encoding.levels:
+        return {**common, "compression_level": FAST}
     # Parquet has no numbers below 32 bits: split in planes, the bytes that are always zero compress to nothing
     planes = {leaves["codes"]: "BYTE_STREAM_SPLIT"}
     # Arrow's own schema beside Parquet's would be a third of a small packed store
     return {
-        "compression": "zstd",
+        **common,
         "compression_level": ZSTD,
-        "use_dictionary": repeated,
         "column_encoding": planes,
         "write_statistics": False,
         "store_schema": False,
     }
 
 
-def read_epoch(file: pq.ParquetFile, group: int) -> dict[str, Tensor]:
+def read_group(file: pq.ParquetFile, group: int) -> dict[str, Tensor]:
     """The columns of one row group; int32 numbers [n], or [n, m] for lists."""
     table = file.read_row_group(group)
     return {name: to_tensor(table.column(name).combine_chunks()) for name in table.column_names}

@@ -20,7 +20,7 @@ class Floats:
     dtype: str = "float16"
     columns: ClassVar[tuple[str, ...]] = ("logits",)
     repeated: ClassVar[tuple[str, ...]] = ()
-    compressed: ClassVar[bool] = False  # logits hardly compress, and reading stays fast
+    levels: ClassVar[bool] = False  # whether values are stored as numbers of steps
 
     def encode(self, logits: Tensor) -> dict[str, Tensor]:
         """Columns of the views of a batch, from logits [b, K]."""
@@ -42,7 +42,7 @@ class Bytes:
     bits: int = 8
     shared: bool = False
     columns: ClassVar[tuple[str, ...]] = ("codes", "low", "step")
-    compressed: ClassVar[bool] = True
+    levels: ClassVar[bool] = True
 
     @property
     def repeated(self) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class Largest:
     bits: int = 8
     columns: ClassVar[tuple[str, ...]] = ("top", "codes", "low", "step")
     repeated: ClassVar[tuple[str, ...]] = ("top", "low", "step")  # a dictionary packs class numbers in few bits
-    compressed: ClassVar[bool] = True
+    levels: ClassVar[bool] = True
 
     def encode(self, logits: Tensor) -> dict[str, Tensor]:
         """Columns of the views of a batch, from logits [b, K] of more than `count` classes."""

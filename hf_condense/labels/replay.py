@@ -19,7 +19,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.files import check_inside, fingerprint, regular_size, sha256_file
 from hf_condense.labels.checks import NEXT, check_columns, check_file, check_partners, check_views, column_widths
-from hf_condense.labels.columns import read_epoch, table_batches, views_digest
+from hf_condense.labels.columns import read_group, table_batches, views_digest
 from hf_condense.labels.encodings import encoding_of
 from hf_condense.labels.regeneration import Regeneration, compare_probes, probes
 from hf_condense.labels.teacher import Ensemble
@@ -29,15 +29,23 @@ from hf_condense.records.base import made, read_record
 from hf_condense.records.labels import StoreManifest
 
 log = logging.getLogger(__name__)
-FORMAT = 2
-EVENED = 3  # the format where the last two batches are evened out (`views.leaves_one`); before, the last had one image
-PARTS = 4  # as 3, and the teacher has labelled each of `accumulation` parts of a batch by itself
+FORMAT = 5  # row groups hold `epochs_per_group` epochs; before, one (all of a file in packed stores)
+PARTS = 4  # the first where the teacher may have labelled each of `accumulation` parts of a batch by itself
+EVENED = 3  # the first where the last two batches are evened out (`views.leaves_one`); before, the last had one image
+OLDEST = 2
 TINY = 1e-8  # a probability that half precision rounds to zero
 
 
 def as_logits(probabilities: Tensor) -> Tensor:
     """Logits whose softmax is `probabilities` [n, K]; finite where these are zero."""
     return probabilities.clamp_min(TINY).log()
+
+
+def epochs_per_group(settings: dict[str, Any]) -> int:
+    """Epochs in a row group of a store with these settings."""
+    if settings["format"] < FORMAT:
+        return settings["epochs_per_file"] if settings["store"] in ("packed", "virtual") else 1
+    return settings["epochs_per_group"]
 
 
 def file_name(number: int) -> str:
@@ -60,11 +68,13 @@ class LabelStore:
         self.key = Key(*self.settings["key"])
         self.virtual = self.settings["store"] == "virtual"
         self.fingerprint = fingerprint(self.settings)
+        self._group = epochs_per_group(self.settings)
         self._part = part_size(self.batch_size, self.settings.get("accumulation", 1))
         self._encoding = encoding_of(self.settings)
         keyed = self.settings["views"] == "keyed"
         self._widths = column_widths(self.settings, self.policy, keyed, self._encoding)
         self._opened: tuple[int, pq.ParquetFile] | None = None
+        self._read: tuple[int, int, dict[str, Tensor]] | None = None  # file, row group and its columns
         self._trusted: Ensemble | None = None
 
     @classmethod
@@ -80,17 +90,17 @@ class LabelStore:
             raise ArtefactError(str(folder), "unfinished labels", "a finished store", "run the relabel stage again")
         settings = manifest["settings"]
         version = settings["format"], settings["view_version"]
-        if settings["format"] not in (FORMAT, EVENED, PARTS) or settings["view_version"] != VIEW_VERSION:
-            allowed = f"{FORMAT} to {PARTS}, {VIEW_VERSION}"
+        if not OLDEST <= settings["format"] <= FORMAT or settings["view_version"] != VIEW_VERSION:
+            allowed = f"{OLDEST} to {FORMAT}, {VIEW_VERSION}"
             step = "install a newer hf-condense, or relabel the set"
             raise ArtefactError(f"{folder}: format, view version", version, allowed, step)
         parts = settings.get("accumulation", 1)
         if (
             not isinstance(parts, int)
             or not 1 <= parts <= settings["batch_size"]
-            or (parts > 1) != (version[0] == PARTS)
+            or (parts > 1 if version[0] < PARTS else parts == 1 and version[0] == PARTS)
         ):
-            allowed = f"2 to {settings['batch_size']} in format {PARTS}, none in others"
+            allowed = f"2 to {settings['batch_size']} from format {PARTS} on, none before"
             raise ArtefactError(f"{folder}: accumulation", parts, allowed, "relabel the set")
         store = cls(folder, manifest)
         for number, (name, facts) in enumerate(manifest["files"].items()):
@@ -160,7 +170,7 @@ class LabelStore:
         logits = self._encoding.decode(columns, self.num_classes)
         if self.settings["views"] == "explicit":
             kept = {name: value for name, value in columns.items() if name not in self._encoding.columns}
-            evened = self.settings["format"] in (EVENED, PARTS)
+            evened = self.settings["format"] >= EVENED
             sizes = batch_sizes(self.rows, self.batch_size) if evened else self.batch_size
             return self._checked(table_batches(kept | {"logits": logits}, sizes))
         drawn = list(self._drawn(self.settings.get("kept", range(self.epochs))[epoch]))
@@ -226,26 +236,39 @@ class LabelStore:
     def _columns(self, epoch: int) -> dict[str, Tensor]:
         """The stored columns of an epoch."""
         number, place = divmod(epoch, self.settings["epochs_per_file"])
+        group, place = divmod(place, self._group)
+        found = self._row_group(number, group)
+        if self.virtual:
+            return found
+        rows = slice(place * self.rows, (place + 1) * self.rows)
+        return {name: value[rows] for name, value in found.items()}
+
+    def _row_group(self, number: int, group: int) -> dict[str, Tensor]:
+        """The columns of a row group; kept until another one is read, where it holds several epochs."""
+        if self._read is not None and self._read[:2] == (number, group):
+            return self._read[2]
+        self._read = None  # two groups are never in memory together
         try:
             if self._opened is None or self._opened[0] != number:
                 self._check_sum(number)
                 self._opened = number, self._open(number)
-            found = read_epoch(self._opened[1], 0 if self.settings["store"] == "packed" else place)
+            found = read_group(self._opened[1], group)
         except (OSError, pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
             raise self._damage(number, str(error), "a Parquet file as hf-condense writes it") from None
         check_columns(found, self._widths, self.settings, self.policy, str(self.folder / file_name(number)))
-        if self.settings["store"] != "packed":
-            return found
-        rows = slice(place * self.rows, (place + 1) * self.rows)
-        return {name: value[rows] for name, value in found.items()}
+        if self._group > 1:
+            self._read = number, group, found
+        return found
 
     def _open(self, number: int) -> pq.ParquetFile:
         """The file of that number, once its size in memory is that of the manifest."""
         step, path = self.settings["epochs_per_file"], self.folder / file_name(number)
         epochs, file = min(step, self.epochs - number * step), pq.ParquetFile(path, memory_map=True)
-        packed = self.settings["store"] == "packed"
-        groups, rows = (1, self.rows * epochs) if packed else (1, None) if self.virtual else (epochs, self.rows)
-        check_file(file, path, groups, rows, self._widths)
+        starts = range(0, epochs, self._group)[
+            : file.metadata.num_row_groups + 1
+        ]  # a false manifest may name millions
+        rows = None if self.virtual else [self.rows * min(self._group, epochs - start) for start in starts]
+        check_file(file, path, rows, self._widths)
         return file
 
     def _logits(self, stored: Tensor, device: torch.device) -> Tensor:

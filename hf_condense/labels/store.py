@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -23,15 +24,16 @@ from hf_condense.labels.columns import epoch_table, expected_bytes, write_epochs
 from hf_condense.labels.encodings import encoding_of
 from hf_condense.labels.formats import kept_epochs, store_format
 from hf_condense.labels.regeneration import CLOSE, probe_table, probes
-from hf_condense.labels.replay import EVENED, FORMAT, PARTS, LabelStore, file_name
+from hf_condense.labels.replay import FORMAT, LabelStore, file_name
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.labels.views import batch_sizes, leaves_one, part_size, view_batches
+from hf_condense.labels.views import batch_sizes, part_size, view_batches
 from hf_condense.processes import Processes
 from hf_condense.progress import Progress
 from hf_condense.records.base import read_record, write_record
 from hf_condense.records.labels import StoreManifest
 
-FILE_BYTES = 8 << 20  # epochs share a file up to this size: a tiny set would otherwise leave a thousand tiny files
+# before compression; viewers read whole row groups, so these hold several epochs of a small set, and files several groups
+GROUP_BYTES, FILE_BYTES = 4 << 20, 8 << 20
 
 
 def write_store(
@@ -90,14 +92,10 @@ def write_store(
     settings |= _extent(settings, images, batch_size, len(kept), limit)
     parts = form.get("accumulation", 1)
     check(1 <= parts <= settings["batch_size"], "accumulation", parts, f"up to the batch of {settings['batch_size']}")
-    if leaves_one(settings["rows"], settings["batch_size"]):
-        settings["format"] = EVENED
-    if parts > 1:
-        settings["format"] = PARTS
     if len(kept) < epochs:
         settings["kept"] = kept
     if virtual:
-        settings |= {"close": CLOSE, "epochs_per_file": epochs}
+        settings |= {"close": CLOSE, "epochs_per_file": epochs, "epochs_per_group": epochs}
     if formation_factor > 1:
         settings["formation_factor"] = formation_factor
     teacher.to(device)
@@ -123,15 +121,13 @@ def write_store(
             if not teacher.logits(batch.images).to(number).isfinite().all():
                 teacher.refuse(batch.images)
 
-    def tables(positions: range) -> Iterator[pa.Table]:
-        if virtual:
-            yield probe_table(probes(labelled, epochs))
-            return
-        found = (epoch_table(kept[i], labelled(kept[i]), encoding, form["views"]) for i in positions)
-        # packed epochs are small compared with the overhead of a row group
-        yield from [pa.concat_tables(found)] if form["store"] == "packed" else found
+    def table(position: int) -> pa.Table:
+        return epoch_table(kept[position], labelled(kept[position]), encoding, form["views"])
 
-    return _write_files(Path(folder), settings, tables, accelerator, progress)
+    def probed(position: int) -> pa.Table:
+        return probe_table(probes(labelled, epochs))
+
+    return _write_files(Path(folder), settings, probed if virtual else table, accelerator, progress)
 
 
 def write_given(
@@ -171,19 +167,17 @@ def write_given(
     }
     settings |= _extent(settings, images, batch_size, epochs, None)
 
-    def tables(positions: range) -> Iterator[pa.Table]:
-        return (epoch_table(epoch, given(epoch), encoding_of(settings)) for epoch in positions)
-
-    return _write_files(Path(folder), settings, tables)
+    return _write_files(Path(folder), settings, lambda epoch: epoch_table(epoch, given(epoch), encoding_of(settings)))
 
 
 def _extent(settings: dict, images: Tensor, batch_size: int, epochs: int, limit: int | None) -> dict[str, Any]:
-    """The size of a store, and the number of epochs in a file."""
+    """The size of a store, and the number of epochs in a row group and in a file."""
     size = min(batch_size, len(images))
     rows = min(len(images), (limit or len(images)) * size)
     one = expected_bytes(
         1, rows, settings["classes"], size, True, encoding=encoding_of(settings), views=settings["views"]
     )
+    group = max(1, min(epochs, math.ceil(GROUP_BYTES / one)))
     return {
         "format": FORMAT,
         "view_version": VIEW_VERSION,
@@ -194,18 +188,19 @@ def _extent(settings: dict, images: Tensor, batch_size: int, epochs: int, limit:
         "batch_size": size,
         "limit": limit,
         "epochs": epochs,
-        "epochs_per_file": max(1, min(epochs, FILE_BYTES // one)),
+        "epochs_per_group": group,
+        "epochs_per_file": max(group, min(epochs, FILE_BYTES // one // group * group)),
     }
 
 
 def _write_files(
     folder: Path,
     settings: dict[str, Any],
-    tables: Callable[[range], Iterable[pa.Table]],
+    table: Callable[[int], pa.Table],
     accelerator=None,
     progress: Progress | None = None,
 ) -> LabelStore:
-    """Writes the missing files and the manifest; `tables` makes those of the epochs in a file."""
+    """Writes the missing files and the manifest; `table` makes the epoch at a position (virtual: the probes of all)."""
     processes = Processes(accelerator)
     if processes.main:
         _claim(folder, settings)
@@ -214,7 +209,7 @@ def _write_files(
     for number, first in enumerate(range(0, epochs, step)):
         positions, path = range(first, min(first + step, epochs)), folder / file_name(number)
         if number % processes.world == processes.rank and not path.exists():
-            write_epochs(path, tables(positions), progress, encoding_of(settings))
+            write_epochs(path, _groups(positions, settings, table, progress), encoding_of(settings))
         elif progress:
             progress.advance(len(positions))
         if progress:
@@ -226,6 +221,18 @@ def _write_files(
     return LabelStore.open(folder)
 
 
+def _groups(
+    positions: range, settings: dict[str, Any], table: Callable[[int], pa.Table], progress: Progress | None
+) -> Iterator[pa.Table]:
+    """The row groups of a file, one in memory at a time."""
+    size = settings["epochs_per_group"]
+    for start in range(0, len(positions), size):
+        group = positions[start : start + size]
+        yield pa.concat_tables([table(i) for i in (group[:1] if settings["store"] == "virtual" else group)])
+        if progress:
+            progress.advance(len(group))
+
+
 def _claim(folder: Path, settings: dict) -> None:
     """Writes the manifest of an unfinished store, or compares `settings` with the one that is there."""
     path = folder / "manifest.json"
@@ -234,8 +241,9 @@ def _claim(folder: Path, settings: dict) -> None:
         return
     remove_leftovers(folder)
     manifest, wanted = read_record(path, StoreManifest), json.loads(canonical_json(settings))
-    for name, value in wanted.items():
-        found = manifest["settings"].get(name)
+    there = manifest["settings"]
+    for name in {**wanted, **there}:
+        found, value = there.get(name), wanted.get(name)
         if found != value:
             raise ArtefactError(f"{path}: {name}", found, repr(value), "delete the folder or choose another one")
     if any(not (folder / name).exists() for name in manifest.get("files", ())):

@@ -89,7 +89,7 @@ def bank_of(place: Place, source: str, ipc: int) -> Result:
         "leaderboard",
         place.board.name,
         f"a board with random draws of {source} at {ipc} images a class",
-        "its keeper runs `hf-condense leaderboard bank` first",
+        "ask the board's maintainers to run `hf-condense leaderboard bank` first",
     )
 
 

@@ -33,6 +33,7 @@ from hf_condense.leaderboard.result import (
 from hf_condense.leaderboard.scoring import KEY, BoardScorer, Run, columns_of, real_set
 from hf_condense.leaderboard.sets import pixels_hash
 from hf_condense.leaderboard.stamp import provenance, today
+from hf_condense.progress import Progress
 from hf_condense.selection.centres import farthest_first, medoids
 from hf_condense.selection.features import features_of
 from hf_condense.selection.herding import herding
@@ -106,17 +107,20 @@ class Bank:
 
     def students(self, job: Job) -> int:
         """How many students a job trains."""
-        seeds = job.draws if job.name == "random" else self.board.seeds.recommended
-        regimes = 1 if job.name == "full" else len(self.board.regimes)
-        return seeds * regimes * len(self.board.students)
+        return self.scorer.students(self._seeds(job), self._regimes(job))
 
-    def make(self, job: Job) -> tuple[Result, bytes]:
-        """One baseline, and its predictions."""
+    def _seeds(self, job: Job) -> range:
+        return range(job.draws if job.name == "random" else self.board.seeds.recommended)
+
+    def _regimes(self, job: Job) -> tuple[str, ...]:
+        return ("hard",) if job.name == "full" else self.board.regimes
+
+    def make(self, job: Job, whole: Progress | None = None) -> tuple[Result, bytes]:
+        """One baseline, and its predictions. Its students are units of `whole`."""
         sets = self._sets(job)
-        seeds = range(job.draws if job.name == "random" else self.board.seeds.recommended)
-        regimes = ("hard",) if job.name == "full" else None
         name = f"random-{job.ipc}" if job.name == "random" else job.name
-        runs = self.scorer.score_each(sets, job.ipc, seeds, name, regimes=regimes)
+        seeds, regimes = self._seeds(job), self._regimes(job)
+        runs = self.scorer.score_each(sets, job.ipc, seeds, name, regimes=regimes, whole=whole)
         result, predictions = self._result(job, sets, runs), write_predictions(runs)
         result = Result.of(
             Content(**{**vars(result), "predictions": describe_predictions(predictions)}), Submitted(self.by, today())
@@ -204,22 +208,22 @@ def fill_bank(leaderboard: str | Path, *, by: str, dry_run: bool = False, work: 
         waiting: dict[str, Path | bytes] = {}
         missing = bank.missing()
         log.info("%s: %d of %d baselines to make", source.name, len(missing), len(bank.jobs()))
-        for job in missing:
-            made, students = made + 1, students + bank.students(job)
-            if dry_run:
-                continue
-            result, predictions = bank.make(job)
-            files = {
-                result.predictions_place: predictions,
-                result.place: file_of(result),
-            }  # the result says it is done
-            if place.repo is None:
-                place.add(files, "")
-            waiting |= files
-            log.info("%s at IPC %d: %s", job.title, job.ipc, result.id)
-        if not dry_run:
-            _finish(place, bank, waiting)
-            place = open_place(leaderboard) if place.repo is None else place
+        made, students = made + len(missing), students + sum(map(bank.students, missing))
+        if dry_run:
+            continue
+        with Progress(f"students of the baselines of {source.name}", sum(map(bank.students, missing))) as whole:
+            for job in missing:
+                result, predictions = bank.make(job, whole)
+                files = {
+                    result.predictions_place: predictions,
+                    result.place: file_of(result),
+                }  # the result says it is done
+                if place.repo is None:
+                    place.add(files, "")
+                waiting |= files
+                log.info("%s at IPC %d: %s", job.title, job.ipc, result.id)
+        _finish(place, bank, waiting)
+        place = open_place(leaderboard) if place.repo is None else place
     return made, students
 
 

@@ -180,7 +180,7 @@ class Board:
         for name in ("sources", "ipc", "students", "regimes"):
             values = getattr(self, name)
             keys = [v.name for v in values] if name == "sources" else list(values)
-            check(len(keys) > 0 and len(set(keys)) == len(keys), name, keys, "one or more, none twice")
+            check(len(keys) > 0 and len(set(keys)) == len(keys), name, keys, "one or more different values")
         for source in self.sources:
             check(
                 _NAME.fullmatch(source.name) is not None, "sources", source.name, "letters, digits, '-', '_' and '.'"

@@ -49,16 +49,16 @@ class Column:
             refuse("seeds", n, "1 or more runs")
         for name in ("set_index", "correct", "student_seconds"):
             if len(getattr(self, name)) != n:
-                refuse(name, len(getattr(self, name)), f"an entry a seed ({n})")
+                refuse(name, len(getattr(self, name)), f"one entry per seed ({n})")
         self._counts("", self.seeds, self.correct)
         if self.control is not None:
             seeds, correct = self.control.seeds, self.control.correct
             if len(correct) != len(seeds):
-                refuse("control.correct", len(correct), "an entry a seed")
+                refuse("control.correct", len(correct), "one entry per seed")
             self._counts("control.", seeds, correct)
 
     def _counts(self, place: str, seeds: tuple[int, ...], correct: tuple[int, ...]) -> None:
         if len(set(seeds)) != len(seeds):
-            refuse(f"{place}seeds", list(seeds), "seeds, none twice")
+            refuse(f"{place}seeds", list(seeds), "different seeds")
         if correct and max(correct) > self.tested:
             refuse(f"{place}correct", list(correct), f"counts from 0 to {self.tested}")

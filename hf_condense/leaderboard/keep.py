@@ -30,7 +30,7 @@ TEACHERS = "teachers"
 
 @dataclass(frozen=True)
 class BoardSettings:
-    """What a keeper decides.
+    """What the maintainer of a board decides.
 
     Args:
         sources: short names, Hub ids or folders.

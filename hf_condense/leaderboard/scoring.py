@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from hf_condense.leaderboard.place import Place
 from hf_condense.leaderboard.training_length import shown
 from hf_condense.models.checkpoints import read_checkpoint, write_checkpoint
 from hf_condense.models.image_model import ImageModel
+from hf_condense.progress import Progress
 from hf_condense.selection.real import random_real
 
 KEY = Key(0, "leaderboard")
@@ -88,6 +90,7 @@ class BoardScorer:
         regimes: Sequence[str] | None = None,
         protocol: Protocol | None = None,
         teacher: Ensemble | None = None,
+        whole: Progress | None = None,
     ) -> list[Run]:
         """Seed i on set number i, one student each; all seeds on the set where there is one.
 
@@ -95,15 +98,22 @@ class BoardScorer:
             ipc: images of a class in the published sets.
             name: of the row, for files and progress.
             regimes, protocol, teacher: the board's where not given.
+            whole: longer work whose students these are; they have a bar of their own without it.
         """
         grid = _Grid(ipc, tuple(regimes or self.board.regimes), protocol or self.protocol)
-        if len(sets) == 1:
-            return self._scored(sets[0], 0, seeds, name, grid, teacher)
-        runs = []
-        for number, seed in enumerate(seeds):
-            place = number % len(sets)
-            runs += self._scored(sets[place], place, [seed], f"{name}-{place}", grid, teacher)
+        bar = nullcontext(whole) if whole else Progress(f"students of {name}", self.students(seeds, grid.regimes))
+        with bar as progress:
+            if len(sets) == 1:
+                return self._scored(sets[0], 0, seeds, name, grid, teacher, progress)
+            runs = []
+            for number, seed in enumerate(seeds):
+                place = number % len(sets)
+                runs += self._scored(sets[place], place, [seed], f"{name}-{place}", grid, teacher, progress)
         return runs
+
+    def students(self, seeds: Sequence[int], regimes: Sequence[str]) -> int:
+        """How many students `score_each` trains."""
+        return len(seeds) * len(regimes) * len(self.board.students)
 
     def control(self, ipc: int, count: int) -> list[Run]:
         """The board's draws 0 .. count-1 on this machine; the bank's own cells where this machine made the bank."""
@@ -124,15 +134,24 @@ class BoardScorer:
         return read_checkpoint(folder / "model"), int((predictions == self.test.labels).sum())
 
     def _scored(
-        self, found: ImageSet, number: int, seeds: Sequence[int], name: str, grid: _Grid, teacher: Ensemble | None
+        self,
+        found: ImageSet,
+        number: int,
+        seeds: Sequence[int],
+        name: str,
+        grid: _Grid,
+        teacher: Ensemble | None,
+        progress: Progress,
     ) -> list[Run]:
         """All students of one set, in one file when they are done."""
         own = [found.store and found.store.fingerprint, found.soft is not None and image_digest(found.soft)]
         own += [] if teacher is None else [teacher.describe()]
         identity = fingerprint([found.digest, own, list(seeds), grid, self.board.students, self.environment])
         path = self.work / "sets" / f"{name}-{identity}.safetensors"
-        if not path.exists():
-            self._train(found, seeds, name, grid, teacher, path)
+        if path.exists():
+            progress.advance(self.students(seeds, grid.regimes))
+        else:
+            self._train(found, seeds, name, grid, teacher, path, progress)
         tensors, cells = load_tensors(path)
         predictions, labels = tensors["predictions"].numpy(), self.test.labels
         return [
@@ -141,9 +160,16 @@ class BoardScorer:
         ]
 
     def _train(
-        self, found: ImageSet, seeds: Sequence[int], name: str, grid: _Grid, teacher: Ensemble | None, path: Path
+        self,
+        found: ImageSet,
+        seeds: Sequence[int],
+        name: str,
+        grid: _Grid,
+        teacher: Ensemble | None,
+        path: Path,
+        progress: Progress,
     ) -> None:
-        table = self._score(found, seeds, name, grid, self.work / "scores", teacher)
+        table = self._score(found, seeds, name, grid, self.work / "scores", teacher, progress)
         kept = ("student", "regime", "seed", "steps", "label_bytes")
         facts = [{**{k: cell[k] for k in kept}, "seconds": round(cell["seconds"], 3)} for cell in table.cells]
         predictions = np.stack([np.load(file, allow_pickle=False) for file in table.predictions])
@@ -157,6 +183,7 @@ class BoardScorer:
         grid: _Grid,
         folder: Path,
         teacher: Ensemble | None = None,
+        progress: Progress | None = None,
         students: Sequence[str] | None = None,
         keep: Callable[[ImageModel], None] | None = None,
     ) -> ScoreTable:
@@ -176,6 +203,7 @@ class BoardScorer:
             scores_folder=folder,
             teacher=teacher or self.teacher,
             keep=keep,
+            whole=progress,
             test_digest=self.test.fingerprint,
             image_size=self.source.image_size,
             mean=self.train.mean,

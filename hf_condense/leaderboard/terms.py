@@ -39,7 +39,7 @@ TERMS = {
     ),
     "level": (
         "Level",
-        "Claimed: scored by its submitter. Checked: accepted into the results repository by its keeper. Re-scored: others "
+        "Claimed: scored by its submitter. Checked: accepted into the results repository by its maintainers. Re-scored: others "
         "trained students of their own. Remade: others made the same set from its settings. Disputed: others disagree.",
     ),
     "robustness": (

@@ -98,7 +98,7 @@ def verify(
     place = open_place(leaderboard)
     result = place.result(id)
     c, verifier = result.content, author_of(place, by)
-    check(c.kind == "submission", "id", id, "a submission; baselines are drawn again by everybody who submits")
+    check(c.kind == "submission", "id", id, "a submission; baselines are drawn again for every submission")
     check_board(c.board, place.board)
     scorer = BoardScorer(place, c.source, work)
     drawn = seeds_of(id, verifier, place.commit, seeds)

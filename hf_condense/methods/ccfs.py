@@ -16,7 +16,7 @@ from hf_condense.methods.base import Context, Method, StatisticsRequest, UsedNet
 from hf_condense.methods.missed import student_of
 from hf_condense.methods.registry import METHODS, MethodInfo
 from hf_condense.methods.watched import WatchedTraining, watched
-from hf_condense.methods.wrapping import base_of, check_base, settings_beside
+from hf_condense.methods.wrapping import base_of, check_base, settings_beside, with_settings_of
 from hf_condense.objectives.base import Objective
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, Synthetic
 from hf_condense.selection.curriculum import added, parts
@@ -118,9 +118,6 @@ class CCFS(Method):
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe | None:
         return self.base.recipe(shard, replace(spec, ipc=made(self.settings, spec.ipc)))
 
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        return self.base.images_per_step(num_classes, made(self.settings, ipc))
-
     def images_before(self, real: int) -> float:
         """Those of the base and of the training that is watched; students, which see few images, are not counted."""
         watching = self.settings.dynamics_epochs * real if self.settings.order == "forgetting" else 0
@@ -129,6 +126,9 @@ class CCFS(Method):
     def check(self, context: Context) -> None:
         self.base.check(self._part(context))
         need_images(context.train, context.ipc)
+
+    def settings_for(self, network: Any, num_classes: int) -> Any:
+        return with_settings_of(self.settings, self.base.settings_for(network, num_classes))
 
     def check_network(self, network: Any, image_size: int) -> None:
         self.base.check_network(network, image_size)
@@ -168,6 +168,12 @@ class CCFS(Method):
                     "curriculum %d: class %r lacks %d candidates; easier ones fill it", shard.stage - 1, name, short
                 )
         return Ready(rows=found)
+
+    def stand_in(self, shard: Shard, context: Context) -> Ready:
+        return Ready(self.base.stand_in(shard, self._part(context)))
+
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return self.base.images_looked_at(real, made(self.settings, ipc)) + self.settings.curricula * real
 
     def start(self, shard: Shard, context: Context, ready: Ready | None = None) -> Start:
         if ready is None or ready.rows is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_condense.config import check, setting
 from hf_condense.methods.base import Context
-from hf_condense.methods.sre2l import SRe2LPlus, SRe2LPlusSettings
+from hf_condense.methods.sre2lpp import SRe2LPlus, SRe2LPlusSettings
 from hf_condense.objectives.committee import CommitteeStatistics, prior_weights, voters_of
 from hf_condense.plan import Shard
 
@@ -50,12 +50,7 @@ class CVDD(SRe2LPlus):
         count = members if s.priors is None else len(s.priors)
         check(count == members, "priors", s.priors, f"{members} numbers, one for each observer of the pool")
         return CommitteeStatistics(
-            [member.model for member in context.observers],
-            context.statistics,
-            s.matching(),
-            lambda step: self._view(context, step),
-            context.precision,
-            committee=lambda shard: self.committee(shard, context),
+            **self.parts(context, ready), committee=lambda shard: self.committee(shard, context)
         )
 
     def label_weights(self, teachers: int) -> list[float] | None:

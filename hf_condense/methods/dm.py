@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_condense.config import check, setting
 from hf_condense.methods.base import Context
 from hf_condense.methods.matching_family import FamilySettings, MatchingFamily
-from hf_condense.objectives.distribution_matching import DistributionMatching
+from hf_condense.models.image_model import ImageModel
+from hf_condense.objectives.distribution_matching import DistributionMatching, tied
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, blocks
+
+CLASSES = 5  # of a shard: two processes share ten classes
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,15 @@ class DMSettings(FamilySettings):
 
     iterations: int = setting(20000, "optimiser steps, each with an untrained network of its own", quick=20)
     classes_per_shard: int | None = setting(
-        5, "classes that go through a network together, a shard; processes take shards in turn; all where it says none"
+        None,
+        f"classes that go through a network together, a shard; processes take shards in turn; defaults to {CLASSES}, and "
+        "to all for networks with batch norms, whose statistics are those of all classes",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         size = self.classes_per_shard
-        check(size is None or size >= 1, "classes_per_shard", size, "1 or more, or none")
+        check(size is None or size >= 1, "classes_per_shard", size, "1 or more")
 
 
 class DM(MatchingFamily):
@@ -42,14 +47,19 @@ class DM(MatchingFamily):
 
     def plan(self, num_classes: int, ipc: int) -> Plan:
         starts = super().plan(num_classes, ipc)
-        size = (self.settings.classes_per_shard or num_classes) * ipc
+        size = (self.settings.classes_per_shard or CLASSES) * ipc
         return Plan(starts.labels, (*starts.groups, blocks(starts.labels, size, self.name)))
+
+    def settings_for(self, network: ImageModel, num_classes: int) -> DMSettings:
+        size, together = self.settings.classes_per_shard, tied(network)
+        if size is None:
+            return replace(self.settings, classes_per_shard=num_classes if together else CLASSES)
+        allowed = f"{num_classes}, all classes: {network.name} has batch norms"
+        check(size >= num_classes or not together, "classes_per_shard", size, allowed, "leave --classes_per_shard out")
+        return self.settings
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         return self.free_pixels(self.settings.iterations)
-
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        return num_classes * (self.settings.real_batch / 3 + ipc)  # real images only go forward
 
     def objective(self, context: Context, ready: Any = None) -> DistributionMatching:
         s, views = self.settings, self.views(context)

@@ -11,7 +11,7 @@ from hf_condense.config import check, setting
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.errors import ModelError
 from hf_condense.methods.base import Context
-from hf_condense.methods.sre2l import SRe2LPlus, SRe2LPlusSettings
+from hf_condense.methods.sre2lpp import SRe2LPlus, SRe2LPlusSettings
 from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.residual import Blocks, ResidualStatistics
 
@@ -79,14 +79,8 @@ class FADRM(SRe2LPlus):
                 raise ModelError("base_model", network.name, allowed, step) from error
 
     def objective(self, context: Context, ready: Any = None) -> ResidualStatistics:
-        return ResidualStatistics(
-            [member.model for member in context.observers],
-            context.statistics,
-            self.settings.matching(),
-            lambda step: self._view(context, step),
-            context.precision,
-            blocks=self.settings.in_blocks(context.image_size),
-        )
+        blocks = self.settings.in_blocks(context.image_size)
+        return ResidualStatistics(**self.parts(context, ready), blocks=blocks)
 
     def _view(self, context: Context, step: int) -> ViewPolicy:
         side = self.settings.in_blocks(context.image_size).side(step)

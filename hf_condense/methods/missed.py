@@ -6,7 +6,7 @@ import shutil
 
 import torch
 
-from hf_condense.data.cache import cache_folder, one_at_a_time
+from hf_condense.data.cache import cache_folder, note_use, one_at_a_time
 from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
@@ -60,6 +60,7 @@ def student_of(earlier: Synthetic, context: Context, key: Key) -> dict[str, torc
                 )
                 save_tensors(place, _look(student, teacher, context))
                 shutil.rmtree(state, ignore_errors=True)
+    note_use("answers of a student", place)
     return load_tensors(place)[0]
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+from torch import Tensor
+
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy
 from hf_condense.methods.base import Context, Method
@@ -93,6 +96,21 @@ class MTTSettings:
         return self.expert_epochs or self.matched_epochs
 
 
+@dataclass(frozen=True)
+class MadeUpExperts:
+    """In the place of an `ExpertBuffer` where a step is tried: `size` weights that differ by snapshot."""
+
+    size: int
+    epochs: int
+    experts: int = 1
+
+    def placed(self, expert: int, epoch: int, device: torch.device) -> Tensor:
+        return (torch.arange(self.size, device=device) % 13 - 6 + epoch % 2) / 100
+
+    def snapshot(self, expert: int, epoch: int) -> Tensor:
+        return self.placed(expert, epoch, torch.device("cpu"))
+
+
 class MTT(Method):
     """All images are one shard, because students are trained on all of them. Pixels are never clamped."""
 
@@ -107,8 +125,10 @@ class MTT(Method):
 
     def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> ExpertBuffer | None:
         """Experts, which begin as the networks of the context do; those of a folder begin untrained."""
-        if shard.kind == "start":
-            return None
+        return None if shard.kind == "start" else self.trained(context, self.settings.experts)
+
+    def trained(self, context: Context, count: int) -> ExpertBuffer:
+        """`count` experts; more of them extend those that there are."""
         s = self.settings
         recipe = ExpertRecipe(
             s.trained_epochs, s.expert_lr, batch=s.expert_batch, families=self._families(context), dtype=s.expert_dtype
@@ -117,12 +137,16 @@ class MTT(Method):
             context.fresh,
             context.train,
             recipe,
-            s.experts,
+            count,
             key=context.key / "experts",
             device=context.device,
             accelerator=context.accelerator,
             folder=s.expert_folder if context.fresh.untrained else None,
         )
+
+    def stand_in(self, shard: Shard, context: Context) -> MadeUpExperts:
+        size = sum(p.numel() for p in context.fresh(context.key).parameters())
+        return MadeUpExperts(size, self.settings.trained_epochs)
 
     @property
     def real_images_each(self) -> int:
@@ -147,28 +171,28 @@ class MTT(Method):
             rates={"lr": s.lr_lr},
         )
 
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        s = self.settings
-        return 3 * s.pairs * s.student_steps * self._batch(num_classes, ipc)  # 1 forward, 2 backward
-
     def images_before(self, real: int) -> float:
         return 0.0 if self.settings.expert_folder else self.settings.experts * self.settings.trained_epochs * real
 
     def objective(self, context: Context, ready: ExpertBuffer | None = None) -> TrajectoryMatching:
-        s, families = self.settings, self._families(context)
-        network = FlatNetwork(context.fresh.numbered(0, context.key / "experts").eval())  # its weights are not read
+        s, families, network = self.settings, self._families(context), self.architecture(context)
         batch, gradient = self._batch(context.num_classes, context.ipc), s.gradient
         if gradient == "auto":
             gradient = exact_gradient(network, context.image_size, batch, s.student_steps)
         segments = TrajectorySegments(s.first_epochs, s.span, s.student_steps, batch, s.pairs, gradient)
-        return TrajectoryMatching(
-            network,
-            ready,
-            segments,
-            s.student_lr,
-            SiamesePolicy(families, family_per="call") if families else None,
-            s.assign_labels,
-        )
+        policy = SiamesePolicy(families, family_per="call") if families else None
+        return self.matching(network, ready, segments, policy)
+
+    def architecture(self, context: Context) -> FlatNetwork:
+        """That of experts and students; its own weights are not read."""
+        return FlatNetwork(context.fresh.numbered(0, context.key / "experts").eval())
+
+    def matching(
+        self, network: FlatNetwork, experts: ExpertBuffer, segments: TrajectorySegments, policy: SiamesePolicy | None
+    ) -> TrajectoryMatching:
+        """The objective, of these parts."""
+        s = self.settings
+        return TrajectoryMatching(network, experts, segments, s.student_lr, policy, s.assign_labels)
 
     @property
     def labels_by(self) -> str | None:

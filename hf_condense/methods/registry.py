@@ -65,8 +65,9 @@ METHODS: dict[str, MethodInfo] = {
             title="BPS (Balanced Patterns Selection)",
             where="hf_condense.methods.bps:BPS",
             paper="https://github.com/BeCarefulOfYournaoke/BPS",
-            citation="@inproceedings{bps2026,\n"
-            "  title = {Balanced Patterns Selection},\n"
+            citation="@inproceedings{shi2026bps,\n"
+            "  title = {Balanced Dataset Distillation via Modeling Multiple Visual Pattern Distribution},\n"
+            "  author = {Shi, Guanghui and Liang, Xuefeng and Wen, Qixiang},\n"
             "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
             "  year = {2026}\n}",
             pool=True,
@@ -80,8 +81,9 @@ METHODS: dict[str, MethodInfo] = {
             title="CA2D (crops from the images that CAD keeps)",
             where="hf_condense.methods.ca2d:CA2D",
             paper="https://arxiv.org/abs/2604.18811",
-            citation="@inproceedings{hardtruths2026,\n"
-            "  title = {Hard Truths},\n"
+            citation="@inproceedings{dey2026rethinking,\n"
+            "  title = {Rethinking Dataset Distillation: Hard Truths about Soft Labels},\n"
+            "  author = {Dey, Priyam and Sahdev, Aditya and Bhati, Sunny and Mopuri, Konda Reddy and Babu, R. Venkatesh},\n"
             "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
             "  note = {arXiv:2604.18811},\n"
             "  year = {2026}\n}",
@@ -95,8 +97,9 @@ METHODS: dict[str, MethodInfo] = {
             title="CCFS (curriculum coarse-to-fine selection)",
             where="hf_condense.methods.ccfs:CCFS",
             paper="https://arxiv.org/abs/2503.18872",
-            citation="@inproceedings{ccfs2025,\n"
+            citation="@inproceedings{chen2025ccfs,\n"
             "  title = {Curriculum Coarse-to-Fine Selection for High-IPC Dataset Distillation},\n"
+            "  author = {Chen, Yanda and Chen, Gongwei and Zhang, Miao and Guan, Weili and Nie, Liqiang},\n"
             "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
             "  note = {arXiv:2503.18872},\n"
             "  year = {2025}\n}",
@@ -111,8 +114,9 @@ METHODS: dict[str, MethodInfo] = {
             title="CIM (condensing with minimal information loss)",
             where="hf_condense.methods.cim:CIM",
             paper="https://arxiv.org/abs/2607.00916",
-            citation="@inproceedings{cim2026,\n"
+            citation="@inproceedings{shang2026cim,\n"
             "  title = {Condensing Large-Scale Datasets Directly with Minimal Information Loss},\n"
+            "  author = {Shang, Xinyi and Sun, Peng and Shi, Bei and Wang, Zixuan and Lin, Tao},\n"
             "  booktitle = {European Conference on Computer Vision},\n"
             "  note = {arXiv:2607.00916},\n"
             "  year = {2026}\n}",
@@ -155,7 +159,7 @@ METHODS: dict[str, MethodInfo] = {
         MethodInfo(
             name="cda",
             title="CDA (Curriculum Data Augmentation)",
-            where="hf_condense.methods.sre2l:CDA",
+            where="hf_condense.methods.cda:CDA",
             paper="https://arxiv.org/abs/2311.18838",
             citation="@article{yin2024cda,\n"
             "  title = {Dataset Distillation via Curriculum Data Synthesis in Large Data Era},\n"
@@ -168,9 +172,39 @@ METHODS: dict[str, MethodInfo] = {
             "details.",
         ),
         MethodInfo(
+            name="dwa",
+            title="DWA (directed weight adjustment)",
+            where="hf_condense.methods.dwa:DWA",
+            paper="https://arxiv.org/abs/2409.17612",
+            citation="@inproceedings{du2024dwa,\n"
+            "  title = {Diversity-Driven Synthesis: Enhancing Dataset Distillation through Directed Weight Adjustment},\n"
+            "  author = {Du, Jiawei and Zhang, Xin and Hu, Juncheng and Huang, Wenxin and Zhou, Joey Tianyi},\n"
+            "  booktitle = {Advances in Neural Information Processing Systems},\n"
+            "  year = {2024}\n}",
+            pool=True,
+            real_pixels=False,
+            summary="SRe2L from real images, in which the weights of the network are moved a little for each batch, to where they fit "
+            "its first images less, and variances weigh more than means: batches see different networks and differ more.",
+        ),
+        MethodInfo(
+            name="delt",
+            title="DELT (images that join early or late)",
+            where="hf_condense.methods.delt:DELT",
+            paper="https://arxiv.org/abs/2411.19946",
+            citation="@inproceedings{shen2025delt,\n"
+            "  title = {DELT: A Simple Diversity-driven EarlyLate Training for Dataset Distillation},\n"
+            "  author = {Shen, Zhiqiang and Sherif, Ammar and Yin, Zeyuan and Shao, Shitong},\n"
+            "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
+            "  year = {2025}\n}",
+            pool=True,
+            real_pixels=True,
+            summary="CDA from real images of medium difficulty. The images of a class join the optimisation in groups, one after "
+            "another, and end together: early ones become abstract, late ones stay near the real images that they began as.",
+        ),
+        MethodInfo(
             name="sre2lpp",
             title="SRe2L++ (real start, labels with batch statistics)",
-            where="hf_condense.methods.sre2l:SRe2LPlus",
+            where="hf_condense.methods.sre2lpp:SRe2LPlus",
             paper="https://arxiv.org/abs/2501.07575",
             citation="@article{cui2025cvdd,\n"
             "  title = {Dataset Distillation via Committee Voting},\n"
@@ -334,6 +368,23 @@ METHODS: dict[str, MethodInfo] = {
             "untrained network at every step. No network is ever trained.",
         ),
         MethodInfo(
+            name="ncfm",
+            title="NCFM (characteristic function matching)",
+            where="hf_condense.methods.ncfm:NCFM",
+            paper="https://arxiv.org/abs/2502.20653",
+            citation="@inproceedings{wang2025ncfm,\n"
+            "  title = {Dataset Distillation with Neural Characteristic Function: A Minmax Perspective},\n"
+            "  author = {Wang, Shaobo and Yang, Yicun and Liu, Zhiyuan and Sun, Chenghao and Hu, Xuming and He, Conghui and "
+            "Zhang, Linfeng},\n"
+            "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
+            "  year = {2025}\n}",
+            pool=False,
+            real_pixels=False,
+            summary="Tiles in stored images are optimised until the characteristic function of their features is that of real images of "
+            "the class, in networks between the untrained and the trained end of a training, and until trained networks know "
+            "them. Frequencies are drawn; the paper's network that chooses them is left out, as in its published settings.",
+        ),
+        MethodInfo(
             name="idc",
             title="IDC (multi-formation gradient matching)",
             where="hf_condense.methods.idc:IDC",
@@ -393,6 +444,21 @@ METHODS: dict[str, MethodInfo] = {
             real_pixels=False,
             summary="MTT whose images carry soft labels of the network that they lead to. Memory does not grow with the number of "
             "steps that are matched.",
+        ),
+        MethodInfo(
+            name="datm",
+            title="DATM (difficulty-aligned trajectory matching)",
+            where="hf_condense.methods.datm:DATM",
+            paper="https://arxiv.org/abs/2310.05773",
+            citation="@inproceedings{guo2024lossless,\n"
+            "  title = {Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching},\n"
+            "  author = {Guo, Ziyao and Wang, Kai and Cazenavette, George and Li, Hui and Zhang, Kaipeng and You, Yang},\n"
+            "  booktitle = {International Conference on Learning Representations},\n"
+            "  year = {2024}\n}",
+            pool=False,
+            real_pixels=False,
+            summary="MTT in which few images match early epochs of the experts and many images late ones, and in which soft labels "
+            "are learned together with the images.",
         ),
         MethodInfo(
             name="lgm",

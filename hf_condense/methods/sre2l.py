@@ -1,4 +1,4 @@
-"""SRe2L (arXiv:2306.13092), CDA (arXiv:2311.18838) and SRe2L++ (arXiv:2501.07575): invert BatchNorm statistics."""
+"""SRe2L (arXiv:2306.13092): images from the statistics that BatchNorms remember. The base of the recovery family."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.methods.base import Context, Method, StatisticsRequest
-from hf_condense.methods.patches import ranked_patches
+from hf_condense.methods.patches import crops_looked_at, ranked_patches
+from hf_condense.models.embedding import feature_count
+from hf_condense.objectives.diversity import Diversity
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.settings import MatchingSettings
-from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, mixed_blocks
+from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, Synthetic, mixed_blocks
+from hf_condense.selection.features import class_features
 from hf_condense.selection.noise import gaussian_images
 from hf_condense.selection.real import random_real
 
 
 @dataclass(frozen=True)
 class SRe2LSettings:
-    """Settings of the recovery; defaults are those of the ImageNet-1k script. The three methods share them."""
+    """Settings of the recovery; defaults are those of the ImageNet-1k script. The family shares them."""
 
     iterations: int = setting(4000, "optimiser steps per shard (T)", quick=20)
     lr: float = setting(0.25, "Adam's learning rate, in units of the dataset's standard deviation")
     match_weight: float = setting(0.01, "weight of the BatchNorm statistics beside cross-entropy (a_bn)")
     first_layer_weight: float = setting(10.0, "weight of the first BatchNorm, the others having 1")
+    variance_weight: float = setting(1.0, "weight of the distances of variances, those of means having 1")
     shard_size: int = setting(100, "images optimised together: one a class, or several where there are fewer classes")
     crop_min: float | None = setting(0.08, "smallest area of the random resized crop in synthesis; none leaves it out")
     mirror: bool = setting(True, "mirror the images in half of the steps, where that keeps their class")
@@ -42,14 +48,22 @@ class SRe2LSettings:
         "none", "how the smallest crop falls from the whole image to crop_min"
     )
     milestone: float = setting(1.0, "share of the iterations after which the curriculum has reached crop_min")
+    diversity_weight: float = setting(
+        0.0,
+        "weight of DiRe: images of a class in a shard apart from one another, and near its real images; 0 for none",
+    )
+    diversity_distance: float = setting(0.01, "DiRe: weight of distances to real images, cosines having 1")
+    diversity_images: int = setting(500, "DiRe: real images of a class, or all where one has fewer")
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for name in ("iterations", "shard_size", "rded_factor", "rded_candidates", "rded_crops"):
+        for name in ("iterations", "shard_size", "rded_factor", "rded_candidates", "rded_crops", "diversity_images"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         check(self.lr > 0, "lr", self.lr, "above 0")
         for name in ("roll", "roll_back"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 pixels or more")
+        for name in ("diversity_weight", "diversity_distance"):
+            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         crop = self.crop_min
         check(crop is None or 0 < crop <= 1, "crop_min", crop, "an area above 0 and up to 1, or none")
         check(0 <= self.milestone <= 1, "milestone", self.milestone, "a share from 0 to 1")
@@ -70,6 +84,7 @@ class SRe2LSettings:
             flatness_weight=0.0,
             match_weight=self.match_weight,
             first_layer_weight=self.first_layer_weight,
+            variance_weight=self.variance_weight,
         )
 
     def smallest_crop(self, step: int) -> float | None:
@@ -80,24 +95,6 @@ class SRe2LSettings:
         cosine, linear = (1 + math.cos(math.pi * step / end)) / 2, 1 - step / end
         above = {"cosine": cosine, "linear": linear, "step": 1.0}[self.curriculum]
         return min(1.0, self.crop_min + (1 - self.crop_min) * above)
-
-
-@dataclass(frozen=True)
-class CDASettings(SRe2LSettings):
-    """SRe2L's with the curriculum of the paper."""
-
-    curriculum: Literal["none", "cosine", "linear", "step"] = setting(
-        "cosine", "how the smallest crop falls from the whole image to crop_min"
-    )
-
-
-@dataclass(frozen=True)
-class SRe2LPlusSettings(SRe2LSettings):
-    """SRe2L's with a start from real patches."""
-
-    init: Literal["noise", "real", "patches"] = setting(
-        "patches", "first images: noise, whole real ones, or tiles of real crops of medium difficulty"
-    )
 
 
 class SRe2L(Method):
@@ -133,6 +130,9 @@ class SRe2L(Method):
     def real_images_each(self) -> int:
         return {"noise": 0, "real": 1, "patches": self.settings.rded_factor**2}[self.settings.init]
 
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return crops_looked_at(self.settings, real, ipc) if self.settings.init == "patches" else 0.0
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         key, size, count = context.key / shard.id, context.image_size, len(shard.labels)
         if self.settings.init == "noise":
@@ -144,14 +144,35 @@ class SRe2L(Method):
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         return Recipe(self.settings.iterations, self.settings.lr)
 
+    def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> Any:
+        """Features of real images in each observer for DiRe, or None."""
+        s, key = self.settings, context.key / "diversity"
+        if shard.kind == "start" or not s.diversity_weight:
+            return None
+        args = (context.train, s.diversity_images, context.image_size, context.device, key)
+        return [class_features(member.model, *args) for member in context.observers]
+
+    def stand_in(self, shard: Shard, context: Context) -> Any:
+        s, smallest = self.settings, min(len(context.train.rows_of(c)) for c in range(context.num_classes))
+        if not s.diversity_weight:
+            return None
+        counts = (context.num_classes, min(s.diversity_images, smallest))
+        return [torch.ones(*counts, feature_count(one.model, context.image_size)) for one in context.observers]
+
     def objective(self, context: Context, ready: Any = None) -> FeatureStatistics:
-        return FeatureStatistics(
-            [member.model for member in context.observers],
-            context.statistics,
-            self.settings.matching(),
-            lambda step: self._view(context, step),
-            context.precision,
-        )
+        return FeatureStatistics(**self.parts(context, ready))
+
+    def parts(self, context: Context, real: list[Tensor] | None) -> dict[str, Any]:
+        """What the objectives of the family have in common, as arguments of `FeatureStatistics`; `real` as from `ready`."""
+        s = self.settings
+        return {
+            "observers": [member.model for member in context.observers],
+            "statistics": context.statistics,
+            "settings": s.matching(),
+            "policy": lambda step: self._view(context, step),
+            "precision": context.precision,
+            "diversity": Diversity(real, s.diversity_weight, s.diversity_distance) if real else None,
+        }
 
     def protocol(self, dataset: str) -> str:
         return self.protocols.get(dataset, self.other_protocol)
@@ -167,29 +188,3 @@ class SRe2L(Method):
             roll_back=settings.roll_back,
             per="batch",
         )
-
-
-class CDA(SRe2L):
-    """SRe2L with crops that shrink over the steps. At milestone 0 it is bitwise equal to SRe2L."""
-
-    name = "cda"
-    Settings = CDASettings
-    protocols: ClassVar[dict[str, str]] = {
-        **SRe2L.protocols,
-        "tiny-imagenet": "cda-tiny",
-        "imagenet-1k": "cda-in1k",
-    }
-
-
-class SRe2LPlus(SRe2L):
-    """SRe2L from real patches; its protocols label with the statistics of the labelled batch."""
-
-    name = "sre2lpp"
-    Settings = SRe2LPlusSettings
-    protocols: ClassVar[dict[str, str]] = {
-        "cifar10": "sre2lpp-cifar10",
-        "cifar100": "sre2lpp-cifar100",
-        "tiny-imagenet": "sre2lpp-tiny",
-        "imagenet-1k": "sre2lpp-in1k",
-    }
-    other_protocol = "small-bssl"

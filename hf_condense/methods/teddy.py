@@ -9,7 +9,7 @@ values could not be read: where there are values of SRe2L, with which it compare
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from hf_condense.config import check, setting
 from hf_condense.methods.base import Context, StatisticsRequest
@@ -17,7 +17,7 @@ from hf_condense.methods.sre2l import SRe2L, SRe2LSettings
 from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.base import Objective
 from hf_condense.objectives.feature_statistics import FeatureStatistics
-from hf_condense.objectives.first_order import FirstOrder, Targets
+from hf_condense.objectives.first_order import FirstOrder
 from hf_condense.objectives.stacked_statistics import StackedStatistics
 from hf_condense.objectives.twice import need_twice_differentiable
 from hf_condense.plan import Shard, Synthetic
@@ -42,6 +42,8 @@ class TeddySettings(SRe2LSettings):
         check(self.models_per_step >= 1, "models_per_step", self.models_per_step, "1 or more")
         clash = self.stacked and self.match == "gradient"
         check(not clash, "stacked", True, "false where gradients are matched", "drop --stacked, or --match gradient")
+        read = not self.diversity_weight or (self.match == "statistics" and not self.stacked)
+        check(read, "diversity_weight", self.diversity_weight, "0 where gradients are matched or networks stacked")
 
 
 class Teddy(SRe2L):
@@ -58,21 +60,17 @@ class Teddy(SRe2L):
     def statistics(self, context: Context) -> StatisticsRequest | None:
         return super().statistics(context) if self.settings.match == "statistics" else None
 
-    def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> Targets:
-        """A dictionary for gradients of the real data, which are the same for every shard of a group."""
-        return {}
+    def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> Any:
+        """As of the family; or a dictionary for gradients of the real data, which are the same for all shards of a group."""
+        return super().ready(shard, context, earlier) if self.settings.match == "statistics" else {}
 
-    def objective(self, context: Context, ready: Targets | None = None) -> Objective:
-        models, per_step = [member.model for member in context.observers], self.settings.models_per_step
+    def stand_in(self, shard: Shard, context: Context) -> Any:
+        return super().stand_in(shard, context) if self.settings.match == "statistics" else {}
+
+    def objective(self, context: Context, ready: Any = None) -> Objective:
+        per_step = self.settings.models_per_step
         if self.settings.match == "gradient":
+            models = [member.model for member in context.observers]
             return FirstOrder(models, context.train, per_step=per_step, targets=ready)
         kind = StackedStatistics if self.settings.stacked else FeatureStatistics
-        return kind(
-            models,
-            context.statistics,
-            self.settings.matching(),
-            lambda step: self._view(context, step),
-            context.precision,
-            turns="shuffled",
-            per_step=per_step,
-        )
+        return kind(**self.parts(context, ready), turns="shuffled", per_step=per_step)

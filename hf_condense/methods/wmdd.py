@@ -12,9 +12,10 @@ from hf_condense.config import check, setting
 from hf_condense.data.crops import centre
 from hf_condense.methods.base import Context, Method, StatisticsRequest
 from hf_condense.methods.sre2l import SRe2L, SRe2LSettings
+from hf_condense.models.embedding import feature_count
 from hf_condense.objectives.barycentre import BarycentreStatistics
 from hf_condense.objectives.settings import MatchingSettings
-from hf_condense.plan import Plan, Shard, Start, blocks
+from hf_condense.plan import Plan, Shard, Start, Synthetic, blocks
 from hf_condense.selection.barycentre import barycentre, squared_distances
 from hf_condense.selection.centres import kmeans, medoids
 from hf_condense.selection.features import features_of
@@ -77,6 +78,9 @@ class WMDD(SRe2L):
         if self.settings.points_weight:
             need_images(context.train, context.ipc, 1, remedy=self.fewer)
 
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return super().images_looked_at(real, ipc) + real * (self.settings.init == "medoids") + real
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         if self.settings.init != "medoids":
             return super().start(shard, context)
@@ -89,22 +93,27 @@ class WMDD(SRe2L):
             picks.append(int(distances[:, k].argmin()))
         return Start(centre(train.images(rows[picks]), context.image_size).contiguous(), rows[picks])
 
-    def ready(self, shard: Shard, context: Context, earlier: Any) -> Tensor | None:
-        """The points [classes * ipc, d] of all classes, class by class."""
-        if shard.kind == "start" or not self.settings.points_weight:
-            return None
-        classes = range(context.num_classes)
-        return torch.cat([self._points(c, context, self._features(c, context)) for c in classes]).float()
+    def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> tuple[Tensor | None, Any]:
+        """The points [classes * ipc, d] of all classes, class by class; and what the family makes ready."""
+        points = None
+        if shard.kind == "optimise" and self.settings.points_weight:
+            classes = range(context.num_classes)
+            points = torch.cat([self._points(c, context, self._features(c, context)) for c in classes]).float()
+        return points, super().ready(shard, _in_first(context), earlier)
 
-    def objective(self, context: Context, ready: Any = None) -> BarycentreStatistics:
+    def stand_in(self, shard: Shard, context: Context) -> tuple[Tensor | None, Any]:
+        points = None
+        if self.settings.points_weight:
+            size = feature_count(context.observers[0].model, context.image_size)
+            points = torch.zeros(context.num_classes * context.ipc, size)
+        return points, super().stand_in(shard, _in_first(context))
+
+    def objective(self, context: Context, ready: tuple[Tensor | None, Any] | None = None) -> BarycentreStatistics:
         s = self.settings
+        points, real = ready or (None, None)
         return BarycentreStatistics(
-            [context.observers[0].model],
-            context.statistics[:1],
-            s.matching(),
-            lambda step: self._view(context, step),
-            context.precision,
-            points=ready,
+            **self.parts(_in_first(context), real),
+            points=points,
             weight=s.points_weight,
             ce_weight=s.ce_weight,
             norm=s.feature_norm,
@@ -120,3 +129,8 @@ class WMDD(SRe2L):
             return barycentre(known, count)
         found = kmeans(known[None], count, key).centroids[0] if kind == "kmeans" else known[medoids(known, count, key)]
         return found[squared_distances(found, known.mean(0)[None])[:, 0].argsort(stable=True)]
+
+
+def _in_first(context: Context) -> Context:
+    """The run with its first observer alone."""
+    return replace(context, observers=context.observers[:1], statistics=context.statistics[:1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,11 @@ def settings_beside(own: type, base_method: str) -> type:
 
     Settings.__name__ = f"{own.__name__} over {base.__name__}"
     return Settings
+
+
+def with_settings_of(settings: Any, base: Any) -> Any:
+    """Settings that `settings_beside` has made, with those of the base method as they are in `base`."""
+    return replace(settings, **{f.name: getattr(base, f.name) for f in fields(base)})
 
 
 def base_of(settings: Any) -> Method:

@@ -54,9 +54,7 @@ def write_checkpoint(model: ImageModel, folder: Path, image_size: int) -> None:
 
 
 def _write_timm(model: ImageModel, folder: Path, image_size: int, mean: list, std: list) -> None:
-    # clones: tied weights share memory, which safetensors refuses
-    weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.backbone.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    _save_weights(model, folder)
     known = getattr(model.backbone, "pretrained_cfg", None) or {}
     config: dict[str, Any] = {
         "architecture": model.build["architecture"],
@@ -80,12 +78,22 @@ def _write_timm(model: ImageModel, folder: Path, image_size: int, mean: list, st
     write_json(folder / "config.json", config)
 
 
+def _save_weights(model: ImageModel, folder: Path) -> None:
+    # clones: tied weights share memory, which safetensors refuses
+    weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.backbone.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
 def _write_transformers(model: ImageModel, folder: Path, mean: list, std: list) -> None:
     names = model.class_names or [f"LABEL_{k}" for k in range(model.num_classes)]
     config = model.backbone.config
     config.id2label = dict(enumerate(names))
     config.label2id = {n: k for k, n in enumerate(names)}
-    model.backbone.save_pretrained(folder)
+    if "shapes" in model.build:  # nothing of transformers loads these, so that they keep the names they have here
+        config.save_pretrained(folder)
+        _save_weights(model, folder)
+    else:
+        model.backbone.save_pretrained(folder)
     read = {"do_normalize": True, "image_mean": mean, "image_std": std, "do_rescale": True, "rescale_factor": 1 / 255}
     kind = "ViTImageProcessor"  # resize, rescale, normalise: what every image processor of transformers does
     size = {"height": model.input_size or 224, "width": model.input_size or 224}
@@ -160,6 +168,8 @@ def read_transformers(folder: Path, facts: dict[str, Any]) -> nn.Module:
     with torch.device("meta"):
         network = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     needed = {name: list(value.shape) for name, value in network.state_dict().items()}
+    if "shapes" in facts["build"]:
+        return _read_pruned_transformers(folder, config, facts["build"], needed, there)
     large = next((n for n, shape in needed.items() if shape != there.get(n, shape)), None)
     missing = sum(math.prod(shape) for n, shape in needed.items() if n not in there)
     if large or missing > sum(map(math.prod, there.values())):  # tied weights are stored once
@@ -167,6 +177,21 @@ def read_transformers(folder: Path, facts: dict[str, Any]) -> nn.Module:
     return AutoModelForImageClassification.from_pretrained(
         folder, config=config, trust_remote_code=False, use_safetensors=True, local_files_only=True
     )
+
+
+def _read_pruned_transformers(
+    folder: Path, config: Any, build: dict[str, Any], whole: dict[str, list[int]], there: dict[str, list[int]]
+) -> nn.Module:
+    from transformers import AutoModelForImageClassification
+
+    _check_pruned(build, whole)
+    if build["shapes"] != there:
+        raise ModelError("weights", "of other sizes", "those of the pruned network", "")
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn and at once replaced
+        network = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    reshape(network, build["shapes"], build["groups"])
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return network
 
 
 def shape_manifest(backbone: nn.Module) -> dict[str, Any]:

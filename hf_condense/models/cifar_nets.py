@@ -161,7 +161,7 @@ def _torchvision_net(arch: str = "shufflenet_v2_x0_5", num_classes: int = 1000, 
 
 
 def untrained_cfg(side: int = 32, classes: int = 10, **kwargs) -> dict:
-    """What timm is told of a network without published weights, for RGB images of `side` pixels."""
+    """The configuration that timm gets of a network without published weights, for RGB images of `side` pixels."""
     plain = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bilinear", "crop_pct": 1.0}
     return {"num_classes": classes, "input_size": (3, side, side), "classifier": "classifier", **plain, **kwargs}
 

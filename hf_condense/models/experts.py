@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_condense.config import check, check_choices
-from hf_condense.data.cache import cache_folder, one_at_a_time
+from hf_condense.data.cache import cache_folder, note_use, one_at_a_time
 from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy, apply_siamese, draw_siamese
@@ -217,8 +217,8 @@ def train_experts(
     processes = Processes(accelerator)
     if processes.main:
         size = count * (recipe.epochs + 1) * flat.size * getattr(torch, recipe.dtype).itemsize / 1e9
-        told = "experts: %d x %d snapshots of %d weights, %.3g GB in %s"
-        log.info(told, count, recipe.epochs + 1, flat.size, size, folder)
+        message = "experts: %d x %d snapshots of %d weights, %.3g GB in %s"
+        log.info(message, count, recipe.epochs + 1, flat.size, size, folder)
     mine = processes.share(range(count))
     training = _Training(fresh, source, recipe, key, device, folder)
     with Progress("experts", len(mine) * recipe.epochs, show=processes.main) as progress:
@@ -228,6 +228,8 @@ def train_experts(
     if processes.main:
         _write_manifest(folder, identity, count)
     processes.wait()
+    for number in range(count):
+        note_use("experts", folder / _name(number))
     return ExpertBuffer.open(folder, count)
 
 
@@ -351,8 +353,8 @@ def _check_trajectory(snapshots: list[Tensor], number: int, recipe: ExpertRecipe
 
 
 def _diverged(number: int, epoch: int, recipe: ExpertRecipe) -> ConfigError:
-    told = f"a rate at which weights stay finite; those of expert {number} do not in epoch {epoch}"
-    return ConfigError("expert_lr", recipe.lr, told, "lower it (a tenth is a good next try)")
+    message = f"a rate at which weights stay finite; those of expert {number} do not in epoch {epoch}"
+    return ConfigError("expert_lr", recipe.lr, message, "lower it (a tenth is a good next try)")
 
 
 def _fetched(place: Path | str) -> Path:

@@ -67,6 +67,11 @@ class FlatNetwork:
         with self._batch_statistics():
             return functional_call(self._encoded, weights, (images,))
 
+    @torch.no_grad()
+    def logits(self, flat: Tensor, images: Tensor) -> Tensor:
+        """As a call of the network, in parts and without a graph."""
+        return torch.cat([self(flat, part) for part in images.split(256)])
+
     @contextmanager
     def _batch_statistics(self) -> Iterator[None]:
         before = [(norm.training, norm.momentum) for norm in self._norms]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from hf_condense.config import SqueezeSettings
 from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy, apply_views, draw_views, views_of
-from hf_condense.data.cache import one_at_a_time
+from hf_condense.data.cache import note_use, one_at_a_time
 from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
 from hf_condense.data.upload import to_device
@@ -229,6 +229,7 @@ def train_member(
                 make()
     # read back even what was just made, so that a first and a repeated run go on from the very same bytes
     member = PoolMember.load(place)
+    note_use(name, place)
     member.model.to(device)
     if member.macs is None:  # kept before they were counted
         member.macs = count_macs(member.model, image_size)
@@ -301,13 +302,13 @@ def train_on(
     key: Key,
     device: torch.device,
     bar: Progress,
-    state: Path,
+    state: Path | None,
     on_epoch: Callable[..., None] | None = None,
     setting: str = "base_model",
     remedy: str = "lower --squeeze_lr",
     parallel: DataParallel | None = None,
 ) -> None:
-    """Trains on hard labels of the real images, each in a view of its own. `state` keeps the unfinished training.
+    """Trains on hard labels of the real images, each in a view of its own. `state` keeps the unfinished training, if given.
 
     With `parallel`, images and views of a batch are those of one process, and each takes its part of them.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
+from typing import Any
 
 import torch
 import torch_pruning as tp
@@ -17,6 +19,7 @@ from hf_condense.models.checkpoints import shape_manifest
 from hf_condense.models.convnet import HalvingPool
 from hf_condense.models.image_model import ImageModel
 
+log = logging.getLogger(__name__)
 # what torch-pruning and the pruned network raise where layers do not fit together
 UNPRUNABLE = (
     ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
@@ -55,7 +58,8 @@ def prune(model: ImageModel, ratio: float, key: Key, noise: float = 0.3, image_s
     """A copy of `model` whose layers have each lost `ratio` of their channels, the least important ones (DepGraph,
     arXiv:2301.12900). The logits stay; nothing is tuned yet.
 
-    Counts are rounded down to a multiple of 8, or of less where a layer is so narrow that this would cost much.
+    Networks whose other layers are tied to their sizes, as attention ties them, lose hidden channels of their feed-forward
+    blocks only. Counts are rounded down to a multiple of 8, or of less where a layer is so narrow that this would cost much.
 
     Args:
         ratio: share of the channels of each layer, between 0 and 1.
@@ -65,20 +69,36 @@ def prune(model: ImageModel, ratio: float, key: Key, noise: float = 0.3, image_s
 
     Raises:
         ConfigError: a ratio that removes all channels or none.
-        ModelError: the network's layers depend on each other in a way that cannot be pruned.
+        ModelError: the network's layers depend on each other in a way that cannot be pruned, feed-forward blocks included.
     """
     check(0 < ratio < 1, "prune_ratios", ratio, "shares of the channels above 0 and below 1", "0.2 to 0.4 is usual")
-    if (model.build or {}).get("library") == "transformers":
-        raise _unprunable(model, "networks of transformers are saved without their changed shapes")
-    pruned = copy.deepcopy(model).cpu().eval().requires_grad_(True)
-    size = pruned.input_size or image_size
-    example = torch.from_numpy((key / "example").uniform(1, pruned.in_chans, size, size)).float()
-    example = (example - pruned.mean) / pruned.std
-    before = pruned.parameter_count
+    size = model.input_size or image_size
+    example = torch.from_numpy((key / "example").uniform(1, model.in_chans, size, size)).float()
+    example = (example - model.mean.cpu()) / model.std.cpu()
     try:
-        _prune(pruned, ratio, NoisyMagnitude(noise, key / "importance"), example)
+        pruned = _pruned(model, ratio, NoisyMagnitude(noise, key / "importance"), example)
+    except ModelError as error:
+        try:
+            pruned = _pruned(model, ratio, NoisyMagnitude(noise, key / "importance"), example, feed_forward=True)
+        except ModelError:
+            raise error from None  # the first reason says more
+        log.info("%s is pruned in its feed-forward blocks only: %s", model.name, error.__cause__ or error.allowed)
+    pruned.build = {**(model.build or {}), **shape_manifest(pruned.backbone)}
+    return pruned
+
+
+def _pruned(
+    model: ImageModel, ratio: float, importance: NoisyMagnitude, example: Tensor, feed_forward: bool = False
+) -> ImageModel:
+    """A pruned copy, tried with one image. Raises ModelError where it cannot be."""
+    pruned = copy.deepcopy(model).cpu().eval().requires_grad_(True)
+    before = pruned.parameter_count
+    with torch.no_grad():
+        pruned.classify(example)  # what fails here has nothing to do with pruning
+    try:
+        _prune(pruned, ratio, importance, example, feed_forward)
         with torch.no_grad():
-            shape = tuple(pruned.backbone(example).shape)
+            shape = tuple(pruned.classify(example).shape)
     except torch.OutOfMemoryError:  # a RuntimeError that says nothing of the network
         raise
     except UNPRUNABLE as error:
@@ -87,13 +107,13 @@ def prune(model: ImageModel, ratio: float, key: Key, noise: float = 0.3, image_s
         raise _unprunable(model, f"afterwards it gives {shape}")
     if pruned.parameter_count == before:
         raise _unprunable(model, f"a ratio of {ratio} takes no channel of it")
-    pruned.build = {**(model.build or {}), **shape_manifest(pruned.backbone)}
     return pruned
 
 
-def _prune(model: ImageModel, ratio: float, importance: NoisyMagnitude, example: Tensor) -> None:
+def _prune(model: ImageModel, ratio: float, importance: NoisyMagnitude, example: Tensor, feed_forward: bool) -> None:
     head = heads.find(model.backbone, model.num_classes, model.name)
-    layers = [m for m in model.backbone.modules() if isinstance(m, nn.Conv2d | nn.Linear) and m not in head]
+    ignored = head + (_other_layers(model, example, head) if feed_forward else [])
+    layers = [m for m in _layers(model) if m not in ignored]
     narrowest = min((m.weight.shape[0] for m in layers), default=0)
     round_to = ROUND_TO
     while round_to > 1 and 8 * round_to > narrowest:  # rounding may cost an eighth of the narrowest layer, not more
@@ -103,11 +123,42 @@ def _prune(model: ImageModel, ratio: float, importance: NoisyMagnitude, example:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # parameters outside layers; the forward pass after it is the test
         pruner = tp.pruner.BasePruner(
-            model.backbone, example, importance, pruning_ratio=ratio, round_to=round_to, ignored_layers=head
+            model.backbone,
+            example,
+            importance,
+            pruning_ratio=ratio,
+            round_to=round_to,
+            ignored_layers=ignored,
+            output_transform=_logits,
         )
         pruner.step()
     _swap(model.backbone, ChannelNorm, _as_group_norm)
     _swap(model.backbone, PlainPool, lambda _: HalvingPool())
+
+
+def _layers(model: ImageModel) -> list[nn.Module]:
+    return [m for m in model.backbone.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+def _logits(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def _other_layers(model: ImageModel, example: Tensor, head: list[nn.Module]) -> list[nn.Module]:
+    """The layers that are not the first of a feed-forward block: two layers, of which only the second takes what the first
+    gives, channel by channel."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = tp.DependencyGraph().build_dependency(model.backbone, example, output_transform=_logits)
+    first = []
+    for group in graph.get_all_groups(ignored_layers=head):
+        sized = [(dep, rows) for dep, rows in group if isinstance(dep.target.module, nn.Conv2d | nn.Linear)]
+        alone = not any(isinstance(dep.target.module, nn.Parameter) for dep, _ in group)
+        if alone and len(sized) == 2 and graph.is_in_channel_pruning_fn(sized[1][0].handler):
+            (one, given), (two, taken) = sized
+            if len(given) == len(taken) == one.target.module.weight.shape[0] == two.target.module.weight.shape[1]:
+                first.append(one.target.module)
+    return [m for m in _layers(model) if m not in first]
 
 
 def _swap(network: nn.Module, kind: type[nn.Module], other) -> None:
@@ -137,5 +188,5 @@ def _unprunable(model: ImageModel, reason: str) -> ModelError:
         "base_model",
         model.name,
         f"a network that can be pruned ({reason})",
-        "take a convolutional one such as resnet18 or convnet_w128, or weak models by --pool_kind prior",
+        "take another one such as resnet18 or convnet_w128, or weak models by --pool_kind prior",
     )

@@ -13,13 +13,13 @@ import torch
 
 from hf_condense.config import SqueezeSettings, WeakPoolSettings, check, check_pool
 from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy
-from hf_condense.data.cache import one_at_a_time
+from hf_condense.data.cache import note_use, one_at_a_time
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ModelError
 from hf_condense.files import atomic_path, fingerprint
 from hf_condense.models.checkpoints import read_checkpoint
 from hf_condense.models.image_model import ImageModel
-from hf_condense.models.loading import architecture_name
+from hf_condense.models.loading import architecture_name, load_model
 from hf_condense.models.members import MANIFEST, ModelPool, PoolMember
 from hf_condense.models.networks import means_weights
 from hf_condense.models.pool import copy_place, member_place, refuse_chance, train_member, train_on, training_policy
@@ -56,7 +56,8 @@ def weak_pool(
     """The base model and its weak models (Yu et al., ECCV 2024, arXiv:2410.07579; numbers of this library).
 
     "prior": copies from the training of the base; where the base has published weights, its architecture is trained
-    from scratch for the copies. "post": the base with channels pruned, then tuned for a little while. All weak models
+    from scratch for the copies. "post": the base with channels pruned, then tuned for a little while; "prior" where it
+    cannot be pruned, which a warning says. All weak models
     get the statistics of their BatchNorms measured again under `policy`; the base is left unchanged.
 
     Every member is cached by the hash of its inputs, as in `squeeze`, whose arguments are the same; with
@@ -71,6 +72,7 @@ def weak_pool(
             and ceiling.
     """
     check_pool(squeeze, weak)
+    weak = _possible(squeeze, weak, train, image_size, key, warn=progress and Processes(accelerator).main)
     own = training_policy(squeeze, image_size, train.stored_size, flip)
     processes = Processes(accelerator)
     show = progress and processes.main
@@ -101,6 +103,25 @@ def weak_pool(
         processes.wait()
     members = [maker.member(candidate, base) for candidate in candidates]
     return ModelPool([base, *_within(members, base, weak, show)])
+
+
+def _possible(
+    squeeze: SqueezeSettings, weak: WeakPoolSettings, train: ImageSource, image_size: int, key: Key, warn: bool
+) -> WeakPoolSettings:
+    """The settings with early copies in place of pruned ones for a base that cannot be pruned."""
+    if weak.pool_kind != "post":
+        return weak
+    from hf_condense.models.pruning import prune  # slow to import, and seldom needed
+
+    images, name = replace(train.spec, image_size=image_size), squeeze.base_model[0]
+    base = load_model(name, images, pretrained=squeeze.pretrained, key=key / "initial" / name)
+    try:
+        prune(base, min(weak.ratios), key / "weak", weak.importance_noise, image_size)
+    except ModelError as error:
+        if warn:
+            log.warning("weak models are copies from the training of the base (--pool_kind prior): %s", error)
+        return replace(weak, pool_kind="prior")
+    return weak
 
 
 def find_pool(folder: str | Path) -> tuple[Path, dict[str, str]]:
@@ -244,6 +265,7 @@ class _Maker:
                 if not place.exists():  # made by another run that shares the cache
                     self._make(candidate, base, place)
         weak = PoolMember.load(place)
+        note_use(candidate.name, place)
         weak.model.to(self.device)
         return weak
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_condense.data.randomness import Key
 from hf_condense.data.upload import to_device
-from hf_condense.models.embedding import entering
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.matching import root
 from hf_condense.plan import Shard
@@ -34,6 +33,7 @@ class BarycentreStatistics(FeatureStatistics):
     ) -> None:
         super().__init__(*parts, **more, extra=self._pull if weight else None)
         self.points, self.weight, self.ce_weight, self.norm = points, weight, ce_weight, norm
+        self.reads_features |= points is not None
 
     def start(self, shard: Shard, images: Tensor, labels: Tensor, key: Key) -> None:
         super().start(shard, images, labels, key)
@@ -41,14 +41,6 @@ class BarycentreStatistics(FeatureStatistics):
             return
         aims = to_device(self.points[list(shard.rows)].to(images.dtype), images.device)
         self.aims = aims if self._order is None else aims[self._order]
-
-    def logits(self, model: nn.Module, shown: Tensor) -> Tensor:
-        if self.points is None:
-            return super().logits(model, shown)
-        with entering(model) as seen:
-            logits = super().logits(model, shown)
-        self.seen = seen.features().to(self.aims.dtype)
-        return logits
 
     def _pull(self, shown: Tensor, labels: Tensor) -> dict[str, Tensor]:
         squares = (self.seen - self.aims).square().sum(1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from hf_condense.data.randomness import Key
+from hf_condense.models.graphs import Recorder
 from hf_condense.plan import Shard
 
 
@@ -33,12 +34,16 @@ class Objective(ABC):
     `share` is (this process, processes): where all of them work on one shard, each yields the terms of its own classes.
     Images are unit pixels, float [n, C, H, W]; labels int64 [n]; a step's key already names the step. Where
     `needs_sources` is set, `sources` are the real images that the shard's first images were made of, uint8
-    [n, cells, C, H, W], before `start` is called.
+    [n, cells, C, H, W], before `start` is called. `earlier_labels` are the probabilities [m, K] of the first m images, where
+    these are of earlier PDD stages, which gave them labels that stay as they are. `recorder`, where there is one,
+    captures parts of fixed shape.
     """
 
     share: tuple[int, int] = (0, 1)
     needs_sources: bool = False
     sources: Tensor
+    earlier_labels: Tensor | None = None
+    recorder: Recorder | None = None
 
     @abstractmethod
     def start(self, shard: Shard, images: Tensor, labels: Tensor, key: Key) -> None:
@@ -56,7 +61,11 @@ class Objective(ABC):
         """The parts of the loss, one at a time."""
 
     def learnables(self) -> dict[str, Tensor]:
-        """Tensors that are learned in addition to pixels: soft labels, a learning rate."""
+        """Tensors that are learned in addition to pixels, by name.
+
+        Two names mean labels, of all images or of the shard's own: "soft_labels" probabilities [n, K], "soft_logits" logits,
+        which are published as their softmax. Others are scalars: a learning rate.
+        """
         return {}
 
     def after(self, images: Tensor, step: int, key: Key) -> None:

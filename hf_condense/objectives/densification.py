@@ -13,21 +13,12 @@ from torch import Tensor
 from hf_condense.data.randomness import Key
 from hf_condense.data.upload import to_device
 from hf_condense.objectives.base import Term
+from hf_condense.objectives.diversity import class_groups
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 
 log = logging.getLogger(__name__)
 SIDE = 32  # images are compared at this side in pixels
 INACTIVE = 1e-6  # nats; a smaller term is negligible beside other parts of the loss
-
-
-def class_groups(labels: Tensor) -> list[Tensor]:
-    """Rows of the classes that have two images or more: int64 [classes, images] for each number of images.
-
-    `labels` int64 [n] and rows are on the CPU.
-    """
-    counts = labels.unique(return_counts=True)[1]
-    members = labels.argsort(stable=True).split(counts.tolist())
-    return [torch.stack([rows for rows in members if len(rows) == n]) for n in counts.unique().tolist() if n > 1]
 
 
 def densification(images: Tensor, groups: Sequence[Tensor], temperature: float, normalised: bool = False) -> Tensor:

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.config import check
+from hf_condense.data.formation import decode
 from hf_condense.data.randomness import Key
+from hf_condense.data.siamese import SiameseDraw
 from hf_condense.data.upload import to_device
 from hf_condense.models.convnet import fused
 from hf_condense.models.embedding import embed
@@ -45,7 +47,12 @@ class DistributionMatching(Objective):
         precision: "bf16" computes features in bf16 where that is allowed; means are always taken in float32.
         sampler: chooses the real batches; independent random ones where there is none. Rows chosen in the network
             of one step may be reused in the next steps.
+
+    Attributes:
+        factor: training images per side of a stored one (`data.formation`).
     """
+
+    factor = 1
 
     def __init__(
         self,
@@ -72,15 +79,12 @@ class DistributionMatching(Objective):
             self.sampler.begin(step, step, network.eval(), self._classes.tolist())
             network.train()
         draw = self.views.draw(key / "siamese")
-        tied = any(isinstance(m, _BatchNorm) for m in network.modules())
-        aims, groups = self._real_means(network, draw, key / "real", tied), len(self._classes)
-        for places in [range(groups)] if tied else self._few():
-            chosen = (self._place >= places[0]) & (self._place <= places[-1])
-            rows = chosen.nonzero()[:, 0]
-            shown = images if len(rows) == len(images) else images.index_select(0, rows.to(images.device))
-            found = self.features(network, self.views.seen(shown, draw, self._labels[rows]))
-            mean = averaging(self._place[rows] - places[0], found) @ found
-            loss = (aims[places[0] : places[-1] + 1] - mean).square().sum()
+        together = tied(network)
+        aims, groups = self._real_means(network, draw, key / "real", together), len(self._classes)
+        for places in [range(groups)] if together else self._few():
+            seen, place = self._seen(images, draw, places)
+            mean = self._means(place, self.features(network, seen))
+            loss = self._distance(aims[places[0] : places[-1] + 1], mean)
             # logs are averaged over terms, and are the mean over classes
             yield Term(loss, "distribution", {"distribution": loss.detach() / len(places)})
 
@@ -98,12 +102,28 @@ class DistributionMatching(Objective):
             found = embed(network, images)
         return found.to(images.dtype)
 
+    def _seen(self, images: Tensor, draw: SiameseDraw | None, places: range) -> tuple[Tensor, Tensor]:
+        """The training images of the classes at these places as networks see them, and the place of each among them."""
+        chosen = (self._place >= places[0]) & (self._place <= places[-1])
+        rows = chosen.nonzero()[:, 0]
+        shown = images if len(rows) == len(images) else images.index_select(0, to_device(rows, images.device))
+        labels, place = (of.repeat(self.factor**2) for of in (self._labels[rows], self._place[rows] - places[0]))
+        return self.views.seen(decode(shown, self.factor), draw, labels), place
+
+    def _means(self, place: Tensor, found: Tensor, weights: Sequence[Tensor | None] = ()) -> Tensor:
+        """[groups, d] of features [n, d]; arguments as of `averaging`."""
+        return averaging(place, found, weights) @ found
+
+    def _distance(self, aims: Tensor, found: Tensor) -> Tensor:
+        """Of the means [groups, d] of images from those of real ones, summed over groups."""
+        return (aims - found).square().sum()
+
     def _network(self, step: int) -> ImageModel:
         return self.fresh(self.key / "network" / step).requires_grad_(False)
 
     def _few(self) -> list[range]:
         """The classes, by their places, as they share terms: alike many in each."""
-        groups, images = len(self._classes), len(self._labels)
+        groups, images = len(self._classes), len(self._labels) * self.factor**2
         terms = min(groups, -(-images // TERM))
         while groups % terms:
             terms += 1
@@ -111,27 +131,30 @@ class DistributionMatching(Objective):
         return [range(first, first + size) for first in range(0, groups, size)]
 
     @torch.no_grad()
-    def _real_means(self, network: ImageModel, draw, key: Key, tied: bool) -> Tensor:
-        """Mean feature [classes, d] of a real batch of each class.
-
-        Args:
-            tied: whether the features of an image depend on the other images of a pass (batch norms).
-        """
+    def _real_means(self, network: ImageModel, draw, key: Key, together: bool) -> Tensor:
+        """Mean feature [classes, d] of a real batch of each class, all in one pass where they go `together`."""
         batches, weights = zip(
             *(real_images(self.views, c, self.real_batch, key, self.sampler) for c in self._classes.tolist())
         )
         place = torch.arange(len(batches)).repeat_interleave(torch.tensor([len(b) for b in batches]))
         images, classes = torch.cat(batches), self._classes[place]
         size = len(images)
-        if tied:  # statistics are those of all classes
-            whole = len(self._classes) == self.views.source.num_classes
-            check(whole, "classes_per_shard", len(self._classes), "none, for a network with batch norms")
+        if together:  # statistics are those of all classes
+            number = self.views.source.num_classes
+            allowed = f"{number}, all classes, for a network with batch norms"
+            whole, step = len(self._classes) == number, f"give --classes_per_shard {number}"
+            check(whole, "classes_per_shard", len(self._classes), allowed, step)
         else:
             size = CHUNK.get(images.device.type, LARGE_CHUNK)
         # augmented as they pass: all at once they would take more memory than the network
         passes = zip(images.split(size), classes.split(size))
         found = torch.cat([self.features(network, self.views.seen(part, draw, own)) for part, own in passes])
-        return averaging(place, found, weights) @ found
+        return self._means(place, found, weights)
+
+
+def tied(network: ImageModel) -> bool:
+    """Whether the features of an image depend on the other images of a pass (batch norms)."""
+    return any(isinstance(m, _BatchNorm) for m in network.modules())
 
 
 def averaging(place: Tensor, like: Tensor, weights: Sequence[Tensor | None] = ()) -> Tensor:

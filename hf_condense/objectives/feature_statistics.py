@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -15,10 +14,13 @@ from hf_condense.data.augmentation import ViewPolicy, draw_views, view_maker
 from hf_condense.data.randomness import Key
 from hf_condense.data.upload import to_device
 from hf_condense.errors import ArtefactError
+from hf_condense.models.embedding import entering
 from hf_condense.models.frozen import forward, freeze
+from hf_condense.models.graphs import Graphed
 from hf_condense.models.statistics import RealStatistics
 from hf_condense.models.taps import Taps
 from hf_condense.objectives.base import Objective, Term
+from hf_condense.objectives.diversity import Diversity
 from hf_condense.objectives.matching import Matching
 from hf_condense.objectives.settings import MatchingSettings
 from hf_condense.objectives.turns import whose_turn
@@ -38,6 +40,7 @@ class FeatureStatistics(Objective):
         precision: "fp32" or "bf16" of the observers; statistics and losses are float32 always.
         turns: observers "in_order", or in a "shuffled" cycle in which each has its turn once.
         per_step: observers a step; the loss is the mean over them, each back-propagated by itself.
+        diversity: a further part, on the features of images before an observer's last layer.
         extra: further parts of the loss, on the input of observers: (views [n, C, H, W], labels) -> name -> scalar.
 
     Raises:
@@ -55,6 +58,7 @@ class FeatureStatistics(Objective):
         precision: str = "fp32",
         turns: Literal["in_order", "shuffled"] = "in_order",
         per_step: int = 1,
+        diversity: Diversity | None = None,
         extra: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
     ) -> None:
         if len(observers) != len(statistics):
@@ -63,7 +67,8 @@ class FeatureStatistics(Objective):
             per_step <= len(observers), "models_per_step", per_step, f"at most {len(observers)}, the size of the pool"
         )
         self.settings, self.policy, self.precision = settings, policy, precision
-        self.turns, self.per_step, self.extra = turns, per_step, extra
+        self.turns, self.per_step, self.diversity, self.extra = turns, per_step, diversity, extra
+        self.reads_features = diversity is not None
         self.observers = [freeze(model, precision) for model in observers]
         self.statistics = list(statistics)
         self.taps: list[Taps] = []
@@ -71,6 +76,7 @@ class FeatureStatistics(Objective):
         self.counter = 0  # steps done; determines the observers of a step
         self.flat_images: Tensor | None = None
         self._waiting: dict[str, Tensor] = {}
+        self._graphed: dict[tuple, Graphed] = {}
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
         """Sets targets for the labels, resets running statistics (unless they persist) and the averaged images."""
@@ -86,24 +92,26 @@ class FeatureStatistics(Objective):
         if not self.settings.stat_ema_persist:
             self.counter = 0
         self.flat_images = images.detach().clone() if self.settings.flatness_weight else None
-        self._order, sizes = None, None
+        self._order, self._sizes, sizes = None, None, None
         if self.settings.class_matching == "per_class":  # rows by class, so that each class is one group of rows
             self._order = to_device(labels.argsort(stable=True), images.device)
             sizes = labels.unique(return_counts=True)[1].tolist()
+            self._sizes = tuple(sizes)
         for taps, matching in zip(self.taps, self.matching):
             taps.group(sizes)
             matching.start(labels, images.dtype)
+        if self.diversity:
+            self.diversity.start(labels, images)
+            self.class_rows = self.diversity.groups(
+                labels if self._order is None else labels.sort().values, images.device
+            )
 
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """One term for each observer of the step. `images`: unit pixels [n, C, H, W]; `labels`: int64 [n], of `start`."""
-        policy = self._policy(step)
-        look = None
-        if policy:
-            views = draw_views(policy, key / "view", len(images), *images.shape[-2:])
-            look = view_maker(images, views, policy)
+        look = self.look(images, step, key)
 
         def seen(batch: Tensor) -> Tensor:
-            batch = look(batch) if look else batch
+            batch = look(batch)
             return batch if self._order is None else batch[self._order]
 
         labels = labels if self._order is None else labels[self._order]
@@ -111,14 +119,27 @@ class FeatureStatistics(Objective):
             loss, logs = self._loss(k, seen, images, labels, key, with_extra=not turn)
             yield Term(self.weighted(loss, turn), "feature_statistics", logs)
 
+    def look(self, images: Tensor, step: int, key: Key) -> Callable[[Tensor], Tensor]:
+        """Draws the views of a step, as a function of images that are shaped like these; `key` is that of the step."""
+        policy = self._policy(step)
+        if not policy:
+            return lambda batch: batch
+        views = draw_views(policy, key / "view", len(images), *images.shape[-2:])
+        return view_maker(images, views, policy)
+
     def whose_turn(self) -> list[int]:
         """The observers of this step."""
         shuffled = self._key if self.turns == "shuffled" else None
         return whose_turn(self.counter, len(self.observers), self.per_step, shuffled)
 
     def logits(self, model: nn.Module, shown: Tensor) -> Tensor:
-        """Of the views that an observer is shown."""
-        return forward(model, shown, self.precision)
+        """Of the views that an observer is shown; `seen` are their features then, where anything reads them."""
+        if not self.reads_features:
+            return forward(model, shown, self.precision)
+        with entering(model) as entered:
+            logits = forward(model, shown, self.precision)
+        self.seen = entered.features().to(shown.dtype)
+        return logits
 
     def weighted(self, loss: Tensor, turn: int) -> Tensor:
         """The part of the step's loss that this observer's is, `turn` being its place in `whose_turn`."""
@@ -127,19 +148,19 @@ class FeatureStatistics(Objective):
     def _loss(
         self, k: int, seen: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, key: Key, with_extra: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        model, taps, matching = self.observers[k], self.taps[k], self.matching[k]
-        shown = seen(images)
-        with taps if self.settings.match_weight else nullcontext():
-            logits = self.logits(model, shown)
-            moments = taps.collect() if self.settings.match_weight else None
+        matching, shown = self.matching[k], seen(images)
+        logits, *moments = self._observe(k, shown)
         ce = F.cross_entropy(logits, labels)
         loss, logs = ce if self.ce_weight == 1 else self.ce_weight * ce, {"ce": ce.detach()}
         if moments:
             matched = matching.loss(*moments, self._keep(matching, key))
             loss, logs["matching"] = loss + self.settings.match_weight * matched, matched.detach()
+        if self.diversity:
+            apart = self.diversity(k, self.seen, self.class_rows)
+            loss, logs["diversity"] = loss + apart, apart.detach()
         if self.flat_images is not None:
             with torch.no_grad():
-                anchor = forward(model, seen(self.flat_images), self.precision)
+                anchor = self._observe(k, seen(self.flat_images), read=False)[0]
             flatness = flatness_term(logits, anchor, self.settings)
             loss, logs["flatness"] = loss + self.settings.flatness_weight * flatness, flatness.detach()
         if self.extra and with_extra:  # it does not depend on the observer: once a step, not divided among observers
@@ -177,6 +198,25 @@ class FeatureStatistics(Objective):
 
     def _policy(self, step: int) -> ViewPolicy | None:
         return self.policy(step) if callable(self.policy) else self.policy
+
+    def _observe(self, k: int, shown: Tensor, read: bool = True) -> Sequence[Tensor]:
+        """Logits of observer `k`, and with `read`, where statistics are matched, the moments of its layers."""
+        model, taps = self.observers[k], self.taps[k]
+
+        def look(views: Tensor) -> Sequence[Tensor]:
+            if not read:
+                return (forward(model, views, self.precision),)
+            if not self.settings.match_weight:
+                return (self.logits(model, views),)
+            with taps:
+                return (self.logits(model, views), *taps.collect())
+
+        if self.recorder is None or self.reads_features:  # which are noted beside what it returns
+            return look(shown)
+        place = id(model), read, self._sizes
+        if place not in self._graphed:
+            self._graphed[place] = Graphed(look, self.recorder)
+        return self._graphed[place](shown)
 
     def _keep(self, matching: Matching, key: Key) -> Tensor | None:
         if not self.settings.drop_rate:

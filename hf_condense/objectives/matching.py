@@ -88,6 +88,8 @@ class Matching:
         # added in one order on every device
         sums = torch.segment_reduce(residual.square().flatten(), "sum", lengths=self.lengths, unsafe=True)
         norms = root(sums.view(*residual.shape[:2], -1))
+        if self.settings.variance_weight != 1:
+            norms = torch.stack([norms[:, 0], self.settings.variance_weight * norms[:, 1]], dim=1)
         return (norms.sum(1) @ weight.to(norms.dtype)) @ self.share
 
     def keep(self, uniform: Tensor) -> Tensor:

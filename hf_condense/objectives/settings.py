@@ -18,6 +18,7 @@ class MatchingSettings:
     )
     match_weight: float = setting(0.01, "weight r of statistic matching beside cross-entropy")
     first_layer_weight: float = setting(10.0, "weight of the layer that sees pixels, the others having 1")
+    variance_weight: float = setting(1.0, "weight of the distances of variances, those of means having 1")
     drop_rate: float = setting(0.0, "probability that a convolution does not count in a step")
     stat_momentum: float = setting(0.8, "momentum of the running statistics of synthetic batches")
     stat_ema_zero_init: bool = setting(False, "running statistics start at zero (the authors' script)")
@@ -33,7 +34,7 @@ class MatchingSettings:
         check_choices(self)
         for name in ("alpha", "drop_rate", "stat_momentum", "flatness_decay"):
             check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a number from 0 to 1")
-        for name in ("match_weight", "first_layer_weight", "flatness_weight"):
+        for name in ("match_weight", "first_layer_weight", "variance_weight", "flatness_weight"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         check(self.flatness_temperature > 0, "flatness_temperature", self.flatness_temperature, "above 0")
         check(0 < self.crop_min <= 1, "crop_min", self.crop_min, "an area above 0 and up to 1")

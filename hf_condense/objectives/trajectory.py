@@ -28,12 +28,15 @@ class TrajectorySegments:
 
     Args:
         first_epochs: a segment begins after 0 to first_epochs - 1 epochs (T+), each as likely.
+        skipped_epochs: but not before this number of epochs.
+        grow_from, grow_steps: the bound in the first image step, which grows to `first_epochs` in this number of steps.
         span: epochs of the expert that it covers (M).
         steps: steps of the student (N).
         batch: images in one of them; all where there are fewer. A pass over the images ends with a short batch where
             they do not divide (the authors' script begins with it).
         pairs: segments in one step of the images; their distances are averaged.
         gradient: see `end_distance`.
+        threshold: segments in which the student ends farther away than this pull nothing; None for no limit.
     """
 
     first_epochs: int
@@ -42,6 +45,17 @@ class TrajectorySegments:
     batch: int
     pairs: int = 1
     gradient: Gradient = "adjoint"
+    skipped_epochs: int = 0
+    grow_from: int | None = None
+    grow_steps: int = 1
+    threshold: float | None = None
+
+    def starts(self, step: int) -> range:
+        """The epochs after which a segment of this image step may begin (DATM, arXiv:2310.05773)."""
+        last = self.first_epochs
+        if self.grow_from is not None and step < self.grow_steps:
+            last = self.grow_from + (last - self.grow_from) * step // self.grow_steps
+        return range(self.skipped_epochs, last)
 
 
 class TrajectoryMatching(Objective):
@@ -84,21 +98,34 @@ class TrajectoryMatching(Objective):
         rank, world = self.share
         for number in range(self.segments.pairs)[rank::world]:
             name = key / "stretch" / number
-            start, target = (weights.to(images.dtype) for weights in self._segment(name, images.device))
+            start, target = (weights.to(images.dtype) for weights in self._segment(step, name, images.device))
             seen = self.network.network.normalise(images)
-            if self.assigns:
-                labels = self._labels(target, seen.detach())
-                if number == 0:  # of the main process, which publishes them
-                    self._assigned.copy_(labels)
+            said = self._said(labels, target, seen.detach(), number)
             loop = InnerLoop(self.network, start, target, self._batches(seen, name))
-            distance = end_distance(loop, seen, labels, self._rate, self.segments.gradient)
-            logs = {"distance": distance.detach(), "student_lr": self._rate.detach().clone()}
+            distance = end_distance(loop, seen, said, self._rate, self.segments.gradient)
+            logs = {"distance": distance.detach(), "student_lr": self._rate.detach().clone(), **self._logs(labels)}
+            if self.segments.threshold is not None:  # a product, because the host does not wait for the distance
+                distance = distance * (distance.detach() <= self.segments.threshold)
             yield Term(distance / self.segments.pairs, "trajectory", logs)
 
-    def _segment(self, key: Key, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _said(self, labels: Tensor, target: Tensor, images: Tensor, number: int) -> Tensor:
+        """What the student of segment `number` learns of the images: classes int64 [n], or probabilities [n, K]."""
+        if not self.assigns:
+            return labels
+        found = self.network.logits(target, images).softmax(1)
+        if number == 0:  # of the main process, which publishes them
+            self._assigned.copy_(found)
+        return found
+
+    def _logs(self, labels: Tensor) -> dict[str, Tensor]:
+        """Further scalars of a step for trackers, on the device."""
+        return {}
+
+    def _segment(self, step: int, key: Key, device: torch.device) -> tuple[Tensor, Tensor]:
         """Weights [P] of an expert where the student starts, and where it should end."""
         expert = int((key / "expert").numpy().integers(self.experts.experts))
-        epoch = int((key / "epoch").numpy().integers(self.segments.first_epochs))
+        starts = self.segments.starts(step)
+        epoch = int((key / "epoch").numpy().integers(starts.start, starts.stop))
         span = self.segments.span
         return self.experts.placed(expert, epoch, device), self.experts.placed(expert, epoch + span, device)
 
@@ -119,8 +146,3 @@ class TrajectoryMatching(Objective):
             return lambda batch: batch
         draw = draw_siamese(self.policy, key, count, *images.shape[-2:])
         return partial(apply_siamese, draw=draw, policy=self.policy)
-
-    @torch.no_grad()
-    def _labels(self, weights: Tensor, images: Tensor) -> Tensor:
-        """Probabilities [n, K] under `weights` of images that are not augmented."""
-        return torch.cat([self.network(weights, part).softmax(1) for part in images.split(256)])

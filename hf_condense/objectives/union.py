@@ -21,11 +21,13 @@ class Frozen:
         images: float unit pixels [m, C, S, S], stage after stage, on the CPU.
         labels: int64 [m].
         stages: number of those stages.
+        soft: probabilities [m, K] that were made with the images, or None.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     stages: int
+    soft: torch.Tensor | None = None
 
     def of_stage(self, stage: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and labels of all stages up to this one."""
@@ -55,7 +57,9 @@ class Union(Objective):
         self._images = to_device(self.frozen.images[rows].to(images.dtype), images.device)
         before = self.frozen.labels[rows]
         self._labels = to_device(before, images.device)
-        self.objective.share = self.share
+        self.objective.share, self.objective.recorder = self.share, self.recorder
+        if self.frozen.soft is not None:
+            self.objective.earlier_labels = to_device(self.frozen.soft[rows].to(images.dtype), images.device)
         if self.needs_sources:
             self.objective.sources = self.sources  # of the shard's own images, which come last
         self.objective.start(shard, self._all(images), torch.cat((before, labels)), key)

@@ -34,7 +34,7 @@ class Teacher(Record):
     @model_validator(mode="after")
     def _weights(self) -> Teacher:
         if self.weights is not None and len(self.weights) != len(self.members):
-            raise ValueError(f"{len(self.members)} weights, one a member")
+            raise ValueError(f"{len(self.members)} weights, one per member")
         return self
 
 
@@ -61,6 +61,7 @@ class StoreSettings(Record):
     limit: Positive | None
     epochs: Epochs
     epochs_per_file: Epochs
+    epochs_per_group: Epochs | None = None
     prune: Epochs | None = None
     accumulation: Positive | None = None
     views_per_image: Positive | None = None
@@ -78,7 +79,9 @@ class StoreSettings(Record):
         if self.batch_size > self.images:
             raise ValueError(f"batch_size up to {self.images}, the images")
         if self.kept is not None and (len(self.kept) != self.epochs or sorted(set(self.kept)) != self.kept):
-            raise ValueError(f"kept: {self.epochs} rising numbers, one an epoch")
+            raise ValueError(f"kept: {self.epochs} rising numbers, one per epoch")
+        if (self.format >= 5) != (self.epochs_per_group is not None):
+            raise ValueError("epochs_per_group, since format 5")
         if self.views == "keyed" and not self.key:
             raise ValueError("a key, by which keyed views are drawn")
         if self.store == "packed" and (self.top_k is None or self.views_per_image is None):

@@ -104,7 +104,7 @@ class SoftLabel(Record):
     @model_validator(mode="after")
     def _maker(self) -> SoftLabel:
         if self.ensemble is None and self.by is None:
-            raise ValueError("ensemble, or by whom they were assigned")
+            raise ValueError("ensemble, or by: what assigned the labels")
         return self
 
 
@@ -184,7 +184,7 @@ class Training(Record):
     @model_validator(mode="after")
     def _recipe_and_pixels(self) -> Training:
         if self.recipe is not None and self.pixels is None:
-            raise ValueError("pixels, by which networks of the recipe normalise")
+            raise ValueError("pixels: the mean and std with which networks of the recipe normalise")
         return self
 
 
@@ -274,7 +274,7 @@ class Content(Record):
         if not low_high[0] <= images.count / images.classes <= low_high[1]:
             raise ValueError("images.per_class: the smallest and the largest number of images of a class")
         if self.source_rows is not None and len(self.source_rows.rows) != images.count:
-            raise ValueError(f"source_rows.rows: {images.count} lists, one an image")
+            raise ValueError(f"source_rows.rows: {images.count} lists, one per image")
         if self.format >= 2 and self.pixels_hash is None:
             raise ValueError("pixels_hash beside content_hash")
         if self.soft_label is not None and self.soft_label.bytes != 2 * images.count * images.classes:
@@ -296,6 +296,7 @@ class StageCost(Record):
     name: Text
     seconds: Annotated[float, Field(ge=0)]
     peak_bytes: Count
+    reused: Annotated[list[Text], Field(max_length=10_000)] = []  # what came from the cache, its time not counted
 
 
 class RunRecord(Record):

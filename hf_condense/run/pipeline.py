@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hf_condense.callbacks import Callback, Callbacks, Control, State
-from hf_condense.data.cache import cache_folder, remove_unfinished
+from hf_condense.data.cache import cache_folder, noted_uses, remove_unfinished
 from hf_condense.errors import ConfigError
 from hf_condense.files import fingerprint, remove_leftovers
 from hf_condense.memory import peak_bytes, reset_peak
@@ -123,8 +123,8 @@ class Pipeline(Mapping[type[Stage], Any]):
         remove_unfinished()
 
     def facts(self) -> dict[str, dict[str, Any]]:
-        """Stage -> seconds and peak_bytes, of those that were begun."""
-        return {r.name: r.facts() for r in self.records.values() if r.begun}
+        """Stage -> seconds, peak_bytes and what came from the cache ("reused"), of those that were begun."""
+        return {r.name: {**r.facts(), "reused": r.reused()} for r in self.records.values() if r.begun}
 
     def _output(self, kind: type[Stage]) -> Any:
         stage, record, output = self.stages[kind], self.records[kind], None
@@ -148,7 +148,7 @@ class Pipeline(Mapping[type[Stage], Any]):
                 self.run.config.save(self.run.folder / "config.yaml")
         reset_peak(self.run.device)
         finished = False
-        with self.callbacks.stage(stage.name, resumed=resumed) as state:
+        with noted_uses() as record.uses, self.callbacks.stage(stage.name, resumed=resumed) as state:
             try:
                 output = stage.make(self.run, self, record.folder)
                 processes.wait_for_everyone()

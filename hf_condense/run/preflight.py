@@ -15,6 +15,7 @@ from hf_condense.evaluation.protocol import Protocol
 from hf_condense.methods import method_class
 from hf_condense.methods.base import Method
 from hf_condense.methods.registry import METHODS
+from hf_condense.models.image_model import ImageModel
 from hf_condense.models.linear_probe import PREFIX, is_probe, load_student
 from hf_condense.models.loading import load_untrained
 from hf_condense.models.networks import means_weights, weight_tag, without_tag
@@ -92,11 +93,15 @@ def scorable(config: Config, method: Method, plan: Plan, protocol: Protocol, tra
     return config.change("evaluation", **{setting: tuple(names) for setting, names in kept.items()})
 
 
-def check_networks(squeeze: SqueezeSettings, method: Method, train: ImageSource) -> None:
-    """Raises ModelError or ConfigError for a base model that is not known or that the method cannot work through.
+def check_networks(squeeze: SqueezeSettings, method: Method, train: ImageSource) -> ImageModel | None:
+    """The first base model, untrained; None where it would have to be fetched.
 
-    Trained weights would have to be fetched first: of a name with a tag the architecture is looked at, of others nothing.
+    Of trained weights with a tag in their name the architecture is looked at, of others nothing.
+
+    Raises:
+        ModelError, ConfigError: a base model is not known, or the method cannot work through it.
     """
+    first = None
     for name in squeeze.base_model:
         allowed = f"1 or more for {name}, which begins from scratch"
         taken = squeeze.squeeze_epochs > 0 or squeeze.pretrained or means_weights(name)
@@ -112,6 +117,8 @@ def check_networks(squeeze: SqueezeSettings, method: Method, train: ImageSource)
             network = load_untrained("base_model", plain, train.plain_spec, key=Key(0))
             if method.info.pool or number == 0:  # others only make labels
                 method.check_network(network, train.image_size)
+            first = network if number == 0 else first
+    return first
 
 
 def _check_student(name: str, train: ImageSource, trained: tuple[str, ...]) -> None:

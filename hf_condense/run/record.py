@@ -37,7 +37,8 @@ class StageRecord:
     upstream: str
     first: bool = False
     by_content: bool = False
-    _before: dict[str, Any] = field(default_factory=dict, init=False)  # time and memory of earlier attempts
+    uses: list[tuple[str, float]] = field(default_factory=list, init=False)  # of the cache, by this attempt
+    _before: dict[str, Any] = field(default_factory=dict, init=False)  # facts of earlier attempts
     _began: float | None = field(default=None, init=False)
     _noted: float = field(default=0.0, init=False)
 
@@ -73,8 +74,9 @@ class StageRecord:
         there = self._read()
         kept = there is not None and self._goes_on(there)
         self._began = self._noted = time.perf_counter()
+        self._before = {"began": time.time()}
         if kept:
-            self._before = there["facts"]
+            self._before |= there["facts"]
         elif there is not None:
             if not overwrite:
                 self.refuse_change()
@@ -92,7 +94,11 @@ class StageRecord:
         self._noted = time.perf_counter()
         seconds = self._before.get("seconds", 0.0) + self._noted - self._began
         peak = max(peak_bytes, self._before.get("peak_bytes", 0))
-        self._write(done, {"seconds": round(seconds, 2), "peak_bytes": peak})
+        # older than the stage: what an earlier attempt or another process of this one made has cost time that is counted
+        reused = [name for name, made in self.uses if made < self._before["began"]]
+        reused = sorted({*self._before.get("reused", []), *reused})
+        facts = {"seconds": round(seconds, 2), "peak_bytes": peak, "began": self._before["began"], "reused": reused}
+        self._write(done, facts)
 
     def tick(self) -> None:
         """`note` now and then while a stage is at work: a killed process writes nothing down any more."""
@@ -101,7 +107,12 @@ class StageRecord:
 
     def facts(self) -> dict[str, Any]:
         """Seconds and peak_bytes; they stand in the record only."""
-        return read_json(self._file)["facts"]
+        found = read_json(self._file)["facts"]
+        return {name: found[name] for name in ("seconds", "peak_bytes") if name in found}
+
+    def reused(self) -> list[str]:
+        """What the stage took from the cache, where it was before the stage began: its time is not counted."""
+        return read_json(self._file)["facts"].get("reused", [])
 
     def _write(self, done: bool, facts: dict[str, Any]) -> None:
         record = {

@@ -11,6 +11,7 @@ from hf_condense.run.condense import Condense
 from hf_condense.run.evaluate import Evaluate
 from hf_condense.run.pictures import COMPARISON, columns, real_rows
 from hf_condense.run.pipeline import Pipeline
+from hf_condense.text import listed
 
 
 def finish(pipeline: Pipeline, dataset: Path) -> None:
@@ -23,6 +24,12 @@ def finish(pipeline: Pipeline, dataset: Path) -> None:
     run = pipeline.run
     show(pipeline)
     print(f"\n{pipeline[Evaluate].text()}\n\n{costs(pipeline.facts(), dataset)}\n")
+    synthetic = pipeline[Condense].synthetic
+    if synthetic.soft_labels is not None:
+        others = int((synthetic.soft_labels.argmax(1) != synthetic.labels).sum())
+        print(
+            f"soft labels made with the images: the largest is another class's for {others} of {len(synthetic.labels)}"
+        )
     print(f"look at   {run.folder / 'pictures' / 'comparison.png'} and {dataset / 'preview.png'}")
     print(f"load with load_dataset({str(dataset)!r})")
 
@@ -50,7 +57,8 @@ def costs(stage_facts: dict[str, dict[str, Any]], dataset: Path) -> str:
     """Seconds and peak memory of each stage, and what is published in bytes."""
     lines = [f"{'stage':<12} {'seconds':>9} {'peak memory':>12}"]
     for name, facts in stage_facts.items():
-        lines.append(f"{name:<12} {facts['seconds']:>9.1f} {facts['peak_bytes'] / 1e6:>9.0f} MB")
+        reused = f"   without {listed(facts['reused'])}: from the cache" if facts["reused"] else ""
+        lines.append(f"{name:<12} {facts['seconds']:>9.1f} {facts['peak_bytes'] / 1e6:>9.0f} MB{reused}")
     sizes = {
         part: sum(f.stat().st_size for f in (dataset / part).rglob("*") if f.is_file())
         for part in ("data", "soft_labels")

@@ -25,7 +25,7 @@ from hf_condense.config import (
     nearest,
     setting_fields,
 )
-from hf_condense.data.names import canonical_name
+from hf_condense.data.names import KNOWN, canonical_name
 from hf_condense.errors import ConfigError
 from hf_condense.files import write_text
 from hf_condense.methods import FALLBACK_PRESETS, method_class, sections_of
@@ -93,6 +93,12 @@ class Config:
     def change(self, section: str, **values: Any) -> Config:
         """A copy with some settings of a section changed (checked like the first time)."""
         return replace(self, **{section: replace(getattr(self, section), **values)})
+
+    def change_method(self, settings: Any) -> Config:
+        """A copy with other settings of the method, each changed one chosen for the network."""
+        before = asdict(self.method)
+        chosen = {name: "network" for name, value in asdict(settings).items() if value != before[name]}
+        return replace(self, method=settings, came_from={**self.came_from, **chosen})
 
 
 def preset_names(method: str) -> list[str]:
@@ -307,6 +313,9 @@ def _small_scale(
 def choose_preset(families: dict[str, int], run: RunSettings, data: DataSettings, facts: Callable) -> Preset | None:
     """The preset of this dataset in the first family that has it, or else the nearest one without its data settings.
 
+    For images that are no known dataset its protocol, which is as long as a table of a paper asks for, is left to the method,
+    and its first student is enough: a run then fits one GPU.
+
     Args:
         families: folders of presets, the best first, and the IPC that each is asked for.
     """
@@ -318,5 +327,8 @@ def choose_preset(families: dict[str, int], run: RunSettings, data: DataSettings
     family = next(iter(families))
     classes, image_size = facts(data)
     preset = load_preset(family, nearest_preset(family, classes, image_size), families[family], run.variant)
-    own = set(DataSettings.__dataclass_fields__)
-    return replace(preset, values={k: v for k, v in preset.values.items() if k not in own})
+    own, values = set(DataSettings.__dataclass_fields__), dict(preset.values)
+    if dataset not in KNOWN:
+        own.add("protocol")
+        values |= {"students": values["students"][:1]} if "students" in values else {}
+    return replace(preset, values={k: v for k, v in values.items() if k not in own})

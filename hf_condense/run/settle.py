@@ -91,10 +91,13 @@ def _settled(method: str | Method | None, dataset: Any, flags: Mapping[str, Any]
     made: Method = method_class(config.run.method)(config.method)
     config = probing(config, made)
     splits = open_once(config.data)
-    # an IPC that the method cannot make is refused at once
     spec = SetSpec(splits.train.num_classes, config.run.ipc, splits.train.image_size)
+    made.plan(spec.num_classes, spec.ipc)  # an IPC that the method cannot make is refused at once
+    first = check_networks(config.squeeze, made, splits.train)
+    if first is not None:
+        config = config.change_method(made.settings_for(first, spec.num_classes))
+        made = method_class(config.run.method)(config.method)
     plan = made.plan(spec.num_classes, spec.ipc)
-    check_networks(config.squeeze, made, splits.train)
     protocol = student_recipe(config, made)
     config = scorable(config, made, plan, protocol, splits.train)
     whitening = fit_whitening(made, plan, spec, protocol, splits, accelerator.device)

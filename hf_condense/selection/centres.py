@@ -149,7 +149,9 @@ def _rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 def _nearest_distinct(distances: torch.Tensor, each: int) -> torch.Tensor:
     """Rows int64 [k, each] nearest to each centroid, none twice, from distances [k, n]; the closest pair goes first."""
-    device, distances = distances.device, distances.cpu().clone()
+    if distances.device.type != "cpu":
+        return _nearest_distinct_unread(distances.clone(), each)
+    distances = distances.clone()
     picks, filled = torch.empty(len(distances), each, dtype=torch.int64), [0] * len(distances)
     best, where = distances.min(1)
     for _ in range(picks.numel()):
@@ -162,4 +164,20 @@ def _nearest_distinct(distances: torch.Tensor, each: int) -> torch.Tensor:
             distances[cluster] = torch.inf
         stale = where == row
         best[stale], where[stale] = distances[stale].min(1)
-    return picks.to(device)
+    return picks
+
+
+def _nearest_distinct_unread(distances: torch.Tensor, each: int) -> torch.Tensor:
+    """`_nearest_distinct` without reading anything back: each pick looks at all distances again. Changes `distances`."""
+    k, n = distances.shape
+    picks, filled = distances.new_zeros(k, each, dtype=torch.int64), distances.new_zeros(k, dtype=torch.int64)
+    closed = distances.new_zeros(each + 1)  # what is added to the distances of a cluster that has so many picks
+    closed[each] = torch.inf
+    for _ in range(k * each):
+        place = distances.flatten().argmin()[None]
+        cluster, row = place // n, place % n
+        picks.index_put_((cluster, filled[cluster]), row)
+        filled.index_add_(0, cluster, torch.ones_like(cluster))
+        distances.index_fill_(1, row, torch.inf)
+        distances.index_add_(0, cluster, closed[filled[cluster]][:, None].expand(1, n))
+    return picks

@@ -33,6 +33,16 @@ def features_of(
     return torch.cat(found)
 
 
+def class_features(
+    model: ImageModel, source: ImageSource, count: int, size: int, device: torch.device, key: Key
+) -> torch.Tensor:
+    """Features float32 [K, R, d] on the CPU of R = `count` random images of each class, or as many as the smallest has."""
+    rows = [source.rows_of(label) for label in range(source.num_classes)]
+    count = min(count, *map(len, rows))
+    picks = [of_class[(key / label).permutation(len(of_class))[:count]] for label, of_class in enumerate(rows)]
+    return torch.stack([features_of(model, source, some, size, device) for some in picks])
+
+
 @torch.no_grad()
 def mean_features(
     model: ImageModel,

@@ -39,12 +39,13 @@ class PairedViews:
         rows = self.source.rows_of(c)
         return self.at(rows[(key / c).permutation(len(rows))[:count]])
 
-    def at(self, rows: np.ndarray) -> Tensor:
-        """Real images of these rows of the source: float unit pixels [n, C, S, S]."""
+    def at(self, rows: np.ndarray | Tensor) -> Tensor:
+        """Real images of these rows of the source, which lie on the device where the images do: float unit pixels
+        [n, C, S, S]."""
         if self.pixels is None:
             pixels = self.source.images(rows)
         else:
-            pixels = self.pixels.index_select(0, to_device(torch.from_numpy(rows), self.device))
+            pixels = self.pixels.index_select(0, to_device(torch.as_tensor(rows), self.device))
         return unit_pixels(pixels, self.device, self.source.image_size)
 
     def draw(self, key: Key) -> SiameseDraw | None:
@@ -56,7 +57,7 @@ class PairedViews:
         """Augments unit pixels [n, C, S, S] for networks, differentiably. Empty areas are filled with the mean.
 
         Args:
-            draw: from `draw`, or one with a row an image.
+            draw: from `draw`, or one with one row per image.
             classes: int64 [n] class of each image, on the CPU.
         """
         if draw is None:

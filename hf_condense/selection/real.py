@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -9,6 +11,8 @@ from hf_condense.data.crops import centre
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
 from hf_condense.errors import DataError
+
+CHUNK = 256  # images that are looked at together
 
 
 def need_images(
@@ -56,3 +60,29 @@ def random_real(source: ImageSource, labels: tuple[int, ...], size: int, key: Ke
     """Images uint8 [n, C, size, size] and their rows in `source`."""
     rows = random_rows(source, labels, key)
     return centre(source.images(rows), size).contiguous(), rows
+
+
+def preferred_rows(
+    source: ImageSource, label: int, count: int, key: Key, holds: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, int]:
+    """Rows of `count` random images of a class for which `holds`, and of others where too few are left.
+
+    Args:
+        holds: rows int64 [b] -> bool [b]; called until enough are found.
+
+    Returns:
+        rows int64 [count], and how many of them are the others, which come last.
+
+    Raises:
+        DataError: as `need_images`.
+    """
+    need_images(source, count, label=label)
+    rows = source.rows_of(label)
+    rows, found, others = rows[key.permutation(len(rows))], [], []
+    for part in np.split(rows, range(CHUNK, len(rows), CHUNK)):
+        fits = holds(part)
+        found += part[fits].tolist()
+        others += part[~fits].tolist()
+        if len(found) >= count:
+            break
+    return np.asarray([*found, *others][:count], dtype=np.int64), max(0, count - len(found))

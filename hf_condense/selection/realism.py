@@ -105,11 +105,54 @@ def realistic_images(
     need_images(source, count, 1, label)
     rows = source.rows_of(label)
     rows = rows[(key / "pool").permutation(len(rows))[: max(candidates, count)]]
+    losses = _losses_of(source, rows, label, observer, size, device, precision)
+    return rows[np.argsort(losses, kind="stable")[:count]]
+
+
+def middling_images(
+    source: ImageSource,
+    label: int,
+    count: int,
+    observer: ImageModel,
+    *,
+    size: int,
+    device: torch.device,
+    precision: str = "fp32",
+) -> np.ndarray:
+    """Rows int64 [count] of the whole images of a class around the middle of all of them, by the probability of the class.
+
+    The one in the middle comes first (`outwards`); fewer are the first of more. Equal probabilities keep the order of rows.
+
+    Raises:
+        DataError: the class has too few images.
+    """
+    need_images(source, count, 1, label)
+    rows = source.rows_of(label)
+    losses = _losses_of(source, rows, label, observer, size, device, precision)
+    return rows[np.argsort(-losses, kind="stable")[outwards(len(rows))[:count]]]
+
+
+def outwards(count: int) -> np.ndarray:
+    """All places 0 to count - 1, from m = ceil(count / 2) outwards: m, m + 1, m - 1, m + 2 and so on (arXiv:2411.19946)."""
+    away = np.arange(count) - -(-count // 2)
+    return np.argsort(2 * np.abs(away) - (away > 0), kind="stable")
+
+
+def _losses_of(
+    source: ImageSource,
+    rows: np.ndarray,
+    label: int,
+    observer: ImageModel,
+    size: int,
+    device: torch.device,
+    precision: str,
+) -> np.ndarray:
+    """Cross-entropy float32 [n] of whole images to their class."""
     observer, losses = freeze(observer.to(device), precision), []
     for part in np.array_split(rows, -(-len(rows) // score_batch(size, device))):
         images = centre(source.images(part), size)
         losses.append(cross_entropy_of(images, label, observer, size, device, precision))
-    return rows[np.argsort(torch.cat(losses).numpy(), kind="stable")[:count]]
+    return torch.cat(losses).numpy()
 
 
 def score_batch(size: int, device: torch.device) -> int:

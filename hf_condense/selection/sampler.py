@@ -13,6 +13,7 @@ from torch import Tensor
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
+from hf_condense.data.upload import to_device
 from hf_condense.models.embedding import embed
 from hf_condense.models.image_model import ImageModel
 from hf_condense.selection.centres import kmeans, nearest_members
@@ -37,8 +38,8 @@ class Sampler(Protocol):
             classes: the classes that will be requested.
         """
 
-    def rows(self, c: int) -> np.ndarray:
-        """Rows of the source, int64, of class `c` in this step; none twice."""
+    def rows(self, c: int) -> np.ndarray | Tensor:
+        """Rows of the source, int64, of class `c` in this step, on the host or on the device; none twice."""
 
     def weights(self, c: int) -> Tensor | None:
         """Share of each of these rows, float32, or None for equal weights."""
@@ -130,14 +131,14 @@ class CentresSampler:
 
     def __init__(self, views: PairedViews, key: Key, settings: SamplerSettings) -> None:
         self.views, self.key, self.settings = views, key, settings
-        self._picks: dict[int, tuple[np.ndarray, Tensor | None]] = {}
+        self._picks: dict[int, tuple[np.ndarray | Tensor, Tensor | None]] = {}
         self._seen: dict[str, Tensor] = {}
 
     def begin(self, step: int, turn: int, network: ImageModel, classes: Sequence[int]) -> None:
         if turn % self.settings.cluster_every == 0:
             self._cluster(step, network, classes)
 
-    def rows(self, c: int) -> np.ndarray:
+    def rows(self, c: int) -> np.ndarray | Tensor:
         return self._picks[c][0]
 
     def weights(self, c: int) -> Tensor | None:
@@ -156,8 +157,9 @@ class CentresSampler:
         self._seen = {"step": torch.tensor(step), **weights}
         self._picks = {c: self.pick(c, network, self.key / step / c) for c in classes}
 
-    def pick(self, c: int, network: ImageModel, key: Key) -> tuple[np.ndarray, Tensor | None]:
-        """Rows of the source and their weights, of class `c` in the features of `network`."""
+    def pick(self, c: int, network: ImageModel, key: Key) -> tuple[np.ndarray | Tensor, Tensor | None]:
+        """Rows of the source and their weights, of class `c` in the features of `network`; on a GPU that holds the images
+        they stay there."""
         s, rows = self.settings, self.views.source.rows_of(c)
         if s.cluster_candidates is not None:
             rows = rows[(key / "candidates").permutation(len(rows))[: max(s.real_batch, s.cluster_candidates)]]
@@ -165,7 +167,10 @@ class CentresSampler:
         if count in (0, len(rows)):  # too few to choose from
             return rows, None
         places, weights = representatives(self._features(network, rows), count, key, s.cluster_pick, s.per_cluster)
-        return rows[places.cpu().numpy()], weights if s.cluster_weights == "size" else None
+        weights = weights if s.cluster_weights == "size" else None
+        if self.views.pixels is not None and places.device.type != "cpu":
+            return to_device(torch.from_numpy(rows), places.device)[places], weights
+        return rows[places.cpu().numpy()], weights
 
     @torch.no_grad()
     def _features(self, network: ImageModel, rows: np.ndarray) -> Tensor:

@@ -353,7 +353,7 @@ def test_one_tile_changes_no_view_and_a_share_of_tiles_leaves_the_others_whole()
 
 
 def test_tiles_that_cannot_be_are_refused():
-    with pytest.raises(ConfigError, match="tiles: 2 does not work. Allowed: 1 with pad or shuffle"):
+    with pytest.raises(ConfigError, match="tiles=2: expected 1 with pad or shuffle"):
         ViewPolicy(size=16, tiles=2, pad=2)
-    with pytest.raises(ConfigError, match="tiles: 9 does not work. Allowed: up to 8, the side"):
+    with pytest.raises(ConfigError, match="tiles=9: expected up to 8, the side"):
         draw_views(ViewPolicy(size=8, tiles=9), Key(0), 1, 8, 8)

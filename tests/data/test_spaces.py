@@ -90,7 +90,7 @@ def test_a_whitening_is_fitted_once_for_a_source(monkeypatch):
 def test_a_whitening_that_cannot_be(whitening, tmp_path):
     with pytest.raises(ConfigError, match="12288 values an image for ZCA"):
         Whitening.fit(torch.zeros(2, 3, 65, 65, dtype=torch.uint8))
-    with pytest.raises(ConfigError, match="fit a whitening first"):
+    with pytest.raises(ConfigError, match="Fit a whitening first"):
         pixel_space("whitened", (0.5,), (0.5,), CPU)
     with pytest.raises(ArtefactError):
         Whitening.load(tmp_path / "absent.safetensors")

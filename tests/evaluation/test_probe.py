@@ -155,7 +155,7 @@ def test_names_of_folders_are_short_in_tables(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_probed_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="students: 'convnet_d1'.*published weights: none"):
+    with pytest.raises(ModelError, match="students='convnet_d1'.*published weights: none"):
         load_student("students", "probe:convnet_d1", SPEC, key=Key(0))
     two = ImageModel(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), num_classes=3, channels=1, name="two")
     two.backbone.pretrained_cfg = {"classifier": ("1", "1")}

@@ -288,7 +288,7 @@ def test_staged_and_plain_rows_in_one_table(data, device, tmp_path):
                 regimes,
                 get_protocol("small") if wrong.keys() == {"pdd"} else replace(protocol, label_per="image"),
             )
-    with pytest.raises(ConfigError, match="a row an image"):
+    with pytest.raises(ConfigError, match="one row per image"):
         ImageSet(x, y, stages=stages[:3])
 
 
@@ -373,7 +373,7 @@ def test_students_of_whitened_pixels_learn_and_need_the_whitening(data, device):
         ).top1  # fmt: skip
 
     assert top1(y) > 0.9 and top1((y + 1) % 3) < 0.1
-    with pytest.raises(ConfigError, match="fit a whitening"):
+    with pytest.raises(ConfigError, match="Fit a whitening"):
         top1(y, whitening=None)
 
 

@@ -289,5 +289,7 @@ def test_a_last_batch_of_one_image_does_not_stop_batch_norms(data, device, model
 def test_a_student_whose_loss_is_no_number_is_an_error(train, data, value):
     images = data(30, 1)[0].float() / 255
     images[3, 0, 0, 0] = value
-    with pytest.raises(ModelError, match=f"^students: {STUDENT!r} .*loss.*it is (nan|inf) in epoch 1 of .*small"):
+    with pytest.raises(
+        ModelError, match=f"^invalid students={STUDENT!r}.*loss.*it is (nan|inf) in epoch 1 of .*small"
+    ):
         train(images=images)

@@ -13,8 +13,8 @@ from huggingface_hub import DatasetCard
 from hf_condense.data.licenses import KNOWN_LICENSE
 from hf_condense.files import read_json
 from hf_condense.hub.artefact import write_artefact
-from hf_condense.hub.card import card_facts, hub_dataset, render_card
-from hf_condense.methods import list_methods, method_info
+from hf_condense.hub.card import card_facts, hub_dataset, render_card, title
+from hf_condense.methods import create_method, list_methods, method_info
 from tests.examples import given, python_examples
 
 
@@ -37,6 +37,18 @@ def test_yaml_is_what_the_hub_reads(artefact, tmp_path):
     block = data.to_dict()["distillation"]
     assert block["content_hash"] == content["content_hash"]
     assert block["teachers"] == ["convnet_w32"] and block["images_per_class"] == 4
+
+
+def test_no_title_has_brackets_in_brackets(content_of):
+    """Not those of a method over another one either, which would end a link or be hard to read."""
+    made = [create_method(name) for name in list_methods()]
+    made += [create_method("pdd", base_method=name) for name in ("edc", "idc")]
+    for method in made:
+        open_brackets = most = 0
+        for sign in title({**content_of(method=method.info), "images": {"per_class": (10, 10)}}):
+            open_brackets += (sign == "(") - (sign == ")")
+            most = max(most, open_brackets)
+        assert most <= 1 and not {*"[]"} & {*method.info.title}, method.info.title
 
 
 def test_text_says_scores_cost_limits_and_citation(artefact, tmp_path):

@@ -1,10 +1,14 @@
 """Exported sets are read by the programs they are for, with the same pixels, classes and soft labels."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
 import torch
+from datasets import load_dataset
+from PIL import Image
+from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -48,7 +52,7 @@ def same(data, images, labels, soft):
 
 def test_torchvision_reads_class_folders(data, tmp_path):
     folder = exported(data, "imagefolder", tmp_path)
-    found = ImageFolder(folder)
+    found = ImageFolder(folder / "train")
     assert [name.partition("-")[2] for name in found.classes] == ["plane", "car", "bird"]
     images = [pil_to_tensor(image) for image, _ in found]
     same(data, images, found.targets, np.load(folder / "soft_labels.npy"))
@@ -63,6 +67,49 @@ def test_webdataset_reads_shards(data, tmp_path, monkeypatch):
     assert len(shards) == 3
     rows = list(webdataset.WebDataset(shards, shardshuffle=False).decode("torchrgb8").to_tuple("png", "cls", "npy"))
     same(data, *zip(*rows))
+
+
+def test_rethinkdc_reads_class_folders_and_the_set_itself(data, tmp_path):
+    """Its folder reader takes the first images of each class; the class around it runs with older torchvision only."""
+    reader = pytest.importorskip("rethinkdc.imagenet_ipc", reason="the package rethinkdc is not installed")
+    folder = exported(data, "imagefolder", tmp_path)
+    found = reader.make_dataset(str(folder / "train"), extensions=(".png",), image_number=4)
+    images = [pil_to_tensor(Image.open(path)) for path, _ in found]
+    same(data, images, [label for _, label in found], np.load(folder / "soft_labels.npy"))
+    few = reader.make_dataset(str(folder / "train"), extensions=(".png",), image_number=2)
+    assert [label for _, label in few] == [0, 0, 1, 1, 2, 2]
+    whole = load_dataset(str(data.folder), cache_dir=str(tmp_path / "cache")).rename_column("label", "class_id")
+    rows = reader.HFDatasetAdapter(whole, pil_to_tensor)
+    assert all(torch.equal(image, own) for (image, _), own in zip(rows, data.images))
+    assert [label for _, label in rows] == data.labels.tolist()
+
+
+def test_dd_ranking_trains_on_one_file_as_on_our_soft_labels(artefact, tmp_path):
+    """Its losses take logits: what softmax makes of the logarithm of a probability is that probability."""
+    soft = torch.randn(12, 6, generator=torch.Generator().manual_seed(2)).softmax(1).half()  # it counts the best five
+    write_artefact(tmp_path / "set", artefact(class_names=list("abcdef"), soft_labels=soft))
+    data = DistilledDataset.load(tmp_path / "set")
+    utils = pytest.importorskip("ddranking.utils", reason="the package ddranking is not installed")
+    losses = pytest.importorskip("ddranking.loss", reason="the package ddranking is not installed")
+    found = torch.load(exported(data, "torch", tmp_path) / "set.pt", weights_only=True)
+    images, soft = found["images"] / 255, found["soft_labels"]
+    theirs = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 6))
+    ours = copy.deepcopy(theirs)
+    utils.train_one_epoch(
+        epoch=0,
+        stu_model=theirs,
+        loader=DataLoader(utils.TensorDataset(images, soft.clamp_min(1e-8).log()), batch_size=6),
+        loss_fn=losses.SoftCrossEntropyLoss(temperature=1.0),
+        optimizer=torch.optim.SGD(theirs.parameters(), lr=0.1),
+        aug_func=lambda images: images,
+        device="cpu",
+    )
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.1)
+    for pixels, labels in zip(images.split(6), soft.split(6)):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(ours(pixels), labels).backward()
+        optimizer.step()
+    assert torch.allclose(theirs[1].weight, ours[1].weight, atol=1e-5)
 
 
 def test_torch_reads_one_file_without_running_code(data, tmp_path):

@@ -82,11 +82,11 @@ def test_labels_of_other_images_are_refused_by_name(tmp_path, images, labels):
             write_fkd_store(place, tmp_path / "store", x, y, classes)
         assert not (tmp_path / "store").exists()
 
-    refused("labels: 'of 40 images'.*of 39 images", images[1:], labels[1:])
-    refused(r"logits: \[16, 10\].*11 classes", classes=11)
+    refused("labels='of 40 images'.*of 39 images", images[1:], labels[1:])
+    refused(r"logits=\[16, 10\].*11 classes", classes=11)
     # forty images of the same classes in another order: only classes tell
     shuffled = torch.randperm(40, generator=torch.Generator().manual_seed(1))
-    refused("labels: .*would be by chance", images[shuffled], labels[shuffled])
+    refused("labels=.*would be by chance", images[shuffled], labels[shuffled])
     indexed = write_fkd(tmp_path / "indexed", images.repeat(2, 1, 1, 1), labels.repeat(2), index=True)
     (indexed / "epoch_0" / "batch_4.tar").unlink()
     (indexed / "epoch_0" / "batch_3.tar").unlink()
@@ -116,8 +116,8 @@ def test_gaps_damage_and_traps_in_the_files_are_named(tmp_path, images, labels):
     refused("batch_1.tar: partners", edit(2, torch.zeros_like))
     refused("batch_1.tar: box", edit(4, lambda box: [0, 0, 9, 9]))
     refused("batch_1.tar: logits", edit(5, lambda logits: logits / 0))
-    refused("batch_1.tar: .*could not convert", edit(3, lambda lam: "much"))
-    refused("batch_1.tar: .*not enough values", edit(4, lambda box: box[:2]))
+    refused("batch_1.tar=.*could not convert", edit(3, lambda lam: "much"))
+    refused("batch_1.tar=.*not enough values", edit(4, lambda box: box[:2]))
     refused("posix.system", edit(3, lambda lam: Trap(tmp_path / "ran")))
     assert not (tmp_path / "ran").exists()
 

@@ -29,7 +29,7 @@ class Trap:
 def test_what_would_run_code_is_refused_by_name_and_does_not_run(tmp_path, zipped):
     marker, file = tmp_path / "ran", tmp_path / "batch_0.tar"
     torch.save([torch.ones(2), {"deep": [Trap(marker)]}], file, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ArtefactError, match=rf"batch_0.tar: '{os.name}.system' does not work.*tensors"):
+    with pytest.raises(ArtefactError, match=rf"batch_0.tar='{os.name}.system'.*tensors"):
         read_untrusted(file)
     assert not marker.exists()
     torch.load(file, weights_only=False)  # the trap is a real one

@@ -114,7 +114,7 @@ def test_classes_called_by_digits_are_names_and_not_positions(tmp_path, kind):
 def test_names_beside_numbers_are_refused():
     names = ["1", "2", "3"]
     assert class_numbers(["3", "1"], names, "x") == [2, 0] and class_numbers(["00", "new2"], names, "x") == [0, 2]
-    with pytest.raises(ArtefactError, match="classes: '0' does not work.*a name"):
+    with pytest.raises(ArtefactError, match="classes='0'.*a name"):
         class_numbers(["0", "2"], names, "x")  # 0 could only be a position, and 2 is a name
 
 
@@ -149,7 +149,7 @@ def test_a_table_on_the_hub_is_read_and_named_by_its_commit(tmp_path, images, la
     data = load_both(import_set("parquet", repo_id, tmp_path / "out", "digits"))
     assert torch.equal(data.images, images) and torch.equal(data.labels, labels)
     assert data.content["imported"]["place"] == repo_id and data.content["imported"]["revision"] == done.oid
-    with pytest.raises(ArtefactError, match="path: 'nobody/nothing'"):
+    with pytest.raises(ArtefactError, match="path='nobody/nothing'"):
         import_set("parquet", "nobody/nothing", tmp_path / "other", "digits")
 
 
@@ -220,12 +220,12 @@ def test_what_does_not_fit_is_refused_by_name_and_leaves_nothing(tmp_path, image
         assert not list(tmp_path.glob("*out*"))
 
     place = write_folder(tmp_path / "set", images, labels + 1, "new{:03d}".format)
-    refused(ArtefactError, "classes: 10 does not work.*0 to 9", "folder", place)
+    refused(ArtefactError, "classes=10.*0 to 9", "folder", place)
     write_folder(tmp_path / "words", images, labels, "animal{}".format)
     refused(ArtefactError, "animal0", "folder", tmp_path / "words")
     mixed = write_folder(tmp_path / "mixed", images, labels, "{:05d}".format)
     write_folder(mixed, torch.zeros(1, 1, 9, 9, dtype=torch.uint8), torch.tensor([9]), "{:05d}".format)
-    refused(ArtefactError, "class009_id000.png: '9 x 9'.*8 x 8", "folder", mixed)
+    refused(ArtefactError, "class009_id000.png='9 x 9'.*8 x 8", "folder", mixed)
     (mixed / "00009" / "class009_id000.png").write_bytes(b"no image")
     refused(ArtefactError, "class009_id000.png", "folder", mixed)
     refused(ArtefactError, "no images", "folder", tmp_path / "missing")
@@ -236,15 +236,15 @@ def test_what_does_not_fit_is_refused_by_name_and_leaves_nothing(tmp_path, image
 
     unit = {"pixels": "unit"}
     float_images = images.float() / 255
-    refused(ArtefactError, r"labels: \[19\].*\[20\]", "tensors", tensors(float_images, labels[1:]), **unit)
-    refused(ArtefactError, "classes: -1", "tensors", tensors(float_images, labels - 1), **unit)
-    refused(ArtefactError, "labels: 0.0", "tensors", tensors(float_images, labels.float()), **unit)
+    refused(ArtefactError, r"labels=\[19\].*\[20\]", "tensors", tensors(float_images, labels[1:]), **unit)
+    refused(ArtefactError, "classes=-1", "tensors", tensors(float_images, labels - 1), **unit)
+    refused(ArtefactError, "labels=0.0", "tensors", tensors(float_images, labels.float()), **unit)
     refused(ArtefactError, "uint8", "tensors", tensors(images, labels), **unit)
     refused(ArtefactError, "not a number", "tensors", tensors(float_images / 0, labels), **unit)
     refused(ConfigError, "mean and std", "tensors", tensors(float_images, labels))
     refused(ArtefactError, r"labels_best\.pt|images_best\.pt", "tensors", tmp_path, **unit)
     Dataset.from_dict({"image": [1], "kind": [1]}).to_parquet(tmp_path / "x.parquet")
-    refused(ArtefactError, "columns: 'image, kind'.*class_id", "parquet", tmp_path / "x.parquet")
+    refused(ArtefactError, "columns='image, kind'.*class_id", "parquet", tmp_path / "x.parquet")
     (tmp_path / "names.txt").write_text("cat\ncat")
     refused(DataError, "names.txt", "folder", place, class_names=tmp_path / "names.txt")
     refused(ConfigError, "kind", "pictures", place)

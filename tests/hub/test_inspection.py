@@ -88,5 +88,5 @@ def test_images_without_content_are_named_in_run_card_and_inspection(artefact, t
 def test_soft_labels_that_are_no_numbers_are_not_written(artefact):
     soft = artefact().soft_labels
     soft[3, 1] = torch.nan
-    with pytest.raises(ArtefactError, match="soft_labels: 'infinite or no numbers'"):
+    with pytest.raises(ArtefactError, match="soft_labels='infinite or no numbers'"):
         artefact(soft_labels=soft)

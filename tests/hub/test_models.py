@@ -115,7 +115,7 @@ def test_other_weights_and_pickles_are_refused(pool, hub):
         find_member(pool, {"name": "x", "sha256": "0" * 64})
     name = hub.fresh("net")
     done = Target(hub.api(), None, None, False).send(name, "model", model_files(folder, name, "digits"), "a network")
-    with pytest.raises(ModelError, match="name the revision"):
+    with pytest.raises(ModelError, match="Name the revision"):
         fetch_model(name, done.revision, "0" * 64)
     with pytest.raises(ModelError, match="can be read"):
         fetch_model(hub.fresh("none"), done.revision, member.sha256)

@@ -81,5 +81,5 @@ def test_each_published_image_names_the_rows_of_the_real_images_in_it(tmp_path):
     both = json.loads((folder / "condensation.json").read_text())
     both["content"]["source_rows"]["rows"].pop()
     (folder / "condensation.json").write_text(json.dumps(both))
-    with pytest.raises(ArtefactError, match="source_rows.rows: 2 lists, one an image"):
+    with pytest.raises(ArtefactError, match="source_rows.rows: 2 lists, one per image"):
         DistilledDataset.load(folder)

@@ -138,7 +138,7 @@ def test_the_teacher_comes_back_from_the_hub_and_labels_as_it_did(trainer, hub, 
     for batch in data.training_batches("online", 0, teacher=teacher):
         assert torch.equal(batch.soft, teacher.logits(batch.images))
     data.content["models"][0]["sha256"] = "0" * 64
-    with pytest.raises(ModelError, match="name the revision"):
+    with pytest.raises(ModelError, match="Name the revision"):
         load_teacher(data)
 
 
@@ -263,7 +263,7 @@ def test_a_record_opens_no_folder_of_this_machine(trainer, tmp_path, monkeypatch
     ):  # fmt: skip
         (name,) = values
         section = {"dataset": "data", "students": "evaluation", "base_model": "squeeze"}.get(name, "weak")
-        with pytest.raises(ConfigError, match=f"^{name}: .*--{name}"):
+        with pytest.raises(ConfigError, match=f"^invalid {name}=.*--{name}"):
             recipe(changed(section, **values), {})
         assert recipe(changed(section, **values), {name: "mine"})[name] == "mine"
     (tmp_path / "digits").mkdir()  # a short name is what it is, whatever lies here

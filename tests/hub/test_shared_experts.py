@@ -44,5 +44,5 @@ def test_damaged_experts_are_not_pushed_and_missing_ones_are_named(few, hub, tmp
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtefactError, match="expert-00001"):
         push_experts(trained.folder, repository, SOURCE)
-    with pytest.raises(ArtefactError, match="expert_folder: 'lab/nobody'.*cannot be read|expert_folder: 'lab/nobody'"):
+    with pytest.raises(ArtefactError, match="expert_folder='lab/nobody'.*cannot be read|expert_folder='lab/nobody'"):
         experts(few, folder="lab/nobody")

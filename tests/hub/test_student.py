@@ -154,7 +154,7 @@ def test_a_network_whose_making_cannot_be_read_from_it_is_refused(trained, hub):
     "wrong, message",
     [
         ({"top1": 61.0}, "a share from 0 to 1"),
-        ({"kind": torch.nn.Linear(3, 3)}, "model: 'Linear'.*load_model"),
+        ({"kind": torch.nn.Linear(3, 3)}, "model='Linear'.*load_model"),
         ({"names": "abc"}, "class_names"),
     ],
 )

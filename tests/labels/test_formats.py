@@ -1,5 +1,6 @@
 """Every kind of label store: what it keeps, what it costs, and that it replays the views that the teacher saw."""
 
+import json
 import logging
 
 import pytest
@@ -50,6 +51,16 @@ def make(tmp_path, teacher, images):
     return write
 
 
+def as_format_2(store, x, y):
+    """The store as it was written by the first versions: of one epoch a row group and a file."""
+    path = store.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["settings"]["format"] = 2
+    del manifest["settings"]["epochs_per_group"]
+    path.write_text(json.dumps(manifest))
+    return LabelStore.open(store.folder), x, y
+
+
 def replayed(store, x, y, **more):
     return [[*store.replay(epoch, x, y, **more)] for epoch in range(store.epochs)]
 
@@ -95,6 +106,7 @@ def test_every_store_knows_what_its_labels_are(make, teacher, name):
 
 @pytest.mark.parametrize("name", ["int8", "pruned", "packed", "virtual"])
 def test_an_interrupted_store_goes_on_and_other_settings_are_refused(make, name, monkeypatch):
+    monkeypatch.setattr(store_module, "GROUP_BYTES", 1000)
     monkeypatch.setattr(store_module, "FILE_BYTES", 2000)  # a few epochs a file
     whole, x, y = make(name, "whole")
     broken, *_ = make(name, "broken")
@@ -134,8 +146,9 @@ def test_stores_whose_last_batch_is_one_image_replay_as_they_were_made_or_not_at
     """As they were made before the last two batches were evened out."""
     with monkeypatch.context() as before:
         before.setattr(views_module, "leaves_one", lambda images, batch_size: False)
-        before.setattr(store_module, "leaves_one", lambda images, batch_size: False)
-        (explicit, x, y), (keyed, *_) = make("full", count=21), make("full, keyed", count=21)
+        before.setattr(store_module, "FILE_BYTES", 1)
+        before.setattr(store_module, "GROUP_BYTES", 1)
+        (explicit, x, y), (keyed, *_) = (as_format_2(*make(name, count=21)) for name in ("full", "full, keyed"))
         made = replayed(explicit, x, y)
     assert [len(batch.labels) for batch in made[0]] == [10, 10, 1]
     for before, now in zip(made, replayed(explicit, x, y), strict=True):
@@ -218,7 +231,7 @@ def test_as_many_logits_as_classes_lose_nothing_but_precision_and_need_no_class_
     x, y = images(25), torch.arange(25) % 3
     form = store_format(LabelSettings("packed", views_per_image=2, top_k=10))
     store = write_store(tmp_path / "many", x, y, teacher, POLICY, KEY, 2, 10, CPU, form=form)
-    assert "top" not in columns.read_epoch(replay.pq.ParquetFile(store.folder / "views-00000.parquet"), 0)
+    assert "top" not in columns.read_group(replay.pq.ParquetFile(store.folder / "views-00000.parquet"), 0)
     for batch in store.replay(0, x, y):
         assert (batch.soft - teacher.logits(batch.images)).abs().max() < 0.004 * batch.soft.abs().max() + 1e-3
 
@@ -275,7 +288,7 @@ def test_virtual_labels_are_equal_to_the_bit_or_close_and_other_ones_are_refused
 def test_a_virtual_store_keeps_some_labels_and_nothing_else(make, teacher, monkeypatch):
     monkeypatch.setattr(regeneration, "PROBES", 32)
     store, x, y = make("virtual")
-    kept = columns.read_epoch(replay.pq.ParquetFile(store.folder / "views-00000.parquet"), 0)
+    kept = columns.read_group(replay.pq.ParquetFile(store.folder / "views-00000.parquet"), 0)
     assert kept["logits"].shape == (32, 3) and kept["logits"].dtype == torch.float32
     assert store.regeneration(teacher, x, y).verdict == "equal"
     content = (store.folder / "views-00000.parquet").read_bytes()

@@ -1,18 +1,24 @@
 import multiprocessing
 from dataclasses import fields
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from hf_condense import files
+from hf_condense.config import LabelSettings
 from hf_condense.data.augmentation import ViewPolicy, draw_views
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.evaluation.losses import kl
 from hf_condense.labels import replay
 from hf_condense.labels import store as store_module
-from hf_condense.labels.columns import epoch_table, expected_bytes, read_epoch, table_batches, write_epochs
-from hf_condense.labels.store import LabelStore, write_store
+from hf_condense.labels.columns import epoch_table, expected_bytes, read_group, table_batches, write_epochs
+from hf_condense.labels.encodings import encoding_of
+from hf_condense.labels.formats import store_format
+from hf_condense.labels.store import LabelStore, write_given, write_store
 from hf_condense.labels.views import view_batches
 
 POLICY = ViewPolicy(8, crop=(0.3, 1.0), mix="cutmix")
@@ -31,6 +37,7 @@ def make(tmp_path, teacher, images, device):
 
 @pytest.fixture
 def one_epoch_files(monkeypatch):
+    monkeypatch.setattr(store_module, "GROUP_BYTES", 1)
     monkeypatch.setattr(store_module, "FILE_BYTES", 1)
 
 
@@ -68,7 +75,7 @@ def test_every_augmentation_comes_back(tmp_path, more):
     policy = ViewPolicy(8, **more)
     drawn = [(torch.arange(4), draw_views(policy, Key(1, i), 4, 8, 8), torch.randn(4, 3).half()) for i in range(2)]
     write_epochs(tmp_path / "x.parquet", [epoch_table(0, drawn)])
-    columns = read_epoch(replay.pq.ParquetFile(tmp_path / "x.parquet"), 0)
+    columns = read_group(replay.pq.ParquetFile(tmp_path / "x.parquet"), 0)
     found = list(table_batches(columns, 4))
     assert len(found) == 2
     for (rows, views, logits), (r, v, l) in zip(drawn, found):
@@ -182,10 +189,75 @@ def test_size_formula(tmp_path, n, k, batch, published):
         for e in range(epochs)
     )
     write_epochs(tmp_path / "x.parquet", tables)
-    size = (tmp_path / "x.parquet").stat().st_size
+    meta = pq.read_metadata(tmp_path / "x.parquet")
+    size = sum(meta.row_group(group).total_byte_size for group in range(epochs))  # before compression
     assert size == pytest.approx(expected_bytes(epochs, n, k, batch, True), rel=0.01)
+    assert (tmp_path / "x.parquet").stat().st_size < 0.95 * size
     if published:  # the FKD store of SRe2L: per view 16 + 1 + 8 bytes and fp16 logits; headers of its files left out
         assert size == pytest.approx(epochs * n * (25 + 2 * k), rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["full", "int8", "packed"])
+def test_row_groups_hold_many_epochs_of_a_small_set_and_are_compressed_with_an_index(make, monkeypatch, kind):
+    """Files and groups of whole epochs; each group is read once, whatever the number of epochs in it."""
+    form = store_format(LabelSettings(kind, views_per_image=12, top_k=1))
+    one = expected_bytes(
+        1, 30, 3, 10, True, encoding_of({**form, "dtype": "float16", "classes": 3}), views=form["views"]
+    )
+    single, x, y = make(epochs=12, form=form, folder="single")
+    monkeypatch.setattr(store_module, "GROUP_BYTES", 2 * one)
+    monkeypatch.setattr(store_module, "FILE_BYTES", 5 * one)
+    store, *_ = make(epochs=12, form=form)
+    paths = sorted(store.folder.glob("*.parquet"))
+    rows = [
+        [pq.read_metadata(p).row_group(g).num_rows for g in range(pq.read_metadata(p).num_row_groups)] for p in paths
+    ]
+    assert rows == [[60, 60]] * 3 and pq.read_metadata(single.folder / paths[0].name).num_row_groups == 1
+    columns = [pq.read_metadata(paths[0]).row_group(0).column(c) for c in range(2)]
+    assert all(c.has_offset_index and c.compression == "ZSTD" for c in columns)
+    read = []
+    monkeypatch.setattr(replay, "read_group", lambda file, group: read.append(group) or read_group(file, group))
+    for epoch in range(12):
+        for a, b in zip(store.replay(epoch, x, y), single.replay(epoch, x, y), strict=True):
+            assert torch.equal(a.images, b.images) and torch.equal(a.soft, b.soft)
+    assert len(read) == 6 + 1
+
+
+def test_labels_of_a_run_fill_row_groups_of_a_megabyte(tmp_path, images):
+    """As they are published, for a set whose epochs have 47 kB; only what is left at the end may be less."""
+    policy, rows = ViewPolicy(8), torch.arange(1000)
+    views = draw_views(policy, Key(1), 1000, 8, 8)
+
+    def given(epoch):
+        return [(rows, views, torch.randn(1000, 10, generator=torch.Generator().manual_seed(epoch)))]
+
+    about = {"members": [], "average": "unknown", "bn": "unknown", "precision": "unknown"}
+    store = write_given(tmp_path, images(1000), policy, 120, 1000, 10, given, teacher=about)
+    groups = [meta.row_group(g) for meta in map(pq.read_metadata, sorted(tmp_path.glob("*.parquet"))) for g in range(meta.num_row_groups)]  # fmt: skip
+    sizes = [sum(group.column(c).total_compressed_size for c in range(group.num_columns)) for group in groups]
+    assert len(sizes) > 1 and min(sizes[:-1]) > 1e6
+    assert sum(group.num_rows for group in groups) == 120_000 and store.epochs == 120
+
+
+@pytest.mark.parametrize("name", ["format2", "format3", "format4", "packed", "virtual"])
+def test_stores_of_earlier_formats_are_read(name):
+    """Written by this library when a row group was an epoch (packed: a file), with three epochs a file (packed: four)."""
+    store = LabelStore.open(Path(__file__).parent / "old_stores" / name)
+    store.verify()
+    assert store.settings["format"] < 5
+    if name == "virtual":
+        assert len(store._columns(0)["logits"]) == 100
+        return
+    rows = pa.concat_tables([pq.read_table(p) for p in sorted(store.folder.glob("*.parquet"))])
+    found = [labels for epoch in range(5) for _, _, labels in store.batches(epoch)]
+    counts = [len(labels) for labels in found[: len(found) // 5]]
+    assert counts == ([10, 9, 2] if name == "format3" else [10, 10])
+    if name == "packed":
+        top = torch.tensor([value for row in rows["top"].to_pylist() for value in row])
+        assert torch.equal(torch.cat(found).argmax(1), top)
+    else:
+        wanted = torch.tensor(rows["logits"].to_pylist())
+        assert torch.equal(torch.cat(found).float(), wanted)
 
 
 def test_manifest_counts_bytes_and_knows_its_teacher(make, teacher):

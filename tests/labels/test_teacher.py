@@ -108,7 +108,7 @@ def poisoned(model, value):
 def test_labels_that_are_no_numbers_are_refused_with_the_network_to_blame(images, model, device, value, average):
     sound, sick = model(1), poisoned(model(2), value)
     sick.name = "sick"
-    with pytest.raises(ModelError, match="^teachers: 'sick' .*those for 6 of 6 images are not"):
+    with pytest.raises(ModelError, match="^invalid teachers='sick'.*those for 6 of 6 images are not"):
         Ensemble([sound, sick], average).soft_labels(images(6), device)
     assert Ensemble([sound], average).soft_labels(images(6), device).isfinite().all()
 
@@ -127,7 +127,7 @@ def test_no_store_is_written_of_labels_that_are_no_numbers(images, model, device
         if store == "virtual" and value == 1e9:  # kept in single precision
             continue
         teacher = Ensemble([poisoned(model(1), value)])
-        with pytest.raises(ModelError, match=f"^teachers: 'convnet_w32' .*{told}"):
+        with pytest.raises(ModelError, match=f"^invalid teachers='convnet_w32'.*{told}"):
             write_store(
                 tmp_path / str(value), pixels, labels, teacher, ViewPolicy(8), Key(0), 4, 4, device, form=form
             )  # fmt: skip

@@ -50,7 +50,7 @@ def test_tasks_and_ladder():
 @pytest.mark.parametrize(
     "old, new, said",
     [
-        ("format: 1", "format: 2", "format: 2 does not work. Allowed: 1"),
+        ("format: 1", "format: 2", "format=2: expected 1"),
         ("name: digits-small", "name: ../up", "name"),
         ("alpha: 0.05", "alpha: 5", "alpha"),
         ("alpha: 0.05", "alpha: .nan", "alpha"),

@@ -105,7 +105,7 @@ def test_predictions_count(change, submitted):
         ({"image_bytes": 1}, 5, "image_bytes"),
         ({"content_hash": "ab" * 32}, 5, "content_hash"),
         ({"licence": "mit"}, 5, "licence"),
-        ({"repo": "sets/" + "0" * 64}, 5, "push the set first"),
+        ({"repo": "sets/" + "0" * 64}, 5, "Push the set first"),
         ({"tuned_on": "test"}, 7, "tuned on: test"),
     ],
 )
@@ -374,6 +374,6 @@ def test_ids_that_vanish_are_refused(submitted, tmp_path):
 def test_no_network(capsys):
     assert main(["submit", "lab/no-such-set", "--leaderboard", "lab/no-such-board"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: leaderboard") and said.count("\n") == 1 and "network" in said
+    assert said.startswith("error: invalid leaderboard=") and said.count("\n") == 1 and "network" in said
     with pytest.raises(CondensationError):
         open_place("lab/no-such-board")

@@ -146,5 +146,5 @@ def test_forged_authors_are_refused(hub, repo, published, work):
 
 
 def test_offline(hub, repo, tmp_path: Path):
-    with hub.offline(), pytest.raises(CondensationError, match=r"leaderboard: .*network"):
+    with hub.offline(), pytest.raises(CondensationError, match=r"leaderboard=.*network"):
         open_place(hub.fresh("never-fetched"))

@@ -110,11 +110,11 @@ def test_an_imported_set(board, work, digits, tmp_path):
 @pytest.mark.parametrize(
     "how, options, said",
     [
-        ({"ipc": 3}, {}, r"ipc: 3 .*1, 2"),
+        ({"ipc": 3}, {}, r"ipc=3.*1, 2"),
         ({"source": {"fingerprint": "0" * 16}}, {}, "made from other images"),
         ({"source": {"class_names": tuple("abcdefghij")}}, {}, "classes"),
-        ({}, {"seeds": 1}, "seeds: 1 .*3 to 4"),
-        ({}, {"seeds": 99}, "seeds: 99"),
+        ({}, {"seeds": 1}, "seeds=1.*3 to 4"),
+        ({}, {"seeds": 99}, "seeds=99"),
         ({}, {"tuned_on": "luck"}, "tuned_on"),
         ({}, {"own_labels": True}, "own_labels"),
         ({}, {"supersedes": "0" * 20}, "result of tiny"),

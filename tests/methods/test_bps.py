@@ -71,11 +71,11 @@ def test_uncertainty_is_the_entropy_of_the_prediction(context):
 
 
 def test_what_cannot_be_is_refused(context, tmp_path):
-    with pytest.raises(DataError, match="ipc: 61 does not work. Allowed: at most 60"):
+    with pytest.raises(DataError, match="ipc=61: expected at most 60"):
         create_method("bps").check(replace(context, ipc=61))
-    with pytest.raises(ConfigError, match="uncertain: 0.0 does not work. Allowed: a share"):
+    with pytest.raises(ConfigError, match="uncertain=0.0: expected a share"):
         create_method("bps", uncertain=0.0)
-    with pytest.raises(ConfigError, match="similarity: 2"):
+    with pytest.raises(ConfigError, match="similarity=2"):
         create_method("bps", similarity=2.0)
 
 

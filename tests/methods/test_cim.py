@@ -163,7 +163,7 @@ def test_a_layer_by_its_path_is_the_child_that_the_script_counts():
     assert feature_layer(model, "layer3") is list(model.backbone.children())[-4]
     assert feature_layer(model, None) is model.backbone.fc
     for wrong in ("layer9", ""):
-        with pytest.raises(ModelError, match="layer: .*a module of torchvision/resnet18: conv1, .*layer3.*or none"):
+        with pytest.raises(ModelError, match="layer=.*a module of torchvision/resnet18: conv1,.*layer3.*or none"):
             feature_layer(model, wrong)
 
 
@@ -172,6 +172,15 @@ def context(tmp_path_factory):
     return CondensationTrainer(
         "cim", "digits", output_dir=str(tmp_path_factory.mktemp("cim")), ipc=3, max_per_class=40, max_test=100,
         base_model="convnet_d1", squeeze_epochs=4, squeeze_lr=0.05, threads=1, precision="fp32",
+    ).prepare()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Three digits at 16 pixels, whose tiles have 8."""
+    return CondensationTrainer(
+        "cim", "digits", output_dir=str(tmp_path_factory.mktemp("large")), ipc=2, max_per_class=40, max_test=60,
+        classes="0,1,2", image_size=16, base_model="convnet_d1", squeeze_epochs=4, squeeze_lr=0.05, threads=1, precision="fp32",
     ).prepare()  # fmt: skip
 
 
@@ -199,14 +208,17 @@ def apart(context, made, factor=2) -> float:
     return float((tiles - found.features(real)).square().sum(1).mean())
 
 
-def test_tiles_come_nearer_to_their_images_and_with_the_sign_flipped_they_do_not(context, tmp_path):
-    made = make(context, tmp_path / "run", iterations=30, families=())
+def test_tiles_come_nearer_to_their_images_and_with_the_sign_flipped_they_do_not(large, tmp_path):
+    made = make(large, tmp_path / "run", iterations=30, families=())
     before = replace(made, images=made.initial)
-    assert apart(context, made) < 0.8 * apart(context, before)  # tiles of 4 x 4 pixels end at 0.71
-    augmented = make(context, tmp_path / "augmented", iterations=20)
-    assert apart(context, augmented) < 0.9 * apart(context, before)
-    flipped = make(context, tmp_path / "flipped", flipped=True, iterations=20, families=())
-    assert apart(context, flipped) > apart(context, before)
+    assert apart(large, made) < 0.7 * apart(large, before)
+    flipped = make(large, tmp_path / "flipped", flipped=True, iterations=10, families=())
+    assert apart(large, flipped) > apart(large, before)
+
+
+def test_tiles_come_nearer_under_augmentation_and_where_they_have_few_pixels(context, tmp_path):
+    made = make(context, tmp_path / "augmented", iterations=20)
+    assert apart(context, made) < 0.9 * apart(context, replace(made, images=made.initial))
 
 
 def test_each_image_says_which_real_ones_are_in_it(context, tmp_path):
@@ -255,7 +267,7 @@ def test_stages_of_pdd_hold_tiles_against_their_own_images(context):
 
 
 def test_what_cannot_be_is_refused(context):
-    with pytest.raises(ConfigError, match="tile_factor: 9 does not work. Allowed: up to 8, the side"):
+    with pytest.raises(ConfigError, match="tile_factor=9: expected up to 8, the side"):
         create_method("cim", tile_factor=9).check(replace(context, ipc=0))
     with pytest.raises(ConfigError, match="families"):
         create_method("cim", families=("blur",))

@@ -110,7 +110,7 @@ def test_it_learns_and_fails_with_the_sign_flipped(three, tmp_path):
 
 
 def test_what_cannot_be_is_refused(given):
-    for wrong, message in (({"voters": 3}, "voters: 3.*at most 2"), ({"priors": (50.0,)}, "priors.*2 numbers")):
+    for wrong, message in (({"voters": 3}, "voters=3.*at most 2"), ({"priors": (50.0,)}, "priors.*2 numbers")):
         with pytest.raises(ConfigError, match=message):
             create_method("cvdd", **{**FEW, **wrong}).objective(given)
 

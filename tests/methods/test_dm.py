@@ -8,6 +8,7 @@ import torch
 from hf_condense import create_method
 from hf_condense.errors import ConfigError
 from hf_condense.plan import SetSpec
+from hf_condense.run.settle import settle
 from hf_condense.trainer import CondensationTrainer
 from tests.matching import context, matching_loss, stopped_and_resumed, synthesise
 
@@ -45,13 +46,31 @@ def test_means_come_nearer_and_go_away_with_the_sign_flipped(sampler, tmp_path):
         assert last < 0.6 * first if sign > 0 else last > 1.5 * first, said
 
 
+@pytest.mark.parametrize("method", ["dm", "pdd"])
+@pytest.mark.parametrize(("network", "classes"), [("convnet_d1", 5), ("convnet_bn_w32", 10)])
+def test_all_classes_go_together_where_batch_norms_tie_them(method, network, classes, tmp_path):
+    """Also where DM is the base of another method; what a person gives stays, or is refused before any work."""
+    own = {"base_method": "dm", "stages": 2} if method == "pdd" else {}
+    shared = {"base_model": network, "ipc": 2, "regimes": "hard", "output_dir": str(tmp_path / "run"), **own}
+    shared |= {"max_per_class": 12, "max_test": 20, "students": "convnet_d1", "threads": 1}
+    run = settle(method, "digits", shared)
+    used = getattr(run.method, "base", run.method).settings.classes_per_shard
+    assert run.config.method.classes_per_shard == used == classes
+    assert run.config.came_from["classes_per_shard"] == "network"
+    if classes == 5:
+        assert settle(method, "digits", {**shared, "classes_per_shard": 3}).config.method.classes_per_shard == 3
+    else:
+        with pytest.raises(ConfigError, match="classes_per_shard.*3.*convnet_bn_w32 has batch norms"):
+            settle(method, "digits", {**shared, "classes_per_shard": 3})
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_classes_are_made_alike_however_they_are_cut_into_shards(sampler, tmp_path):
     given, settings = context(ipc=2), {**SHORT, **sampler}
     plan = create_method("dm", classes_per_shard=3).plan(10, 2)
     assert [len(shard.rows) for shard in plan.groups[-1]] == [6, 6, 6, 2] and not plan.joint
-    assert len(create_method("dm", classes_per_shard=None).plan(10, 2).groups[-1]) == 1
-    whole = synthesise("dm", given, tmp_path / "whole", classes_per_shard=None, **settings)
+    whole = synthesise("dm", given, tmp_path / "whole", classes_per_shard=10, **settings)
     parts = synthesise("dm", given, tmp_path / "parts", classes_per_shard=3, **settings)
     assert torch.equal(whole.initial, parts.initial) and not torch.equal(whole.images, whole.initial)
     assert float((whole.pixels - parts.pixels).abs().max()) < 1e-5

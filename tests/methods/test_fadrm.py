@@ -97,8 +97,8 @@ def test_without_a_share_of_its_own_a_block_begins_as_the_first_images_did():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"alpha": 1.2}, "alpha: 1.2"), ({"blocks": 0}, "blocks: 0"), ({"iterations": 9}, "iterations: 9.*4 blocks"),
-        ({"small_side": 0.0}, "small_side: 0"), ({"init": "noise"}, "init: 'noise'.*--alpha 1"),
+        ({"alpha": 1.2}, "alpha=1.2"), ({"blocks": 0}, "blocks=0"), ({"iterations": 9}, "iterations=9.*4 blocks"),
+        ({"small_side": 0.0}, "small_side=0"), ({"init": "noise"}, "init='noise'.*--alpha 1"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(wrong, message):
@@ -178,7 +178,7 @@ def test_rates_fall_without_a_break_turns_go_on_and_the_optimiser_forgets(given,
 
 
 def test_a_network_that_takes_one_side_alone_is_refused_before_any_work(given, tmp_path):
-    with pytest.raises(ModelError, match="base_model: 'convnet_bn_w32'.*takes 6 px.*--small_side 1"):
+    with pytest.raises(ModelError, match="base_model='convnet_bn_w32'.*takes 6 px.*--small_side 1"):
         CondensationTrainer("fadrm", "digits", base_model="convnet_bn_w32", output_dir=str(tmp_path), **SIXES)
 
 

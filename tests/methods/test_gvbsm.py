@@ -58,7 +58,7 @@ def test_chunks_take_a_part_of_every_class_first():
 
 
 def test_chunks_that_do_not_divide_are_refused():
-    with pytest.raises(ConfigError, match="id_chunks: 10 does not work.*divides ipc, which is 15.*--id_chunks 1"):
+    with pytest.raises(ConfigError, match="id_chunks=10.*divides ipc, which is 15.*--id_chunks 1"):
         create_method("gvbsm", id_chunks=10).plan(200, 15)
 
 

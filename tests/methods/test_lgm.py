@@ -126,7 +126,7 @@ def test_batches_with_a_random_head_and_plain_pixels_work_too(given, tmp_path):
 
 
 def test_class_means_with_a_random_head_are_refused():
-    with pytest.raises(ConfigError, match="real: 'means'.*batches with a random head.*--head_scale 0"):
+    with pytest.raises(ConfigError, match="real='means'.*batches with a random head.*--head_scale 0"):
         create_method("lgm", real="means", head_scale=0.01)
 
 
@@ -135,9 +135,9 @@ def test_its_students_are_probes_of_its_backbone_and_labels_are_hard(backbone, t
     run = CondensationTrainer("lgm", output_dir=str(tmp_path / "a"), **own).settled
     assert run.config.evaluation.students == (f"probe:{backbone}",) and not run.needs_pool
     assert run.protocol.name == "probe-fast" and run.config.evaluation.regimes == ("hard",)
-    with pytest.raises(ConfigError, match="regimes: 'online'.*linear probes"):
+    with pytest.raises(ConfigError, match="regimes='online'.*linear probes"):
         CondensationTrainer("lgm", output_dir=str(tmp_path / "b"), **own, regimes="hard,online")
-    with pytest.raises(ConfigError, match="baselines: 'centroids'.*--students probe"):
+    with pytest.raises(ConfigError, match="baselines='centroids'.*--students probe"):
         CondensationTrainer("random", output_dir=str(tmp_path / "c"), **TINY, baselines="centroids")
 
 

@@ -133,9 +133,9 @@ def test_a_run_killed_in_a_block_of_small_images_goes_on_to_the_same_bytes(tmp_p
 
 
 def test_a_name_is_registered_once():
-    with pytest.raises(ConfigError, match="method: 'blend' .*a name of its own"):
+    with pytest.raises(ConfigError, match="method='blend'.*a name of its own"):
         register(MethodInfo("blend", "", "a:B", "", "", pool=False, real_pixels=False, summary=""))
-    with pytest.raises(ConfigError, match="where: 'no class'"):
+    with pytest.raises(ConfigError, match="where='no class'"):
         register(MethodInfo("other", "", "no class", "", "", pool=False, real_pixels=False, summary=""))
     assert "other" not in METHODS
 

@@ -54,6 +54,15 @@ BASES = {  # of every family: distributions, gradients, trajectories, frozen poo
     "idc": {"iterations": 2, "inner_steps": 2, "real_batch": 8, "network_images": 8, "lr": 10.0, "lr_side": 8},
     "mtt": TRAJECTORIES | {"lr_lr": 1e-3},
     "tesla": TRAJECTORIES,
+    "ncfm": {
+        "iterations": 3,
+        "real_batch": 8,
+        "frequencies": 16,
+        "trainings": 2,
+        "network_epochs": 1,
+        "formation_factor": 1,
+    },
+    "datm": TRAJECTORIES | {"lr_labels": 1.0},
     "edc": {"iterations": 3, "shard_size": 8},
     "rded": {"rded_candidates": 6, "rded_crops": 2},
     "coreset": {"selection": "herding"},
@@ -538,17 +547,17 @@ def test_published_settings_are_for_the_images_of_a_stage(base):
 
 def test_what_cannot_be_done_is_said():
     method = create_method("pdd", base_method="dm", stages=5)
-    with pytest.raises(ConfigError, match="ipc: 7.*multiple of the 5 stages.*--ipc 5"):
+    with pytest.raises(ConfigError, match="ipc=7.*multiple of the 5 stages.*--ipc 5"):
         method.plan(10, 7)
-    with pytest.raises(ConfigError, match="base_method: 'dmm'"):
+    with pytest.raises(ConfigError, match="base_method='dmm'"):
         create_method("pdd", base_method="dmm")
     with pytest.raises(ConfigError, match="base_method"):
         create_method("pdd", base_method="pdd")
-    with pytest.raises(ConfigError, match="chains: 0.*edc, whose observers"):
+    with pytest.raises(ConfigError, match="chains=0.*edc, whose observers"):
         create_method("pdd", base_method="edc", chains=0)
-    with pytest.raises(ConfigError, match="shard_size: 4"):  # a setting of another base
+    with pytest.raises(ConfigError, match="shard_size=4"):  # a setting of another base
         create_method("pdd", base_method="dm", shard_size=4)
-    with pytest.raises(ConfigError, match="iterations: 0"):
+    with pytest.raises(ConfigError, match="iterations=0"):
         create_method("pdd", base_method="dm", iterations=0)
 
 

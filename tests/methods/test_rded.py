@@ -122,5 +122,5 @@ def test_students_shuffle_as_many_strips_as_images_have_cells(name):
 
 
 def test_settings_below_one_are_refused():
-    with pytest.raises(ConfigError, match="rded_crops: 0 does not work. Allowed: 1 or more"):
+    with pytest.raises(ConfigError, match="rded_crops=0: expected 1 or more"):
         create_method("rded", rded_crops=0)

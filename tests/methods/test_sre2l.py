@@ -341,7 +341,7 @@ def test_networks_stay_as_they_are(context, tmp_path):
         ({"shard_size": 0}, "shard_size"),
         ({"roll_back": -1}, "roll_back"),
         ({"init": "fog"}, "noise, real, patches"),
-        ({"curriculum": "cosine", "crop_min": None}, "give a --crop_min"),
+        ({"curriculum": "cosine", "crop_min": None}, "Give a --crop_min"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

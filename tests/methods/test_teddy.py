@@ -144,7 +144,7 @@ def test_settings_that_contradict_each_other_are_refused(base):
         create_method("teddy", stacked=True, match="gradient")
     with pytest.raises(ConfigError, match="models_per_step"):
         create_method("teddy", models_per_step=0)
-    with pytest.raises(ConfigError, match="models_per_step: 2.*at most 1"):
+    with pytest.raises(ConfigError, match="models_per_step=2.*at most 1"):
         create_method("teddy", models_per_step=2).objective(base)
 
 

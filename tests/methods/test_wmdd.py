@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hf_condense import create_method
+from hf_condense import CondensationTrainer, create_method
 from hf_condense.data.randomness import Key
 from hf_condense.errors import DataError
 from hf_condense.models.embedding import embed
@@ -53,13 +53,13 @@ def loss_and_gradient(objective, shard, images, labels):
 def test_features_on_their_points_cost_nothing_and_others_their_distance(given):
     alone = {"match_weight": 0.0, "ce_weight": 0.0}
     method, shard, images, labels, features = block(given, **alone)
-    loss, gradient = loss_and_gradient(method.objective(given, features), shard, images, labels)
+    loss, gradient = loss_and_gradient(method.objective(given, (features, None)), shard, images, labels)
     assert loss < 1e-5 and gradient.abs().max() < 1e-3
     away = torch.arange(6.0)[:, None] / 3 + features
-    loss, _ = loss_and_gradient(method.objective(given, away), shard, images, labels)
+    loss, _ = loss_and_gradient(method.objective(given, (away, None)), shard, images, labels)
     assert loss == pytest.approx(float((features - away).norm()), rel=1e-4)
     single = block(given, **alone, feature_norm="image")[0]
-    loss, _ = loss_and_gradient(single.objective(given, away), shard, images, labels)
+    loss, _ = loss_and_gradient(single.objective(given, (away, None)), shard, images, labels)
     assert loss == pytest.approx(float((features - away).norm(dim=1).mean()), rel=1e-4)
 
 
@@ -67,7 +67,7 @@ def test_classes_are_apart_in_statistics_and_joined_by_the_norm_of_a_block(given
     def gradient_of_class_0(other: float, **settings) -> torch.Tensor:
         method, shard, images, labels, features = block(given, ce_weight=0.0, **settings)
         images[2:] *= other
-        objective = method.objective(given, torch.zeros_like(features))
+        objective = method.objective(given, (torch.zeros_like(features), None))
         return loss_and_gradient(objective, shard, images, labels)[1][:2]
 
     for settings, joined in (
@@ -111,7 +111,7 @@ def test_it_draws_features_to_the_points_and_fails_with_the_sign_flipped(given, 
     own = {**FEW, "iterations": 12, "points": points, "init": "medoids"}
     method = create_method("wmdd", **own)
     shard = method.plan(10, 2).optimised[0]
-    aims = method.ready(shard, given, None)
+    aims = method.ready(shard, given, None)[0]
 
     def away(images) -> float:
         with torch.no_grad():
@@ -129,5 +129,32 @@ def test_a_resumed_shard_ends_as_a_whole_one(given, tmp_path):
 
 
 def test_a_class_needs_an_image_for_each_point(given):
-    with pytest.raises(DataError, match="ipc: 1000"):
+    with pytest.raises(DataError, match="ipc=1000"):
         create_method("wmdd").check(replace(given, ipc=1000))
+
+
+def test_images_cover_the_real_features_better_and_are_further_apart_than_those_of_sre2l(tmp_path):
+    """From the same noise in as many steps, in a network that knows the classes: not one image of a class four times."""
+    trained = CondensationTrainer(
+        "wmdd", "digits", output_dir=str(tmp_path / "run"), ipc=4, max_per_class=60, max_test=100, base_model="convnet_bn_w32",
+        squeeze_epochs=5, squeeze_lr=0.05, threads=1, precision="fp32",
+    ).prepare()  # fmt: skip
+    model, train = trained.observers[0].model, trained.train
+    with torch.no_grad():
+        real = [embed(model, train.images(train.rows_of(c)).float() / 255) for c in range(10)]
+
+    @torch.no_grad()
+    def seen(images) -> torch.Tensor:
+        return embed(model, images / 255).view(10, 4, -1)
+
+    def uncovered(images) -> float:
+        return sum(float(torch.cdist(r, s).min(1).values.mean()) for r, s in zip(real, seen(images)))
+
+    def spread(images) -> float:
+        return sum(float(torch.pdist(s).mean()) for s in seen(images))
+
+    own = {**FEW, "shard_size": 40, "iterations": 60}
+    made, plain = (synthesise(name, trained, tmp_path / name, **own).images for name in ("wmdd", "sre2l"))
+    flipped = synthesise("wmdd", trained, tmp_path / "flipped", -1, **{**own, "iterations": 10}).images
+    assert uncovered(made) < 0.7 * uncovered(plain) and uncovered(made) < uncovered(flipped)
+    assert spread(made) > spread(plain)

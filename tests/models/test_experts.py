@@ -215,7 +215,7 @@ def test_two_processes_make_what_one_makes(buffer, tmp_path):
 
 
 def test_rates_that_ruin_an_expert_are_refused():
-    with pytest.raises(ConfigError, match=r"expert_lr: 1e\+20 .*finite; those of expert 0.*lower it"):
+    with pytest.raises(ConfigError, match=r"expert_lr=1e\+20.*finite; those of expert 0.*Lower it"):
         train(ExpertRecipe(3, lr=1e20, batch=32))
     with pytest.raises(ConfigError, match="the same after 0 and 1 epochs"):
         train(ExpertRecipe(3, lr=1e-60, batch=32))

@@ -132,9 +132,47 @@ def test_ratios_that_leave_nothing_are_refused(wide, ratio):
         prune(wide, ratio, KEY, image_size=8)
 
 
-@pytest.mark.parametrize("name", ["test_vit", "cifar_shufflenetv2_x0_5"])
-def test_what_cannot_be_pruned_is_said_with_the_next_step(name):
-    with pytest.raises(ModelError, match=f"(?s){name}.*can be pruned.*Next: .*--pool_kind prior"):
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_attention_keeps_its_size_and_feed_forward_blocks_lose_channels(library, tmp_path, caplog):
+    """Vision transformers of both libraries come back from disk as they were pruned."""
+    caplog.set_level("INFO")
+    base = load("test_vit", 32, 3) if library == "timm" else small_transformer()
+    pruned = prune(base, 0.3, KEY, image_size=32)
+    assert "in its feed-forward blocks only" in caplog.text
+    before, after = (dict(model.backbone.named_parameters()) for model in (base, pruned))
+    changed = {name for name, value in after.items() if value.shape != before[name].shape}
+    hidden = ("mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight")
+    hidden += ("intermediate.dense.weight", "intermediate.dense.bias", "output.dense.weight")
+    assert changed and all(name.endswith(hidden) and "attention" not in name for name in changed)
+    images = torch.rand(2, 3, 32, 32)
+    write_checkpoint(pruned, tmp_path, 32)
+    again = read_checkpoint(tmp_path).eval()
+    assert torch.equal(again(images), pruned(images)) and again.sha256() == pruned.sha256() != base.sha256()
+    assert [str(m) for m in again.modules()] == [str(m) for m in pruned.modules()]
+
+
+def small_transformer() -> ImageModel:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    network = ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8, num_labels=10))
+    build = {"library": "transformers", "architecture": "ViTForImageClassification", "model_args": {}}
+    return ImageModel(network, num_classes=10, input_size=32, name="vit", build=build, needs_squeeze=False).eval()
+
+
+def test_layer_norms_of_a_convolutional_network_are_pruned_with_their_channels():
+    base = load("test_convnext", 32, 3)
+    norms = [
+        [m.normalized_shape[0] for m in model.modules() if isinstance(m, torch.nn.LayerNorm)]
+        for model in (base, prune(base, 0.3, KEY, image_size=32))
+    ]
+    assert len(norms[0]) == len(norms[1]) > 4 and all(now < then for then, now in zip(*norms))
+
+
+def test_what_cannot_be_pruned_is_said_with_the_next_step():
+    name = "cifar_shufflenetv2_x0_5"
+    with pytest.raises(ModelError, match=f"(?s){name}.*can be pruned.*--pool_kind prior"):
         prune(load(name, 32), 0.3, KEY, image_size=32)
 
 

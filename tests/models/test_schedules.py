@@ -37,7 +37,7 @@ def test_warm_up_climbs_then_runs_the_schedule_over_the_rest():
 
 
 def test_unknown_name_and_parameter():
-    with pytest.raises(ConfigError, match="did you mean cosine"):
+    with pytest.raises(ConfigError, match="Did you mean cosine"):
         multiplier("cosin", 0, 1)
     with pytest.raises(ConfigError, match="zeta"):
         multiplier("cosine", 0, 1, zeta=2)

@@ -15,9 +15,9 @@ from hf_condense.objectives.densification import (
     SIDE,
     Densification,
     DensifiedStatistics,
-    class_groups,
     densification,
 )
+from hf_condense.objectives.diversity import class_groups
 from hf_condense.plan import Shard
 from tests.objectives.test_feature_statistics import CPU, KEY, PLAIN, Net, Recorded, Source, some, step
 

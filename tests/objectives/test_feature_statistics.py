@@ -410,7 +410,7 @@ def test_bf16_is_near_fp32_and_leaves_the_observer_alone():
 def test_statistics_of_another_size_are_refused():
     source, observers = Source(), [Net(dtype=torch.float32).eval()]
     statistics = collect_statistics(observers, source, None, 2, Key(0), CPU)
-    with pytest.raises(ArtefactError, match="collect the statistics again"):
+    with pytest.raises(ArtefactError, match="Collect the statistics again"):
         FeatureStatistics(observers, statistics, MatchingSettings()).start(
             None, torch.rand(4, 3, 8, 8), torch.arange(4), KEY
         )

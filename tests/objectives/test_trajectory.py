@@ -171,7 +171,7 @@ def test_no_graph_goes_over_more_than_one_step(kind, hanging):
 
 def test_another_gradient_is_refused():
     loop, images, labels = inner_loop(1)
-    with pytest.raises(ConfigError, match="gradient: 'eq6' does not work. Allowed: adjoint, unroll, tesla"):
+    with pytest.raises(ConfigError, match="gradient='eq6': expected adjoint, unroll, tesla"):
         end_distance(loop, images, labels, torch.tensor(0.1), "eq6")
 
 

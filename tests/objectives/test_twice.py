@@ -19,7 +19,7 @@ from hf_condense.objectives.inner_loop import Batch, InnerLoop, end_distance
 from hf_condense.objectives.twice import need_twice_differentiable
 from tests.matching import context, synthesise
 
-TWICE = {"dc", "dsa", "idc", "dream", "mtt", "tesla"}
+TWICE = {"dc", "dsa", "idc", "dream", "mtt", "tesla", "datm"}
 
 
 class _Square(torch.autograd.Function):
@@ -116,7 +116,7 @@ def test_the_trial_lets_networks_pass_and_leaves_them_as_they_are(network):
 
 
 def test_a_network_that_cannot_is_named_with_the_reason():
-    with pytest.raises(ModelError, match="^base_model: 'small' .*once_differentiable.*convnet_w128"):
+    with pytest.raises(ModelError, match="^invalid base_model='small'.*once_differentiable.*convnet_w128"):
         need_twice_differentiable(small(Fused()), 16)
 
 
@@ -146,7 +146,7 @@ def test_a_run_is_refused_before_its_first_stage(tmp_path):
     from hf_condense.trainer import CondensationTrainer
 
     for method in ("mtt", "edc", "dm"):
-        with pytest.raises(ModelError, match="^base_model: 'convnet_bn_w31' .*did you mean convnet_bn_w32"):
+        with pytest.raises(ModelError, match="^invalid base_model='convnet_bn_w31'.*Did you mean convnet_bn_w32"):
             CondensationTrainer(
                 method, "digits", base_model="convnet_bn_w31", max_per_class=4, ipc=1, output_dir=str(tmp_path / "run")
             )

@@ -114,3 +114,13 @@ def test_centroids_are_means_and_as_good_as_those_of_scikit_learn():
     other = [KMeans(40, init="random", n_init=1, random_state=s).fit(f.numpy()).inertia_ for s in range(2)]
     drawn = float(torch.cdist(f, f[Key(0).permutation(600)[:40]]).square().min(1).values.sum())
     assert inertia < 1.05 * sum(other) / 2 < 0.8 * drawn
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_picks_that_nothing_reads_back_are_the_same(each):
+    generator = torch.Generator().manual_seed(0)
+    for k, n in ((5, 15), (4, 40)):
+        distances = torch.rand(k, n, generator=generator)
+        distances[1] = distances[0]  # clusters that want the same rows
+        there = centres._nearest_distinct_unread(distances.clone(), each)
+        assert there.tolist() == centres._nearest_distinct(distances, each).tolist()

@@ -208,10 +208,10 @@ def test_no_two_cells_come_from_one_image():
 def test_too_few_images_and_too_many_cells_are_refused():
     with pytest.raises(
         DataError,
-        match="ipc: 4 does not work. Allowed: at most 3 \\(class .* has 12 training images, and each takes 4",
+        match="ipc=4: expected at most 3 \\(class.* has 12 training images, and each takes 4",
     ):
         crops(count=4, factor=2)
-    with pytest.raises(ConfigError, match="rded_factor: 9 does not work. Allowed: up to 8"):
+    with pytest.raises(ConfigError, match="rded_factor=9: expected up to 8"):
         crops(count=1, factor=9)
 
 
@@ -219,5 +219,5 @@ def test_random_rows_take_none_twice_and_say_when_a_class_is_too_small():
     src = source()
     rows = random_rows(src, (0,) * 12, Key(1))
     assert sorted(rows) == list(range(12))
-    with pytest.raises(DataError, match="ipc: 13 does not work. Allowed: at most 12 \\(class 'a'"):
+    with pytest.raises(DataError, match="ipc=13: expected at most 12 \\(class 'a'"):
         random_rows(src, (0,) * 13, Key(1))

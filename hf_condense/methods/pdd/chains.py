@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from hf_condense.config import check
-from hf_condense.data.cache import one_at_a_time
+from hf_condense.data.cache import note_use, one_at_a_time
 from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
 from hf_condense.files import fingerprint, load_tensors, remove_leftovers, save_tensors
@@ -164,8 +164,12 @@ class ChainedNetworks:
     def place(self, number: int, stage: int) -> Path:
         """The file with the weights of chain `number` after the data of `stage`; trained if missing."""
         place = self.folder / self._identity(stage) / f"chain-{number:05d}.safetensors"
-        if place.exists():
-            return place
+        if not place.exists():
+            self._train(number, stage, place)
+        note_use("chains", place)
+        return place
+
+    def _train(self, number: int, stage: int, place: Path) -> None:
         with one_at_a_time(place):
             if not place.exists():
                 remove_leftovers(place.parent, place.name)
@@ -176,7 +180,6 @@ class ChainedNetworks:
                 self.curriculum.learn(network, stage, self.key / number, state)
                 keep(network, place)
                 shutil.rmtree(state, ignore_errors=True)
-        return place
 
     def _identity(self, stage: int) -> str:
         return fingerprint([self.fresh.fingerprint, str(self.key), self.curriculum.fingerprint(stage)])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from hf_condense.config import check
 from hf_condense.data.pixels import to_unit
@@ -16,7 +17,7 @@ from hf_condense.methods.pdd.stage import ReadyStage, StageContext
 from hf_condense.methods.pdd.stage_networks import StageNetworks
 from hf_condense.methods.pdd.stage_source import harder, unused
 from hf_condense.methods.registry import METHODS, MethodInfo
-from hf_condense.methods.wrapping import base_of, settings_beside
+from hf_condense.methods.wrapping import base_of, settings_beside, with_settings_of
 from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.base import Objective
 from hf_condense.objectives.union import Frozen, Union
@@ -104,16 +105,15 @@ class PDD(Method):
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe | None:
         return self.base.recipe(shard, replace(spec, ipc=self.each(spec.ipc)))
 
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        stages = self.settings.stages  # the first stage uses its own images, the last one all of them
-        return self.base.images_per_step(num_classes, self.each(ipc)) * stages * (stages + 1) / 2
-
     def images_before(self, real: int) -> float:
         """Those of the base in each stage; chains, which train on few images, are not counted."""
         return self.base.images_before(real) * self.settings.stages
 
     def check(self, context: Context) -> None:
         self.base.check(self._base_context(context))
+
+    def settings_for(self, network: ImageModel, num_classes: int) -> Any:
+        return with_settings_of(self.settings, self.base.settings_for(network, num_classes))
 
     def check_network(self, network: ImageModel, image_size: int) -> None:
         self.base.check_network(network, image_size)
@@ -137,12 +137,25 @@ class PDD(Method):
         here = self._base_context(here)
         return ReadyStage(here, self.base.ready(shard, here, None))
 
+    def stand_in(self, shard: Shard, context: Context) -> ReadyStage:
+        """Of a later stage with black images of those before, in networks that have not seen them."""
+        here, before = StageContext.of(context), shard.stage - 1
+        if before:
+            labels = torch.tensor(self.base.plan(context.num_classes, self.each(context.ipc)).labels * before)
+            size = (len(labels), context.train.channels, context.image_size, context.image_size)
+            here = replace(here, stage=shard.stage, frozen=Frozen(torch.zeros(size), labels, before))
+        here = self._base_context(here)
+        return ReadyStage(here, self.base.stand_in(shard, here))
+
     def _later(self, shard: Shard, context: Context, earlier: Synthetic) -> StageContext:
         """The context of a later stage, with the results of earlier ones."""
         seen = to_unit(earlier.images) if earlier.pixels is None else earlier.pixels
-        frozen = Frozen(seen, earlier.labels, shard.stage - 1)
+        frozen = Frozen(seen, earlier.labels, shard.stage - 1, earlier.soft_labels)
         here = replace(context, key=context.key / "stage" / shard.stage)
         return StageContext.of(here, stage=shard.stage, frozen=frozen)
+
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return self.settings.stages * self.base.images_looked_at(real, self.each(ipc))
 
     def start(self, shard: Shard, context: Context, ready: ReadyStage | None = None) -> Start:
         found = self.base.start(shard, ready.context, ready.base)

@@ -1,0 +1,6 @@
+"""DATM on any image dataset: accelerate launch recipes/datm.py --dataset cifar10 --ipc 10"""
+
+from hf_condense.cli import recipe
+
+if __name__ == "__main__":
+    recipe("datm")
