@@ -29,9 +29,9 @@ from hf_condense.models.loading import load_untrained
 
 # student: side, channels, steps that are timed
 CASES = {
-    "convnet_d2_w16": (8, 1, 50),
-    "convnet_d1": (8, 1, 50),
-    "convnet_w32": (28, 1, 20),
+    "convnet_d2_w16": (8, 1, 200),
+    "convnet_d1": (8, 1, 200),
+    "convnet_w32": (28, 1, 60),
     "convnet_w128": (32, 3, 4),
 }
 

@@ -19,7 +19,7 @@ import hf_condense
 
 ROOT = Path(__file__).parents[1]
 DATA = sorted(
-    p.relative_to(ROOT).as_posix() for s in ("jinja", "yaml") for p in (ROOT / "hf_condense").rglob(f"*.{s}")
+    p.relative_to(ROOT).as_posix() for s in ("jinja", "yaml", "c") for p in (ROOT / "hf_condense").rglob(f"*.{s}")
 )
 TRY = (
     "run --method dm --dataset digits --ipc 1 --iterations 2 --max_per_class 12 --max_test 20 --student_epochs 1 --student_seeds 1"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ WIDEST = 1024  # columns of a map, as in the C file
 
 
 @lru_cache
-def _functions() -> ctypes.CDLL | None:
+def _functions() -> Any:  # a CDLL, or None
     """`forward`, `backward` and `affine` of the C file, or None where there is no compiler."""
     found = library("norm_relu_pool")
     if found is not None:
@@ -36,7 +37,7 @@ def available() -> bool:
     return _functions() is not None
 
 
-def norm_relu_pool(x: Tensor, norm: nn.Module) -> Tensor | None:
+def norm_relu_pool(x: Tensor, norm: nn.GroupNorm | nn.BatchNorm2d) -> Tensor | None:
     """`norm`, ReLU and pooling of maps [n, c, h, w] -> float32 [n, c, h / 2, w / 2]; equal to torch's up to rounding.
 
     Args:
@@ -66,7 +67,7 @@ class NormReluPool(torch.autograd.Function):
     """float32 maps [n, c, h, w], weight and bias [c] of an instance norm -> [n, c, h / 2, w / 2]."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
         y, moments = _halved(x), x.new_empty(2, *x.shape[:2])
         call, threads = _functions().forward, torch.get_num_threads()
@@ -76,7 +77,7 @@ class NormReluPool(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, bias, moments = ctx.saved_tensors
         dy, dx, of_weight, of_bias = dy.contiguous(), *map(torch.empty_like, (x, weight, bias))
         call, threads = _functions().backward, torch.get_num_threads()
