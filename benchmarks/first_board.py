@@ -28,7 +28,7 @@ from hf_condense.methods import method_class
 from hf_condense.run.resolve import load_preset, preset_names
 
 KEEPER = "keeper"
-POOL = ("convnet_bn_w32", "convnet_w32", "convnet_d1")  # trained once for each dataset; all sets look through them
+POOL = ("convnet_bn_w32", "convnet_w32", "convnet_d2_w16")  # trained once for each dataset; all sets look through them
 TRAINED = {"squeeze_epochs": 6, "squeeze_schedule": "cosine", "squeeze_batch": 64, "squeeze_lr": 0.05}
 SINGLE, SEVERAL, STEPS = {"pool": POOL[:1]}, {"pool": POOL}, {"iterations": 300}
 PLAIN = {"pool": POOL[1:2]}  # a network without batch norms

@@ -3,11 +3,11 @@
     python -m benchmarks.gpu --device cuda --estimate_as h100
     python -m benchmarks.gpu --device cpu --quick
 
-`steps`: every method in float32, in bf16 where it looks through a pool or embeds only, and without statistics where it
-matches them. `students`: a step in float32, in bf16 and compiled. `memory`: peak of EDC steps at 224 px, 1,000 classes, five
-ResNet-18. `estimate`: seconds that `run.counted` gives for passes on the named device over those
-measured (a figure of that device alone; on a CPU it says nothing). `plain` rows are
-in `benchmarks.synthesis_step --device cuda`. `--quick` makes all of it small, to see it work.
+`steps`: every method in float32; in the plain formulation (benchmarks/plain_steps.py; IDC, DREAM, DELT, CIM and LGM have none); in bf16
+where it looks through a pool or embeds only; without statistics where it matches them; with CUDA graphs where observers are
+captured. `students`: a step in float32, in bf16 and compiled. `memory`: peak of EDC steps at 224 px, 1,000 classes, five
+ResNet-18, beside the estimate. `estimate`: seconds that `run.counted` gives for passes on the named device over those
+measured (a figure of that device alone; on a CPU it says nothing). `--quick` makes all of it small, to see it work.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ import torch.nn.functional as F
 
 from benchmarks import record
 from benchmarks.launches import SMALL
+from benchmarks.plain_steps import plainly
 from benchmarks.steps import KEY, MadeUpImages, step_of
-from hf_condense.memory import peak_bytes, reset_peak
+from hf_condense.memory import current_bytes, peak_bytes, reset_peak
 from hf_condense.methods import METHODS, list_methods
+from hf_condense.models.graphs import CudaRecorder
 from hf_condense.models.loading import load_model
+from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.precision import autocast, settle_arithmetic
-from hf_condense.run.counted import IMAGES, count, seconds_on
+from hf_condense.run.counted import IMAGES, Counting, count, seconds_on
 from hf_condense.run.devices import DEVICES
 
 BF16 = ("dm",)  # beside methods with a pool: networks whose gradients are not differentiated
@@ -37,6 +40,7 @@ def stepper(work):
 
 
 def steps(options) -> dict:
+    """Seconds of a step of every method, and of its other forms beside it."""
     side, ipc = (8, 1) if options.quick else (32, 10)
     source, found = MadeUpImages(10, side, 20), {}
     for name in options.methods:
@@ -45,20 +49,30 @@ def steps(options) -> dict:
             ("convnet_bn_w32" if pool else "convnet_w32") if options.quick else "resnet18" if pool else "convnet_w128"
         )
         given = {"ipc": ipc if pool else 1, **SMALL.get(name, {})}
-        rows = {"fp32": {}}
-        if pool or name in BF16:
-            rows["bf16"] = {"precision": "bf16"}
-        if pool:
-            rows["without statistics"] = {"match_weight": 0.0}
-        made = {row: step_of(name, source, (network,), options.device, **given, **own) for row, own in rows.items()}
-        if made["fp32"] is None:
+
+        def made(own: dict, given: dict = given, network: str = network, name: str = name):
+            return step_of(name, source, (network,), options.device, **given, **own)
+
+        rows = {"fp32": made({})}
+        if rows["fp32"] is None:
             continue
-        seconds = record.interleaved(
-            {row: stepper(work) for row, work in made.items()}, options.repeats, options.device
-        )
-        whole = seconds["fp32"]["median"]
-        found[name] = {row: {**s, "fp32_over_this": round(whole / s["median"], 3)} for row, s in seconds.items()}
+        rows["plain"] = plainly(made({}))
+        if pool or name in BF16:
+            rows["bf16"] = made({"precision": "bf16"})
+        if pool:
+            rows["without statistics"] = made({"match_weight": 0.0})
+        if options.device.type == "cuda" and isinstance(rows["fp32"].objective, FeatureStatistics):
+            rows["graphs"] = made({})
+            rows["graphs"].objective.recorder = CudaRecorder()
+        work = {row: stepper(work) for row, work in rows.items() if work is not None}
+        found[name] = compared(record.interleaved(work, options.repeats, options.device))
     return found
+
+
+def compared(seconds: dict) -> dict:
+    """Rows with their ratio to that of ours in float32: above 1 where ours is faster."""
+    ours = seconds["fp32"]["median"]
+    return {row: {**s, "over_fp32": round(s["median"] / ours, 3)} for row, s in seconds.items()}
 
 
 def students(options) -> dict:
@@ -88,22 +102,34 @@ def students(options) -> dict:
     rows = {"fp32": training(False, False), "bf16": training(True, False)}
     if not options.quick:
         rows |= {"fp32, compiled": training(False, True), "bf16, compiled": training(True, True)}
-    seconds = record.interleaved(rows, options.repeats, options.device)
-    return {
-        row: {**s, "fp32_over_this": round(seconds["fp32"]["median"] / s["median"], 3)} for row, s in seconds.items()
-    }
+    return compared(record.interleaved(rows, options.repeats, options.device))
 
 
 def memory(options) -> dict:
     classes, side, count_of = (10, 16, 2) if options.quick else (1000, 224, 5)
     network = "convnet_bn_w32" if options.quick else "resnet18"
     source = MadeUpImages(classes, side, 1)
-    reset_peak(options.device)
     size = {"shard_size": 10 if options.quick else 100}
-    work = step_of("edc", source, (network,) * count_of, options.device, ipc=1, **size)
-    for number in range(count_of):
-        work.step(number)
-    return {"classes": classes, "side": side, "observers": count_of, "peak_gb": peak_bytes(options.device) / 1e9}
+
+    def steps_on(device: torch.device) -> None:
+        work = step_of("edc", source, (network,) * count_of, device, ipc=1, **size)
+        for number in range(count_of):
+            work.step(number)
+
+    before = current_bytes(options.device)
+    reset_peak(options.device)
+    steps_on(options.device)
+    peak = peak_bytes(options.device) - before
+    with Counting() as counting:
+        steps_on(torch.device("meta"))
+    return {
+        "classes": classes,
+        "side": side,
+        "observers": count_of,
+        "peak_gb": peak / 1e9,
+        "estimated_gb": counting.peak / 1e9,
+        "estimated_over_peak": counting.peak / peak,
+    }
 
 
 def estimate(options) -> dict:

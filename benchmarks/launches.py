@@ -20,6 +20,7 @@ SMALL = {  # what is made before the first step, as small as it can be; the step
     "mtt": {"experts": 1, "expert_epochs": 2, "first_epochs": 1, "span": 1, "expert_lr": 0.01},
     "datm": {"experts": 1, "expert_epochs": 2, "first_epochs": 1, "span": 1, "expert_lr": 0.01},
     "tesla": {"experts": 1, "expert_epochs": 2, "first_epochs": 1, "span": 1, "expert_lr": 0.01},
+    "ncfm": {"trainings": 1, "network_epochs": 1},
     "pdd": {"base_method": "dm", "stages": 1},
 }
 

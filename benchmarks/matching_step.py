@@ -34,6 +34,7 @@ class Source:
     def __init__(self, per_class: int) -> None:
         draw = KEY.numpy().integers(0, 256, (CLASSES * per_class, 1, 28, 28), np.uint8)
         self.pixels, self.per_class = torch.from_numpy(draw), per_class
+        self.fits_in_memory, self.shape = True, draw.shape
 
     def decoded(self) -> torch.Tensor:
         return self.pixels

@@ -32,7 +32,7 @@ AIM = 5.0
 CROPS = 5
 # data set: side, factor, {observer: (IPC, candidates)}
 CASES = {
-    "fashion_mnist": (32, 1, {"none": (10, 300), "convnet_w32": (10, 300), "convnet_d1": (10, 300)}),
+    "fashion_mnist": (32, 1, {"none": (10, 300), "convnet_w32": (10, 300), "convnet_bn_w32": (10, 300)}),
     "grocery_photos": (224, 2, {"none": (2, 40), "test_byobnet": (2, 40), "resnet18": (1, 8)}),
 }
 
@@ -110,13 +110,16 @@ def measure(source: ImageSource, name: str, size: int, factor: int, ipc: int, ca
 
 
 def parser():
-    return record.parser(__doc__, repeats=3)
+    found = record.parser(__doc__, repeats=3)
+    found.add_argument("--datasets", nargs="+", choices=sorted(CASES), default=list(CASES))
+    return found
 
 
 def main() -> None:
     options = record.options(parser())
     values: dict = {"aim_plain_over_ours": AIM, "crops": CROPS}
-    for name, (size, factor, observers) in CASES.items():
+    for name in options.datasets:
+        size, factor, observers = CASES[name]
         folder = os.path.join(os.environ["HF_CONDENSE_DATA"], name)
         source = open_source(DataSettings(dataset=folder, image_size=size), Key(0)).train
         for observer, (ipc, candidates) in observers.items():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,17 +18,14 @@ from hf_condense.data.randomness import Key
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.student_trainer import StudentTrainer
 from hf_condense.methods import create_method
-from hf_condense.methods.base import Context, Method, StatisticsRequest
+from hf_condense.methods.base import Context, Method
 from hf_condense.methods.pdd.chains import ChainedNetworks
 from hf_condense.methods.pdd.stage import ReadyStage
 from hf_condense.models.fresh import FreshNetworks
-from hf_condense.models.image_model import ImageModel
 from hf_condense.models.loading import load_model
-from hf_condense.models.members import ModelPool, PoolMember
-from hf_condense.models.statistics import RealStatistics, running_statistics
-from hf_condense.models.taps import Taps
 from hf_condense.plan import Synthetic
-from hf_condense.shard_optimiser import ShardOptimiser, space_of
+from hf_condense.run.trial import trial, with_observers
+from hf_condense.shard_optimiser import ShardOptimiser
 
 CPU, KEY = torch.device("cpu"), Key(0, "steps")
 MEAN, STD = (0.48, 0.45, 0.41), (0.23, 0.23, 0.23)
@@ -75,6 +70,7 @@ def step_of(
     *,
     ipc: int = 1,
     precision: str = "fp32",
+    tried: bool = False,
     **settings: Any,
 ) -> ShardOptimiser | None:
     """The first optimised shard of a method on `device`, ready to step; None where the method only selects.
@@ -83,6 +79,7 @@ def step_of(
     before its steps (experts, chains) is made on the CPU.
 
     Args:
+        tried: take what the method gives in the place of what it would prepare, as the estimate does.
         networks: the observers of methods with a pool; the first is the network of the others.
         settings: of the method.
     """
@@ -96,51 +93,13 @@ def step_of(
     if not shards:
         return None
     shard = shards[-1]
-    models = []
-    if method.info.pool:
-        models = [load_model(network, spec, key=KEY / number) for number, network in enumerate(networks)]
-        request = method.statistics(context)
-        statistics = [made_up_statistics(model, request, source) for model in models] if request else None
-        pool = ModelPool([_member(str(i), model.freeze()) for i, model in enumerate(models)])
-        context = replace(context, observers=pool, statistics=statistics)
-    ready = _moved(method.ready(shard, context, _earlier(method, context, shard.stage)), device)
-    for model in models:
-        model.to(device)
-    here = replace(context, device=device, fresh=FreshNetworks(networks[0], spec, device=device))
-    recipe = method.recipe(shard, here.spec)
-    first = torch.rand(len(shard.rows), *source.shape[1:], generator=torch.Generator().manual_seed(1)).to(device)
-    objective = method.objective(here, ready)
-    if objective.needs_sources:
-        rows = np.arange(len(shard.rows) * method.real_images_each) % len(source)
-        objective.sources = source.images(rows).unflatten(0, (len(shard.rows), method.real_images_each))
-    return ShardOptimiser(
-        shard,
-        recipe,
-        objective,
-        space_of(recipe, first, MEAN, STD),
-        first,
-        shard.key(KEY),
-        Path(tempfile.gettempdir()) / "no checkpoint",
-    )
-
-
-@torch.no_grad()
-def made_up_statistics(model: ImageModel, request: StatisticsRequest, source: MadeUpImages) -> RealStatistics:
-    """Statistics of the layout that `request` gives: zero means, unit variances."""
-    images = torch.zeros(2, *source.shape[1:])
-    if request.mode == "running":
-        found = running_statistics(model, images, source.num_classes)
-        if found is not None:
-            return found
-    with Taps(model.eval(), request.patch, request.kinds) as taps:
-        model(images)
-        taps.collect()
-    first = torch.zeros(source.num_classes, taps.layout.size, dtype=torch.float64)
-    return RealStatistics(torch.ones(source.num_classes, dtype=torch.float64), first, first + 1, taps.layout)
-
-
-def _member(name: str, model: ImageModel) -> PoolMember:
-    return PoolMember(name, model, 1.0, "", model.source, 0, model.parameter_count, 0)
+    models = [load_model(network, spec, key=KEY / number) for number, network in enumerate(networks)]
+    models = models if method.info.pool else []
+    if tried:
+        return trial(method, context, shard, models, device)
+    observed = with_observers(method, context, models)
+    ready = _moved(method.ready(shard, observed, _earlier(method, context, shard.stage)), device)
+    return trial(method, context, shard, models, device, ready)
 
 
 def _earlier(method: Method, context: Context, stage: int) -> Synthetic | None:

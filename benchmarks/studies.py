@@ -152,7 +152,9 @@ def real_images(ipc: int = 10) -> Study:
         "CIM": Row("cim", cim, recipe=tiles),
         "CIM before optimisation": Row("cim", cim, "initial", recipe=tiles),
         "RDED": Row("rded", crops, recipe={"tiles": 2}),
+        "RDED, one crop": Row("rded", {**crops, "rded_factor": 1}),
         "CA2D": Row("ca2d", {**crops, "dynamics_epochs": 11}, recipe={"tiles": 2}),
+        "CA2D, one crop": Row("ca2d", {**crops, "dynamics_epochs": 11, "rded_factor": 1}),
         "CIM, L1": Row("cim", {**cim, "distance": "l1"}, recipe=tiles),
     }
     shared, recipe = {**REAL, "max_per_class": 200, "squeeze_epochs": 15}, {"steps": 300}

@@ -32,6 +32,15 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
+def current_bytes(device: torch.device) -> int:
+    """Memory in use now, in bytes; where the system does not say it, the most so far."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    with suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return peak_bytes(device)
+
+
 def keep_freed_memory() -> None:
     """Lets the C library reuse freed memory instead of handing it back to the system.
 

@@ -88,10 +88,37 @@ def test_the_benchmark_of_a_gpu_runs_on_a_cpu():
 
     options = gpu.parser().parse_args(["--quick", "--repeats", "1", "--methods", "edc", "dm", "random"])
     found = gpu.steps(options)
-    assert list(found) == ["edc", "dm"] and set(found["edc"]) == {"fp32", "bf16", "without statistics"}
-    assert found["dm"]["fp32"]["fp32_over_this"] == 1
+    assert list(found) == ["edc", "dm"] and set(found["edc"]) == {"fp32", "plain", "bf16", "without statistics"}
+    assert found["dm"]["fp32"]["over_fp32"] == 1 and found["dm"]["plain"]["over_fp32"] > 0
     assert set(gpu.students(options)) == {"fp32", "bf16"}
-    assert gpu.memory(options)["peak_gb"] > 0 and gpu.estimate(options)["backward"]["estimated"] > 0
+    assert gpu.memory(options)["estimated_gb"] > 0 and gpu.estimate(options)["backward"]["estimated"] > 0
+
+
+PLAIN = {
+    "edc": {"iterations": 4, "shard_size": 8},
+    "sre2l": {"iterations": 4, "shard_size": 8},
+    "dm": {"real_batch": 4},
+    "dsa": {"outer_loop": 2, "inner_loop": 1, "real_batch": 4, "iterations": 2},
+    "mtt": {"experts": 1, "expert_epochs": 2, "first_epochs": 1, "span": 1, "expert_lr": 0.01, "student_steps": 3, "lr": 1.0, "gradient": "adjoint"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_steps_move_images_as_ours_do(name):
+    import torch
+
+    from benchmarks.plain_steps import plainly
+    from benchmarks.steps import MadeUpImages, step_of
+    from hf_condense.methods import METHODS
+
+    source, network = MadeUpImages(2, 8, 6), ("convnet_bn_w32" if METHODS[name].pool else "convnet_w32",)
+    ours, plain = (step_of(name, source, network, torch.device("cpu"), ipc=2, **PLAIN[name]) for _ in range(2))
+    plain, first = plainly(plain), ours.z.detach().clone()
+    for number in range(2):
+        ours.step(number)
+        plain.step(number)
+    moved = (ours.z - first).abs().mean()
+    assert (ours.z - plain.z).abs().mean() < 0.02 * moved  # Adam's first steps blow up what is rounding noise
 
 
 def test_a_step_of_edc_stays_within_its_launches():

@@ -34,8 +34,6 @@ METHOD_SETTINGS = {  # small enough that experts and chains are trained in a sec
     for name, given in OWN.items()
 }  # fmt: skip
 METHOD_SETTINGS["tesla"] |= {"zca": False}
-# clusters of DREAM are found on the device and their picks read back, once in `cluster_every` steps: not tested here
-METHOD_SETTINGS["dream"] |= {"sampler": "random"}
 METHOD_SETTINGS["lgm"] |= {"noise": 0.0}  # drawn on the device, where there is one
 METHOD_SETTINGS["cvdd"] |= {"priors": (60.0, 70.0)}
 METHOD_SETTINGS["fadrm"] |= {"small_side": 1.0}  # the network takes one side
@@ -112,6 +110,11 @@ def test_the_check_can_fail(source):
 @pytest.mark.parametrize("name", FURTHER)
 def test_nor_does_one_with_other_settings(name, source):
     step_on_meta(name, source, **METHOD_SETTINGS[name] | FURTHER[name])
+
+
+def test_nor_does_one_of_several_terms(source, monkeypatch):
+    monkeypatch.setattr("hf_condense.objectives.distribution_matching.TERM", 3)
+    step_on_meta("dm", source, **METHOD_SETTINGS["dm"])
 
 
 def set_on_meta(protocol, count=8, classes=4):
@@ -192,7 +195,7 @@ def test_float32_means_float32_on_a_gpu(monkeypatch):
 
 
 @pytest.mark.skipif(not GPU, reason="needs a CUDA device")
-@pytest.mark.parametrize("name", sorted(set(list_methods()) - {"dream"}))
+@pytest.mark.parametrize("name", list_methods())
 def test_a_step_on_a_gpu_waits_for_nothing_and_equals_that_on_the_cpu(name, source):
     device, settings = torch.device("cuda"), METHOD_SETTINGS.get(name, {})
     settle_arithmetic(device)

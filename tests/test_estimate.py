@@ -9,15 +9,21 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.steps import MadeUpImages, Operations, step_of
 from hf_condense.cli import main
 from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
 from hf_condense.models.loading import load_model
-from hf_condense.run.counted import IMAGES, Work, count, flops, seconds_on, traffic
+from hf_condense.run import probe
+from hf_condense.run.counted import IMAGES, Counting, Work, count, flops, seconds_on, traffic
 from hf_condense.run.devices import BANDWIDTH_REACHED, DEVICES, PRODUCTS_REACHED, device_named
 from hf_condense.run.estimate import estimate_for, lines
+from hf_condense.run.evaluate import unclamped
+from hf_condense.run.network_cost import NetworkCost
+from hf_condense.run.relabel import scored_sets
 from hf_condense.trainer import CondensationTrainer
+from tests.test_resume import TRAJECTORIES
 
 TINY = {
     "dataset": "digits", "classes": "0,1,2", "ipc": 2, "max_per_class": 12, "max_test": 12, "base_model": "convnet_w32",
@@ -47,6 +53,49 @@ def test_a_network_has_the_operations_that_torch_counts():
     with FlopCounterMode(display=False) as counter:  # on a CPU pooling is a product too
         network.to("meta")(torch.rand(IMAGES, 3, 16, 16, device="meta"))
     assert found == counter.get_total_flops()
+
+
+def test_memory_of_operations_is_that_of_results_in_use_at_once():
+    with Counting() as counting:
+        x = torch.empty(1000, device="meta")
+        y = x + 1
+        y = y * 2  # the sum is in use until the product is there
+        z = y[:10].sum()
+    assert counting.peak == 3 * 4000 and z.ndim == 0
+    with Counting() as counting:
+        for _ in range(5):
+            y = x + 1
+            del y
+    assert counting.peak == 4000
+
+
+SEGMENTS = {name: value for name, value in TRAJECTORIES.items() if name != "regimes"}  # of the method alone
+STOOD_IN = {
+    "ccfs": {"base_method": "edc", "share": 0.5, "curricula": 1, "rded_candidates": 6, "iterations": 4},
+    "datm": SEGMENTS,
+    "delt": {"iterations": 4, "rounds": 2, "shard_size": 8, "diversity_weight": 1.0},
+    "edc": {"iterations": 4, "shard_size": 8},
+    "lgm": {"iterations": 4, "copies": 2, "noise": 0.0},
+    "mtt": SEGMENTS,
+    "pdd": {"base_method": "dm", "stages": 2, "chains": 1, "chain_epochs": 1, "iterations": 4, "real_batch": 4},
+    "tesla": SEGMENTS,
+    "wmdd": {"iterations": 4, "shard_size": 8},
+}
+
+
+@pytest.mark.parametrize("name", STOOD_IN)
+def test_a_step_that_is_tried_does_what_a_step_does(name):
+    """Nothing is trained or measured before it, and the operations are the same."""
+    source, meta = MadeUpImages(4, 8, 12), torch.device("meta")
+    networks = ("convnet_bn_w32",) if name not in ("mtt", "tesla", "datm", "pdd") else ("convnet_w32",)
+    works = [step_of(name, source, networks, meta, ipc=4, tried=tried, **STOOD_IN[name]) for tried in (False, True)]
+    seen = []
+    for work in works:
+        work.step(0)
+        with Operations() as operations:
+            work.step(1)
+        seen.append(operations.total)
+    assert seen[0] == pytest.approx(seen[1], rel=0.05)  # chains are read, untrained networks drawn
 
 
 def test_an_operation_takes_the_longer_of_products_and_traffic():
@@ -103,3 +152,35 @@ def test_a_dry_run_speaks_of_a_device_and_says_that_it_does(tmp_path, capsys, ca
     assert main(["run", "--dry_run", "--device", "v100", *given]) == 2
     assert main(["run", "--device", "l4", *given]) == 2
     assert "--dry_run" in capsys.readouterr().err
+
+
+def test_rows_that_students_are_trained_on_are_counted(tmp_path):
+    def run(method, **settings):
+        return CondensationTrainer(method, output_dir=str(tmp_path / method), **TINY | settings).settled
+
+    assert scored_sets(run("random")) == 1  # neither beside itself nor beside first images, which it is
+    assert scored_sets(run("dm")) == 3
+    assert scored_sets(run("coreset", selection="herding")) == 2
+    assert not unclamped(run("edc")) and unclamped(run("mtt", **TRAJECTORIES))
+
+
+def test_an_epoch_is_tried_on_a_few_images_and_grows_with_their_number(tmp_path, monkeypatch):
+    """With the clock of a machine on which an image that is trained on takes one second, and a training seven more."""
+    trained = []
+    settled = CondensationTrainer("random", output_dir=str(tmp_path), **TINY).settled
+    found = probe.Probe(settled)
+    found.measured["convnet_w32"] = NetworkCost(0.0, 0.0, 1e-6, 1, 1)
+    monkeypatch.setattr(found, "_seconds", lambda work: (work(), 7.0 + sum(trained[-1]))[1])
+
+    def train(count, epochs):
+        trained.append([count] * epochs)
+
+    assert found._training("convnet_w32", 1000, 10, 50, train) == pytest.approx((1000, 7))
+    assert max(len(count) for count in trained) == 4 and {one[0] for one in trained} == {40}
+    found.measured["convnet_w32"] = NetworkCost(0.0, 0.0, 5.0, 1, 1)
+    assert (
+        found._training("convnet_w32", 1000, 10, 50, train) == (5000, 0) and len(trained) == 3
+    )  # too long to be tried
+    assert (
+        found._training("convnet_w32", 1000, 1, 2, train).epoch == 5000 and len(trained) == 3
+    )  # as much work as to try

@@ -9,9 +9,8 @@ from datasets.features import ClassLabel
 
 from hf_condense.errors import ConfigError
 from hf_condense.methods import list_methods
-from hf_condense.models.members import count_macs
-from hf_condense.run import probe
-from hf_condense.run.estimate import estimate
+from hf_condense.run.counted import Counted, flops
+from hf_condense.run.counted_probe import CountedProbe
 from hf_condense.run.resolve import load_preset, preset_names, resolve
 from hf_condense.trainer import CondensationTrainer
 
@@ -22,15 +21,11 @@ PRESETS = [(m, {}, m) for m in list_methods() if m != "pdd"] + [
 ]
 
 
-@pytest.fixture
-def counted(monkeypatch):
-    """The probe counts operations instead of seconds: those differ from moment to moment."""
-
-    def measure(model, shape, device) -> probe.NetworkCost:
-        forward = 2 * count_macs(model, shape[1]) / RATE
-        return probe.NetworkCost(forward, 3 * forward, 10**6, 10**6)
-
-    monkeypatch.setattr(probe, "measure", measure)
+def expected(trainer: CondensationTrainer) -> float:
+    """Seconds by the number of operations: measured ones differ from moment to moment."""
+    run = trainer.pipeline.run
+    counted = CountedProbe(run, lambda work, precision: flops(work, precision) / RATE, "fp32", Counted())
+    return sum(stage.cost(run, counted).seconds for stage in trainer.pipeline.stages.values())
 
 
 def pretended(name: str, classes: int, side: int, channels: int) -> Dataset:
@@ -45,14 +40,12 @@ def pretended(name: str, classes: int, side: int, channels: int) -> Dataset:
 
 
 @pytest.mark.parametrize(("method", "more", "family"), PRESETS)
-def test_any_preset_takes_about_a_minute(method, more, family, tmp_path, counted):
+def test_any_preset_takes_about_a_minute(method, more, family, tmp_path):
     name = next((n for n in LARGEST if n in preset_names(family)), None)
     preset = load_preset(family if name else "edc", name or "imagenet-1k", 10, "paper")
     data = pretended(name or "imagenet-1k", preset.classes, preset.image_size, 3)
     trainer = CondensationTrainer(method, data, quick=True, threads=1, output_dir=str(tmp_path), **more)
-    found = estimate(trainer.pipeline)
-    seconds = sum(value for part, value in found.items() if part not in ("memory", "disk"))
-    assert 0 < seconds < 90
+    assert 0 < expected(trainer) < 90
     assert trainer.train.num_classes <= 10 and trainer.train.image_size <= 32
 
 

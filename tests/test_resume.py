@@ -56,6 +56,10 @@ OWN = {
     "idc": REAL,
     "lgm": {"iterations": 5, "copies": 2, "chunk": 6, "grow_every": 2, "lr": 0.1, "regimes": "hard"},
     "mtt": TRAJECTORIES,
+    "ncfm": {
+        "iterations": 5, "real_batch": 8, "frequencies": 16, "classes_per_shard": 2, "trainings": 2, "network_epochs": 2,
+        "formation_factor": 2, "regimes": "hard",
+    },
     "pdd": {
         "base_method": "dm", "stages": 2, "chains": 2, "iterations": 3, "real_batch": 8, "classes_per_shard": 4,
         "regimes": "hard",

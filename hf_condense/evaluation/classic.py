@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hf_condense.evaluation.protocol import Protocol
+from hf_condense.evaluation.protocol import Case, Protocol
 
 _DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
@@ -42,6 +42,11 @@ _IDC = replace(
     schedule_params={"milestones": (2 / 3, 5 / 6), "factor": 0.2}, mix="cutmix", mix_probability=0.5,
     siamese=("color", "crop", "flip", "scale", "rotate"), siamese_mode="combined", best_every=250,
     note="of IDC and DREAM on decoded images; its papers print the best of four looks at the test set",
+)  # fmt: skip
+_NCFM = replace(
+    _IDC, name="ncfm", citation="https://arxiv.org/abs/2502.20653", epochs=2000, batch=128, optimizer="adamw", lr=1e-3,
+    weight_decay=0.01, schedule_params={"milestones": (0.2, 0.4, 0.6, 0.8), "factor": 0.5}, siamese=_DSA, best_every=100,
+    note="on decoded images, with the decay that is AdamW's default; its tables print the best of all looks at the test set",
 )  # fmt: skip
 
 # in stages the rate drops half-way through each of them, and momentum is never lost
@@ -82,6 +87,11 @@ CLASSIC = (
     replace(
         _IDC, name="idc-mnist", mix="none", siamese=("color", "crop", "scale", "rotate"),
         note="of IDC and DREAM on MNIST with several training images in each: not mixed; with one in each they take idc",
+    ),
+    _NCFM,
+    replace(
+        _NCFM, name="ncfm-tiny-imagenet", cases=(Case({"epochs": 300}, ipc=(40,)), Case({"epochs": 40}, ipc=(200,))),
+        note=f"{_NCFM.note}; 300 epochs at 10 stored images a class, 40 at 50",
     ),
     *(form for p in (_MTT, _TESLA, _DATM, _PDD_MTT, _PDD_MTT_EQUAL) for form in (p, _whitened(p))),
     _PDD_IDC,

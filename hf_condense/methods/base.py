@@ -155,12 +155,13 @@ class Method(ABC):
         """The optimiser settings of the pixels of a shard, or None for methods that only select. Pure, as `plan`."""
         return None
 
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        """Images that go through a network forward and back for one step of all shards; used by the estimate."""
-        return num_classes * ipc
-
     def images_before(self, real: int) -> float:
         """Images that networks are trained on in `ready`, of `real` ones in an epoch; used by the estimate."""
+        return 0.0
+
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        """Of a class of `real` images, those that go forward through an observer before the first step; each of its
+        crops counts. Used by the estimate."""
         return 0.0
 
     @property
@@ -271,6 +272,10 @@ class Method(ABC):
             a value that only this method understands, which `start` and `objective` of the group get.
         """
         return None
+
+    def stand_in(self, shard: Shard, context: Context) -> Any:
+        """Stands for the value of `ready` where a step is tried before the run: made up, of the same shapes, at no cost."""
+        return self.ready(shard, context, None)
 
     @abstractmethod
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:

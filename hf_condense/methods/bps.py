@@ -61,6 +61,9 @@ class BPS(Method):
     def real_images_each(self) -> int:
         return 1
 
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return real
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         s, train, label = self.settings, context.train, shard.labels[0]
         rows, count = train.rows_of(label), len(shard.labels)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hf_condense.config import check, check_choices, setting
 from hf_condense.methods.base import Context, Method
-from hf_condense.methods.patches import ranked_patches
+from hf_condense.methods.patches import crops_looked_at, ranked_patches
 from hf_condense.methods.watched import CADWindows, watched
 from hf_condense.plan import Shard, Start
 from hf_condense.selection.real import need_images
@@ -46,6 +46,9 @@ class CA2D(Method):
     def images_before(self, real: int) -> float:
         return self.settings.dynamics_epochs * real
 
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return crops_looked_at(self.settings, real, ipc)
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         s, label, each = self.settings, shard.labels[0], self.real_images_each
         need_images(context.train, len(shard.labels), each, label)
@@ -56,4 +59,4 @@ class CA2D(Method):
         return ranked_patches(shard, context, s, pool=kept)
 
     def protocol(self, dataset: str) -> str:
-        return f"rded-{dataset}" if dataset in DATASETS else "small-tiles"
+        return f"rded-{dataset}" if dataset in DATASETS else "small"

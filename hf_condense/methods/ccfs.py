@@ -118,9 +118,6 @@ class CCFS(Method):
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe | None:
         return self.base.recipe(shard, replace(spec, ipc=made(self.settings, spec.ipc)))
 
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        return self.base.images_per_step(num_classes, made(self.settings, ipc))
-
     def images_before(self, real: int) -> float:
         """Those of the base and of the training that is watched; students, which see few images, are not counted."""
         watching = self.settings.dynamics_epochs * real if self.settings.order == "forgetting" else 0
@@ -171,6 +168,12 @@ class CCFS(Method):
                     "curriculum %d: class %r lacks %d candidates; easier ones fill it", shard.stage - 1, name, short
                 )
         return Ready(rows=found)
+
+    def stand_in(self, shard: Shard, context: Context) -> Ready:
+        return Ready(self.base.stand_in(shard, self._part(context)))
+
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return self.base.images_looked_at(real, made(self.settings, ipc)) + self.settings.curricula * real
 
     def start(self, shard: Shard, context: Context, ready: Ready | None = None) -> Start:
         if ready is None or ready.rows is None:

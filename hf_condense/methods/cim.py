@@ -86,9 +86,6 @@ class CIM(Method):
             clamp_every=s.iterations if s.clamp == "end" else 0,
         )
 
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        return num_classes * ipc * self.real_images_each * 4 / 3  # real images only go forward
-
     def check(self, context: Context) -> None:
         super().check(context)
         factor, size = self.settings.tile_factor, context.image_size
@@ -96,6 +93,9 @@ class CIM(Method):
 
     def check_network(self, network: ImageModel, image_size: int) -> None:
         feature_layer(network, self.settings.layer)
+
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return min(max(self.settings.candidates, ipc * self.real_images_each), real)
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         s, train, size, count = self.settings, context.train, context.image_size, len(shard.labels)

@@ -94,6 +94,9 @@ class Coreset(Method):
         by_position = ("random", "herding", "k_center", "k_medoids", "backbone_centres")
         return 0.0 if self.settings.selection in by_position else self.settings.dynamics_epochs * real
 
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return real if self.info.pool else 0.0
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         settings, train, label = self.settings, context.train, shard.labels[0]
         rows, size, each = train.rows_of(label), context.image_size, self.real_images_each

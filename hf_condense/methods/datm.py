@@ -94,8 +94,10 @@ class DATM(MTT):
 
         rows, others = preferred_rows(train, label, len(shard.labels), context.key / shard.id, right)
         if others:
-            told = "class %r: %d of %d first images are not classified rightly by the expert, nor are any others left"
-            log.warning(told, train.class_names[label], others, len(rows))
+            message = (
+                "class %r: %d of %d first images are not classified rightly by the expert, nor are any others left"
+            )
+            log.warning(message, train.class_names[label], others, len(rows))
         return Start(centre(train.images(rows), context.image_size).contiguous(), rows)
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:

@@ -69,11 +69,6 @@ class DC(MatchingFamily):
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         return self.free_pixels(self.settings.iterations * self.settings.loops(spec.ipc)[0])
 
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        outer, inner = self.settings.loops(ipc)
-        trained = inner * ipc * (outer - 1) / outer
-        return num_classes * (self.settings.real_batch + 2 * ipc + trained)  # gradients of gradients count twice
-
     def objective(self, context: Context, ready: Any = None) -> GradientMatching:
         s = self.settings
         loops = Loops(*s.loops(context.ipc), s.network_lr, s.train_batch, s.real_batch, s.distance)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from hf_condense.config import check, setting
 from hf_condense.data.crops import centre
 from hf_condense.methods.base import Context, Method
 from hf_condense.methods.cda import CDA, CDASettings
-from hf_condense.objectives.joining import JoiningStatistics, groups_of
+from hf_condense.objectives.joining import JoiningStatistics
 from hf_condense.plan import Plan, Shard, Start, blocks
 from hf_condense.selection.realism import middling_images
 
@@ -55,11 +53,8 @@ class DELT(CDA):
         size = size // ipc * ipc or size  # no class is cut that fits into a shard
         return Plan(starts.labels, (*starts.groups, blocks(starts.labels, size, self.name)))
 
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        """The mean share of the images that have joined: (R + 1) / 2R of all where R divides `ipc`."""
-        rounds = self.settings.rounds
-        late = groups_of(torch.zeros(ipc, dtype=torch.long), rounds).float().mean()
-        return num_classes * ipc * (1 - float(late) / rounds)
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return real if self.settings.init == "medium" else super().images_looked_at(real, ipc)
 
     @property
     def real_images_each(self) -> int:

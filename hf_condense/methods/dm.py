@@ -39,7 +39,10 @@ class DMSettings(FamilySettings):
 class DM(MatchingFamily):
     """Shards of whole classes. Classes are independent: how they are divided into shards changes only rounding."""
 
-    name, VERSION = "dm", 2  # 2: a term for every few classes, which sums in another order
+    name, VERSION = (
+        "dm",
+        3,
+    )  # 2: a term for every few classes, which sums in another order; 3: fused blocks of ConvNets
     Settings = DMSettings
 
     def plan(self, num_classes: int, ipc: int) -> Plan:
@@ -57,9 +60,6 @@ class DM(MatchingFamily):
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         return self.free_pixels(self.settings.iterations)
-
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        return num_classes * (self.settings.real_batch / 3 + ipc)  # real images only go forward
 
     def objective(self, context: Context, ready: Any = None) -> DistributionMatching:
         s, views = self.settings, self.views(context)

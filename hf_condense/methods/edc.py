@@ -11,7 +11,7 @@ import torch
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.methods.base import Context, Method, StatisticsRequest
-from hf_condense.methods.patches import ranked_patches
+from hf_condense.methods.patches import crops_looked_at, ranked_patches
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.settings import MatchingSettings
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, blocks
@@ -69,6 +69,9 @@ class EDC(Method):
     @property
     def real_images_each(self) -> int:
         return {"noise": 0, "real": 1, "rded": self.settings.rded_factor**2}[self.settings.init]
+
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return crops_looked_at(self.settings, real, ipc) if self.settings.init == "rded" else 0.0
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         key, size = context.key / shard.id, context.image_size

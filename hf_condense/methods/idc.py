@@ -147,11 +147,6 @@ class IDC(Method):
             clamp_every=s.inner_steps,
         )
 
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        s = self.settings
-        decoded = min(ipc * s.formation_factor**2, s.syn_batch)
-        return num_classes * (s.real_batch + 2 * decoded) + s.network_images  # gradients of gradients count twice
-
     def objective(self, context: Context, ready: Any = None) -> FormationMatching:
         s, key = self.settings, context.key
         families = tuple(f for f in s.families if f != "flip" or context.flip)

@@ -17,7 +17,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.upload import to_device
 from hf_condense.methods.base import Context, Method, UsedNetwork
 from hf_condense.methods.registry import MethodInfo
-from hf_condense.models.embedding import embed
+from hf_condense.models.embedding import embed, feature_count
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.linear_probe import load_backbone
 from hf_condense.objectives.linear_probe import LinearGradientMatching, NoisyViews
@@ -98,8 +98,8 @@ class LGM(Method):
             s.iterations, s.lr, betas=(0.9, 0.999), schedule="constant", space=s.space, grow_every=s.grow_every
         )
 
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        return num_classes * ipc * self.settings.copies
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return real * max(1, self.settings.real_passes) if self.settings.real != "batches" else 0.0
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         """Pictures of one colour, which the first level of a pyramid can be; noise where pixels are learned."""
@@ -127,6 +127,12 @@ class LGM(Method):
             self.settings.real_passes,
             context.key / "means",
         )
+
+    def stand_in(self, shard: Shard, context: Context) -> Tensor | None:
+        if self.settings.real == "batches":
+            return None
+        size = feature_count(self._network(context), context.image_size)
+        return torch.ones(context.num_classes, size, dtype=torch.float64)
 
     def objective(self, context: Context, ready: Any = None) -> LinearGradientMatching:
         s = self.settings

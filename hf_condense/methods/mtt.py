@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+from torch import Tensor
+
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy
 from hf_condense.methods.base import Context, Method
@@ -93,6 +96,21 @@ class MTTSettings:
         return self.expert_epochs or self.matched_epochs
 
 
+@dataclass(frozen=True)
+class MadeUpExperts:
+    """In the place of an `ExpertBuffer` where a step is tried: `size` weights that differ by snapshot."""
+
+    size: int
+    epochs: int
+    experts: int = 1
+
+    def placed(self, expert: int, epoch: int, device: torch.device) -> Tensor:
+        return (torch.arange(self.size, device=device) % 13 - 6 + epoch % 2) / 100
+
+    def snapshot(self, expert: int, epoch: int) -> Tensor:
+        return self.placed(expert, epoch, torch.device("cpu"))
+
+
 class MTT(Method):
     """All images are one shard, because students are trained on all of them. Pixels are never clamped."""
 
@@ -126,6 +144,10 @@ class MTT(Method):
             folder=s.expert_folder if context.fresh.untrained else None,
         )
 
+    def stand_in(self, shard: Shard, context: Context) -> MadeUpExperts:
+        size = sum(p.numel() for p in context.fresh(context.key).parameters())
+        return MadeUpExperts(size, self.settings.trained_epochs)
+
     @property
     def real_images_each(self) -> int:
         return 1
@@ -148,10 +170,6 @@ class MTT(Method):
             clamp_every=0,
             rates={"lr": s.lr_lr},
         )
-
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        s = self.settings
-        return 3 * s.pairs * s.student_steps * self._batch(num_classes, ipc)  # 1 forward, 2 backward
 
     def images_before(self, real: int) -> float:
         return 0.0 if self.settings.expert_folder else self.settings.experts * self.settings.trained_epochs * real

@@ -11,6 +11,11 @@ from hf_condense.plan import Shard, Start
 from hf_condense.selection.realism import realistic_crops
 
 
+def crops_looked_at(settings: Any, real: int, ipc: int) -> float:
+    """Crops that `ranked_patches` ranks in a class of `real` images."""
+    return min(max(settings.rded_candidates, ipc * settings.rded_factor**2), real) * settings.rded_crops
+
+
 def ranked_patches(
     shard: Shard,
     context: Context,

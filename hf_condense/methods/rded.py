@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_condense.config import check, setting
 from hf_condense.methods.base import Context, Method
-from hf_condense.methods.patches import ranked_patches
+from hf_condense.methods.patches import crops_looked_at, ranked_patches
 from hf_condense.plan import Shard, Start
 
 PROTOCOLS = (
@@ -48,6 +48,9 @@ class RDED(Method):
     @property
     def real_images_each(self) -> int:
         return self.settings.rded_factor**2
+
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return crops_looked_at(self.settings, real, ipc)
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         return ranked_patches(shard, context, self.settings)

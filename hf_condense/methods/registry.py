@@ -368,6 +368,23 @@ METHODS: dict[str, MethodInfo] = {
             "untrained network at every step. No network is ever trained.",
         ),
         MethodInfo(
+            name="ncfm",
+            title="NCFM (characteristic function matching)",
+            where="hf_condense.methods.ncfm:NCFM",
+            paper="https://arxiv.org/abs/2502.20653",
+            citation="@inproceedings{wang2025ncfm,\n"
+            "  title = {Dataset Distillation with Neural Characteristic Function: A Minmax Perspective},\n"
+            "  author = {Wang, Shaobo and Yang, Yicun and Liu, Zhiyuan and Sun, Chenghao and Hu, Xuming and He, Conghui and "
+            "Zhang, Linfeng},\n"
+            "  booktitle = {Conference on Computer Vision and Pattern Recognition},\n"
+            "  year = {2025}\n}",
+            pool=False,
+            real_pixels=False,
+            summary="Tiles in stored images are optimised until the characteristic function of their features is that of real images of "
+            "the class, in networks between the untrained and the trained end of a training, and until trained networks know "
+            "them. Frequencies are drawn; the paper's network that chooses them is left out, as in its published settings.",
+        ),
+        MethodInfo(
             name="idc",
             title="IDC (multi-formation gradient matching)",
             where="hf_condense.methods.idc:IDC",

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.methods.base import Context, Method, StatisticsRequest
-from hf_condense.methods.patches import ranked_patches
+from hf_condense.methods.patches import crops_looked_at, ranked_patches
+from hf_condense.models.embedding import feature_count
 from hf_condense.objectives.diversity import Diversity
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.settings import MatchingSettings
@@ -128,6 +130,9 @@ class SRe2L(Method):
     def real_images_each(self) -> int:
         return {"noise": 0, "real": 1, "patches": self.settings.rded_factor**2}[self.settings.init]
 
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return crops_looked_at(self.settings, real, ipc) if self.settings.init == "patches" else 0.0
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         key, size, count = context.key / shard.id, context.image_size, len(shard.labels)
         if self.settings.init == "noise":
@@ -146,6 +151,13 @@ class SRe2L(Method):
             return None
         args = (context.train, s.diversity_images, context.image_size, context.device, key)
         return [class_features(member.model, *args) for member in context.observers]
+
+    def stand_in(self, shard: Shard, context: Context) -> Any:
+        s, smallest = self.settings, min(len(context.train.rows_of(c)) for c in range(context.num_classes))
+        if not s.diversity_weight:
+            return None
+        counts = (context.num_classes, min(s.diversity_images, smallest))
+        return [torch.ones(*counts, feature_count(one.model, context.image_size)) for one in context.observers]
 
     def objective(self, context: Context, ready: Any = None) -> FeatureStatistics:
         return FeatureStatistics(**self.parts(context, ready))

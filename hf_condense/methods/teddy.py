@@ -64,6 +64,9 @@ class Teddy(SRe2L):
         """As of the family; or a dictionary for gradients of the real data, which are the same for all shards of a group."""
         return super().ready(shard, context, earlier) if self.settings.match == "statistics" else {}
 
+    def stand_in(self, shard: Shard, context: Context) -> Any:
+        return super().stand_in(shard, context) if self.settings.match == "statistics" else {}
+
     def objective(self, context: Context, ready: Any = None) -> Objective:
         per_step = self.settings.models_per_step
         if self.settings.match == "gradient":

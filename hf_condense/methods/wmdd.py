@@ -12,6 +12,7 @@ from hf_condense.config import check, setting
 from hf_condense.data.crops import centre
 from hf_condense.methods.base import Context, Method, StatisticsRequest
 from hf_condense.methods.sre2l import SRe2L, SRe2LSettings
+from hf_condense.models.embedding import feature_count
 from hf_condense.objectives.barycentre import BarycentreStatistics
 from hf_condense.objectives.settings import MatchingSettings
 from hf_condense.plan import Plan, Shard, Start, Synthetic, blocks
@@ -77,6 +78,9 @@ class WMDD(SRe2L):
         if self.settings.points_weight:
             need_images(context.train, context.ipc, 1, remedy=self.fewer)
 
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return super().images_looked_at(real, ipc) + real * (self.settings.init == "medoids") + real
+
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         if self.settings.init != "medoids":
             return super().start(shard, context)
@@ -96,6 +100,13 @@ class WMDD(SRe2L):
             classes = range(context.num_classes)
             points = torch.cat([self._points(c, context, self._features(c, context)) for c in classes]).float()
         return points, super().ready(shard, _in_first(context), earlier)
+
+    def stand_in(self, shard: Shard, context: Context) -> tuple[Tensor | None, Any]:
+        points = None
+        if self.settings.points_weight:
+            size = feature_count(context.observers[0].model, context.image_size)
+            points = torch.zeros(context.num_classes * context.ipc, size)
+        return points, super().stand_in(shard, _in_first(context))
 
     def objective(self, context: Context, ready: tuple[Tensor | None, Any] | None = None) -> BarycentreStatistics:
         s = self.settings

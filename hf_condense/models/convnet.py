@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from hf_condense.errors import ModelError
 from hf_condense.models.cifar_nets import untrained_cfg
-from hf_condense.models.norm_relu_pool import NormReluPool, available, fits
+from hf_condense.models.norm_relu_pool import available, norm_relu_pool
 
 
 class HalvingPool(nn.AvgPool2d):
@@ -97,10 +99,8 @@ class ConvNet(nn.Module):
         layers = iter(self.features)
         for convolution, norm, relu, pool in zip(layers, layers, layers, layers, strict=True):
             x = convolution(x)
-            if fits(x):
-                x = NormReluPool.apply(x, norm.weight, norm.bias, norm.eps)
-            else:
-                x = pool(relu(norm(x)))
+            pooled = norm_relu_pool(x, norm)
+            x = pool(relu(norm(x))) if pooled is None else pooled
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -112,16 +112,26 @@ class ConvNet(nn.Module):
 
 
 def fuse(network: nn.Module, on: bool) -> bool:
-    """Switches `fused` of the ConvNets with instance norm in `network`; returns whether there are some and it is on."""
-    found = [m for m in network.modules() if isinstance(m, ConvNet) and isinstance(m.features[1], nn.GroupNorm)]
+    """Switches `fused` of the ConvNets in `network`; returns whether there are some and it is on."""
+    found = [m for m in network.modules() if isinstance(m, ConvNet)]
     on = on and bool(found) and available()
     for convnet in found:
         convnet.fused = on
     return on
 
 
+@contextmanager
+def fused(network: nn.Module) -> Iterator[bool]:
+    """Context in which `network` is fused; gives whether it is. The way back may be taken after it."""
+    on = fuse(network, True)
+    try:
+        yield on
+    finally:
+        fuse(network, False)
+
+
 def block_elements(network: nn.Module, size: int) -> int:
-    """Elements of all maps that `fuse` would speed up, of one image of `size` px; 0 where there are none."""
+    """Elements of all maps whose gradients `fuse` speeds up, of one image of `size` px: those before instance norms."""
     found = [m for m in network.modules() if isinstance(m, ConvNet) and isinstance(m.features[1], nn.GroupNorm)]
     total = 0
     for convnet in found:

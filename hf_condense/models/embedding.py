@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from hf_condense.models.heads import find
@@ -24,6 +25,12 @@ def embed(model: ImageModel, images: Tensor) -> Tensor:
     with entering(model) as seen:
         model(images)
     return seen.features()
+
+
+@torch.no_grad()
+def feature_count(model: ImageModel, size: int) -> int:
+    """d of `embed`, for images of `size` pixels."""
+    return embed(model, torch.zeros(1, model.channels, size, size, device=model.mean.device)).shape[1]
 
 
 class Entered:

@@ -1,4 +1,4 @@
-/* Instance norm, ReLU and 2x2 average pooling of ConvNets, each way in one pass over a map that is in the cache.
+/* Norm, ReLU and 2x2 average pooling of ConvNets, each way in one pass over a map that is in the cache.
  *
  * Maps are float32 [n, c, h, w], h and w even, w at most WIDEST. Channels are shared out to threads, so that sums over
  * images are taken in the same order on any number of them. */
@@ -7,10 +7,32 @@
 
 enum { WIDEST = 1024 };
 
-/* x [n, c, h, w], weight and bias [c] -> y [n, c, h/2, w/2]; mean and rstd [n, c] of each map */
+/* one map in [h, w] -> out [h/2, w/2], scaled and shifted, ReLU, pooled */
+static inline void pooled(const float *in, float scale, float shift, float *out, int64_t h, int64_t w) {
+    for (int64_t row = 0; row < h / 2; row++, in += 2 * w, out += w / 2) {
+        const float *lower = in + w;
+        float both[WIDEST];
+#pragma omp simd
+        for (int64_t i = 0; i < w; i++) {
+            const float a = in[i] * scale + shift, b = lower[i] * scale + shift;
+            both[i] = (a < 0 ? 0 : a) + (b < 0 ? 0 : b); /* not a number stays so */
+        }
+        for (int64_t i = 0; i < w / 2; i++) out[i] = 0.25f * (both[2 * i] + both[2 * i + 1]);
+    }
+}
+
+/* x [n, c, h, w], scale and shift [c] -> y [n, c, h/2, w/2]: a batch norm with the statistics that it has */
+void affine(const float *x, const float *scale, const float *shift, float *y, int64_t n, int64_t c, int64_t h, int64_t w,
+            int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t map = 0; map < n * c; map++)
+        pooled(x + map * h * w, scale[map % c], shift[map % c], y + map * h * w / 4, h, w);
+}
+
+/* x [n, c, h, w], weight and bias [c] -> y [n, c, h/2, w/2]; mean and rstd [n, c] of each map: instance norm */
 void forward(const float *x, const float *weight, const float *bias, float *y, float *mean, float *rstd,
              int64_t n, int64_t c, int64_t h, int64_t w, float eps, int threads) {
-    const int64_t size = h * w, half = w / 2;
+    const int64_t size = h * w;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t channel = 0; channel < c; channel++)
         for (int64_t map = channel; map < n * c; map += c) {
@@ -24,16 +46,7 @@ void forward(const float *x, const float *weight, const float *bias, float *y, f
             const float r = 1 / sqrtf(squares / size + eps), scale = r * weight[channel], shift = bias[channel] - m * scale;
             mean[map] = m;
             rstd[map] = r;
-            for (int64_t row = 0; row < h / 2; row++) {
-                const float *upper = in + 2 * row * w, *lower = upper + w;
-                float *out = y + map * size / 4 + row * half, both[WIDEST];
-#pragma omp simd
-                for (int64_t i = 0; i < w; i++) {
-                    const float a = upper[i] * scale + shift, b = lower[i] * scale + shift;
-                    both[i] = (a < 0 ? 0 : a) + (b < 0 ? 0 : b); /* not a number stays so */
-                }
-                for (int64_t i = 0; i < half; i++) out[i] = 0.25f * (both[2 * i] + both[2 * i + 1]);
-            }
+            pooled(in, scale, shift, y + map * size / 4, h, w);
         }
 }
 

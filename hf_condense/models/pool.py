@@ -302,13 +302,13 @@ def train_on(
     key: Key,
     device: torch.device,
     bar: Progress,
-    state: Path,
+    state: Path | None,
     on_epoch: Callable[..., None] | None = None,
     setting: str = "base_model",
     remedy: str = "lower --squeeze_lr",
     parallel: DataParallel | None = None,
 ) -> None:
-    """Trains on hard labels of the real images, each in a view of its own. `state` keeps the unfinished training.
+    """Trains on hard labels of the real images, each in a view of its own. `state` keeps the unfinished training, if given.
 
     With `parallel`, images and views of a batch are those of one process, and each takes its part of them.
 

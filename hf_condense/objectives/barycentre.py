@@ -35,8 +35,6 @@ class BarycentreStatistics(FeatureStatistics):
         self.points, self.weight, self.ce_weight, self.norm = points, weight, ce_weight, norm
         self.reads_features |= points is not None
 
-    captures = False  # `logits` notes the features too
-
     def start(self, shard: Shard, images: Tensor, labels: Tensor, key: Key) -> None:
         super().start(shard, images, labels, key)
         if self.points is None:

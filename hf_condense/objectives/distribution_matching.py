@@ -14,8 +14,11 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.config import check
+from hf_condense.data.formation import decode
 from hf_condense.data.randomness import Key
+from hf_condense.data.siamese import SiameseDraw
 from hf_condense.data.upload import to_device
+from hf_condense.models.convnet import fused
 from hf_condense.models.embedding import embed
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.image_model import ImageModel
@@ -44,7 +47,12 @@ class DistributionMatching(Objective):
         precision: "bf16" computes features in bf16 where that is allowed; means are always taken in float32.
         sampler: chooses the real batches; independent random ones where there is none. Rows chosen in the network
             of one step may be reused in the next steps.
+
+    Attributes:
+        factor: training images per side of a stored one (`data.formation`).
     """
+
+    factor = 1
 
     def __init__(
         self,
@@ -74,12 +82,9 @@ class DistributionMatching(Objective):
         together = tied(network)
         aims, groups = self._real_means(network, draw, key / "real", together), len(self._classes)
         for places in [range(groups)] if together else self._few():
-            chosen = (self._place >= places[0]) & (self._place <= places[-1])
-            rows = chosen.nonzero()[:, 0]
-            shown = images if len(rows) == len(images) else images.index_select(0, rows.to(images.device))
-            found = self.features(network, self.views.seen(shown, draw, self._labels[rows]))
-            mean = averaging(self._place[rows] - places[0], found) @ found
-            loss = (aims[places[0] : places[-1] + 1] - mean).square().sum()
+            seen, place = self._seen(images, draw, places)
+            mean = self._means(place, self.features(network, seen))
+            loss = self._distance(aims[places[0] : places[-1] + 1], mean)
             # logs are averaged over terms, and are the mean over classes
             yield Term(loss, "distribution", {"distribution": loss.detach() / len(places)})
 
@@ -93,16 +98,32 @@ class DistributionMatching(Objective):
 
     def features(self, network: ImageModel, images: Tensor) -> Tensor:
         """float32 [n, d] (float64 for float64 images) of unit pixels [n, C, H, W]."""
-        with autocast(images.device, self.precision == "bf16"):
+        with fused(network), autocast(images.device, self.precision == "bf16"):
             found = embed(network, images)
         return found.to(images.dtype)
+
+    def _seen(self, images: Tensor, draw: SiameseDraw | None, places: range) -> tuple[Tensor, Tensor]:
+        """The training images of the classes at these places as networks see them, and the place of each among them."""
+        chosen = (self._place >= places[0]) & (self._place <= places[-1])
+        rows = chosen.nonzero()[:, 0]
+        shown = images if len(rows) == len(images) else images.index_select(0, to_device(rows, images.device))
+        labels, place = (of.repeat(self.factor**2) for of in (self._labels[rows], self._place[rows] - places[0]))
+        return self.views.seen(decode(shown, self.factor), draw, labels), place
+
+    def _means(self, place: Tensor, found: Tensor, weights: Sequence[Tensor | None] = ()) -> Tensor:
+        """[groups, d] of features [n, d]; arguments as of `averaging`."""
+        return averaging(place, found, weights) @ found
+
+    def _distance(self, aims: Tensor, found: Tensor) -> Tensor:
+        """Of the means [groups, d] of images from those of real ones, summed over groups."""
+        return (aims - found).square().sum()
 
     def _network(self, step: int) -> ImageModel:
         return self.fresh(self.key / "network" / step).requires_grad_(False)
 
     def _few(self) -> list[range]:
         """The classes, by their places, as they share terms: alike many in each."""
-        groups, images = len(self._classes), len(self._labels)
+        groups, images = len(self._classes), len(self._labels) * self.factor**2
         terms = min(groups, -(-images // TERM))
         while groups % terms:
             terms += 1
@@ -128,7 +149,7 @@ class DistributionMatching(Objective):
         # augmented as they pass: all at once they would take more memory than the network
         passes = zip(images.split(size), classes.split(size))
         found = torch.cat([self.features(network, self.views.seen(part, draw, own)) for part, own in passes])
-        return averaging(place, found, weights) @ found
+        return self._means(place, found, weights)
 
 
 def tied(network: ImageModel) -> bool:

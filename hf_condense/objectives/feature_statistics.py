@@ -48,7 +48,6 @@ class FeatureStatistics(Objective):
     """
 
     ce_weight = 1.0  # of cross-entropy
-    captures = True  # whether `logits` is a function of the views alone, which a graph can hold
 
     def __init__(
         self,
@@ -212,9 +211,9 @@ class FeatureStatistics(Objective):
             with taps:
                 return (self.logits(model, views), *taps.collect())
 
-        if self.recorder is None or not self.captures:
+        if self.recorder is None or self.reads_features:  # which are noted beside what it returns
             return look(shown)
-        place = k, read, self._sizes
+        place = id(model), read, self._sizes
         if place not in self._graphed:
             self._graphed[place] = Graphed(look, self.recorder)
         return self._graphed[place](shown)

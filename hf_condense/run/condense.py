@@ -75,13 +75,21 @@ class Condense(Stage[Condensed]):
         return Condensed(Engine(run.accelerator, run.folder).result(run.plan), networks)
 
     def cost(self, run: Run, probe: Probe) -> Cost:
-        spec, shards, method = run.spec, run.plan.optimised, run.method
-        steps = max((method.recipe(shard, spec).steps for shard in shards), default=0)
-        images = method.images_per_step(spec.num_classes, spec.ipc) * steps
-        seconds = images * sum(o.backward for o in probe.observers) / len(probe.observers)
-        seconds += method.images_before(len(run.train)) * probe.base[0].update
-        largest = max((len(shard.rows) for shard in shards), default=0)
-        return Cost(seconds / probe.processes, 2 * largest * max(o.activations for o in probe.observers))
+        shards, method = run.plan.optimised, run.method
+        seconds = method.images_before(len(run.train)) * probe.base[0].training
+        seconds += len(run.plan.groups[0]) * probe.start(run.plan.groups[0][0])
+        if not shards:
+            return Cost(seconds / probe.processes)
+        # steps of later stages see the images of all before: of those between the first and the last it is in proportion
+        first, last = shards[0].stage, shards[-1].stage
+        largest = {at: max((s for s in shards if s.stage == at), key=lambda s: len(s.rows)) for at in (first, last)}
+        tried = {at: probe.step(shard) for at, shard in largest.items()}
+        each = {at: tried[at].seconds / len(largest[at].rows) for at in tried}
+        for shard in shards:
+            later = (shard.stage - first) / max(1, last - first)
+            image = each[first] + later * (each[last] - each[first])
+            seconds += method.recipe(shard, run.spec).steps * len(shard.rows) * image
+        return Cost(seconds / probe.processes, max(step.memory for step in tried.values()))
 
 
 def observed(run: Run, done: Outputs) -> Context:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -11,12 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from hf_condense.data.randomness import Key
-from hf_condense.models.loading import load_model
-from hf_condense.models.networks import without_tag
-from hf_condense.run.base import Run
+from hf_condense.plan import Shard
 from hf_condense.run.devices import Device
-from hf_condense.run.probe import NetworkCost, Probe
 
 IMAGES = 64  # of a counted pass; weights are read once for all of them
 
@@ -34,6 +32,7 @@ class Passes(NamedTuple):
     Args:
         forward: without gradients. backward: forward, and back to the images. training: forward, and back to the weights.
         kept: bytes that are kept for the way back to the weights, of one image. weights: bytes.
+        images: of a pass.
     """
 
     forward: list[Work]
@@ -41,18 +40,48 @@ class Passes(NamedTuple):
     training: list[Work]
     kept: int
     weights: int
+    images: int = IMAGES
 
 
-class _Counting(TorchDispatchMode):
-    """Notes every operation that is more than a view or an allocation."""
+@dataclass
+class Counted:
+    """What was counted of a run: passes by network, and for shards the operations of a step with their peak of memory."""
+
+    passes: dict[str, Passes] = field(default_factory=dict)
+    steps: dict[Shard, tuple[list[Work], int]] = field(default_factory=dict)
+
+
+class Counting(TorchDispatchMode):
+    """Notes every operation that is more than a view or an allocation, and the memory of its results while they live.
+
+    Attributes:
+        found: the operations.
+        peak: bytes of results that were in use at once.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[Work] = []
+        self.peak = self._live = 0
+        self._known: weakref.WeakSet = weakref.WeakSet()
+
+    def _free(self, size: int) -> None:
+        self._live -= size
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if tensor.device.type == "meta" and storage not in self._known:
+            self._known.add(storage)
+            self._live += storage.nbytes()
+            self.peak = max(self.peak, self._live)
+            weakref.finalize(storage, self._free, storage.nbytes())
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         out = operation(*args, **kwargs)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._note(tensor)
         if not operation.is_view and "empty" not in operation.name():
             of = flop_registry.get(operation._overloadpacket)
             flops = of(*args, **kwargs, out_val=out) if of else 0
@@ -79,7 +108,7 @@ def count(model: nn.Module, shape: Sequence[int]) -> Passes:
             return tensor
 
         hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-        with _Counting() as counting, hooks, torch.set_grad_enabled(gradient is not None):
+        with Counting() as counting, hooks, torch.set_grad_enabled(gradient is not None):
             logits = model(images)
             if gradient is not None:
                 logits.sum().backward()
@@ -89,40 +118,6 @@ def count(model: nn.Module, shape: Sequence[int]) -> Passes:
     forward, backward = work(None)[0], work("images")[0]
     training, kept = work("weights")
     return Passes(forward, backward, training, kept // IMAGES, weights)
-
-
-class CountedProbe(Probe):
-    """Gives stages the cost of networks in any unit that follows from their operations.
-
-    Stages add costs in proportion to images, so in operations they give a stage's operations, in seconds its seconds.
-
-    Args:
-        value: (operations, precision) -> the cost of a pass.
-        precision: of frozen networks; training is in float32.
-        counted: passes by network, shared among probes of a run.
-    """
-
-    def __init__(
-        self, run: Run, value: Callable[[list[Work], str], float], precision: str, counted: dict[str, Passes]
-    ) -> None:
-        super().__init__(run)
-        self.value, self.precision, self.counted = value, precision, counted
-
-    @property
-    def processes(self) -> int:
-        return 1
-
-    def network(self, name: str) -> NetworkCost:
-        if name not in self.counted:
-            train = self.run.train
-            model = load_model(without_tag(name), train.plain_spec, pretrained=False, key=Key(0))
-            self.counted[name] = count(model, (train.channels, train.image_size, train.image_size))
-        passes = self.counted[name]
-        forward, backward = (self.value(work, self.precision) / IMAGES for work in (passes.forward, passes.backward))
-        training = self.value(passes.training, "fp32") / IMAGES
-        cost = NetworkCost(forward, backward, passes.kept, passes.weights, training)
-        self.measured[name] = cost
-        return cost
 
 
 def flops(work: list[Work], precision: str) -> float:

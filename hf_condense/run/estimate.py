@@ -10,7 +10,8 @@ from typing import Any
 from hf_condense.memory import peak_bytes
 from hf_condense.run import probe
 from hf_condense.run.base import Run
-from hf_condense.run.counted import CountedProbe, flops, seconds_on, traffic
+from hf_condense.run.counted import Counted, flops, seconds_on, traffic
+from hf_condense.run.counted_probe import CountedProbe
 from hf_condense.run.devices import BANDWIDTH_REACHED, CONTEXT, PRODUCTS_REACHED, Device, device_named
 from hf_condense.run.pipeline import Pipeline
 
@@ -29,7 +30,8 @@ def estimate(pipeline: Pipeline) -> dict[str, float]:
     costs = {stage.name: stage.cost(run, probed) for stage in pipeline.stages.values()}
     found = {name: cost.seconds for name, cost in costs.items()}
     weights = sum(4 * network.weights for network in probed.measured.values())
-    memory = peak_bytes(run.device) + max(cost.memory for cost in costs.values()) + weights
+    memory = probed.before + max(cost.memory for cost in costs.values()) + weights
+    memory = max(memory, peak_bytes(run.device))  # what was tried has been in use already
     images = real_images(run)
     return {**found, "memory": memory + images["memory"], "disk": sum(c.disk for c in costs.values()) + images["disk"]}
 
@@ -74,13 +76,13 @@ class Elsewhere:
 
 def estimate_for(pipeline: Pipeline, device: Device, precision: str) -> Elsewhere:
     """The estimate for one process on `device`, from operations that are counted and none that are timed."""
-    run, counted = pipeline.run, {}
+    run, counted = pipeline.run, Counted()
     probes = [CountedProbe(run, v, precision, counted) for v in (seconds_on(device), flops, traffic)]
     costs = [{stage.name: stage.cost(run, probe) for stage in pipeline.stages.values()} for probe in probes]
     by_stage = [{name: cost.seconds for name, cost in of.items()} for of in costs]
     images = math.prod(run.train.shape) if run.train.fits_in_memory else 0
     largest = max(cost.memory for cost in costs[0].values())
-    memory = CONTEXT + largest + sum(4 * passes.weights for passes in counted.values()) + images
+    memory = CONTEXT + largest + sum(4 * passes.weights for passes in counted.passes.values()) + images
     disk = sum(cost.disk for cost in costs[0].values()) + real_images(run)["disk"]
     return Elsewhere(*by_stage, memory, disk)
 
@@ -111,7 +113,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     seconds = {name: value for name, value in found.items() if name not in ("memory", "disk")}
     parts = ", ".join(f"{stage} {duration(value)}" for stage, value in seconds.items() if value)
     return [
-        f"estimate on this machine (from {probe.IMAGES} images a network; done stages are skipped): {parts}",
+        f"estimate on this machine (networks and steps tried on a few images; done stages are skipped): {parts}",
         f"  together about {duration(sum(seconds.values()))}; memory about {found['memory'] / 1e9:.2f} GB, "
         f"disk about {found['disk'] / 1e9:.2f} GB",
         *([SHORTER] if sum(seconds.values()) > LONG else []),

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from hf_condense.data.crops import centre
+from hf_condense.evaluation.looks import CURVE_IMAGES
 from hf_condense.evaluation.probe import centroid_rows, features, shows_whole_images
+from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.report import ScoreTable
-from hf_condense.evaluation.run import ImageSet, score
+from hf_condense.evaluation.run import LOOKS, ImageSet, score
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.linear_probe import backbone_of, is_probe, short_name
 from hf_condense.run.base import Run
@@ -67,20 +69,52 @@ class Evaluate(Stage[ScoreTable]):
 
     def cost(self, run: Run, probe: Probe) -> Cost:
         evaluation, images = run.config.evaluation, run.training_images
-        labels = sum(teacher.forward for teacher in probe.teachers)
         virtual = run.labelled and Relabel().settings(run)["store"] == "virtual"
-        seconds = 0.0
+        # seconds to label an image: where a teacher is asked while students are trained
+        epochs = run.student_protocol.duration(images)[0]
+        asked = virtual or "online" in evaluation.regimes
+        labels = probe.label_epoch(images, epochs) / images if asked else 0.0
+        seconds, disk = 0.0, 0.0
+        if run.labelled:  # the labels of other rows are made here, and the teacher is scored
+            seconds += len(run.test) * sum(probe.network(name).forward for name in probe.teacher_names)
+            if "stored" in evaluation.regimes:
+                store = Relabel().cost(run, probe)
+                seconds += (scored_sets(run) - 1) * store.seconds * probe.processes
+                disk += (scored_sets(run) - 1) * store.disk
         for student in evaluation.students:
             protocol = run.protocol.resolve(student, run.training_ipc)
             epochs, limit = protocol.duration(images)
             seen = epochs * (min(limit * protocol.batch_size(images), images) if limit else images)
             features = is_probe(student) and shows_whole_images(protocol)
-            once = images * probe.network(student).forward if features else seen * probe.network(student).update
+            network = probe.network(student)
+            # the accuracy over the test set, and in part for the curve of the first seed
+            looked = len(run.test) * (1 + _looks(protocol, epochs)) if evaluation.best_seen else len(run.test)
+            looked += LOOKS * min(CURVE_IMAGES, len(run.test)) / evaluation.student_seeds
+            once = network.making + looked * network.forward
+            if features:
+                once += images * network.forward
+            else:
+                training = probe.student(student, images, epochs)
+                once += training.once + seen / images * training.epoch
             online = seen * labels * (("online" in evaluation.regimes) + virtual)
             full = once if "full" in evaluation.baselines else 0.0
             rows = scored_sets(run) * (once * len(evaluation.regimes) + online)
+            if unclamped(run):
+                free = {*evaluation.regimes} - {"stored"}
+                rows += once * len(free) + seen * labels * ("online" in free)
             seconds += evaluation.student_seeds * (rows + full)
-        return Cost(seconds / probe.processes)
+        return Cost(seconds / probe.processes, disk=disk)
+
+
+def unclamped(run: Run) -> bool:
+    """Whether images leave [0, 1]: these are scored as they are too."""
+    return any(run.method.recipe(shard, run.spec).clamp_every == 0 for shard in run.plan.optimised[:1])
+
+
+def _looks(protocol: Protocol, epochs: int) -> int:
+    """Times that the accuracy over the test set is taken on the way."""
+    every = protocol.best_every
+    return sum(protocol.best_from * epochs < done < epochs for done in range(every, epochs, every)) if every else 0
 
 
 def scored_rows(run: Run, done: Outputs) -> dict[str, ImageSet | list[ImageSet]]:

@@ -103,11 +103,11 @@ class Relabel(Stage[Labels]):
         settings, images = self.settings(run), run.training_images
         if settings["store"] in ("none", "virtual"):
             return Cost()
-        kept, rows = len(kept_epochs(settings, Key(0), settings["epochs"])), scored_sets(run)
-        seconds = rows * images * kept * sum(teacher.forward for teacher in probe.teachers) / probe.processes
+        kept = len(kept_epochs(settings, Key(0), settings["epochs"]))
+        seconds = kept * probe.label_epoch(images, kept) / probe.processes
         classes = run.spec.num_classes
         encoding = encoding_of({**settings, "dtype": "float16", "classes": classes})
-        disk = rows * expected_bytes(
+        disk = expected_bytes(
             kept,
             images,
             classes,
@@ -120,8 +120,10 @@ class Relabel(Stage[Labels]):
 
 
 def scored_sets(run: Run) -> int:
-    """Rows of the score table that get soft labels."""
-    return 1 + sum(name in run.config.evaluation.baselines for name in ("random", "initial", "centroids"))
+    """Rows of the score table that get soft labels: the set itself, and those that it is compared with."""
+    baselines, selects = run.config.evaluation.baselines, not run.plan.optimised
+    others = {"random": run.config.run.method != "random", "initial": not selects, "centroids": True}
+    return 1 + sum(differs and name in baselines for name, differs in others.items())
 
 
 def condensed_set(run: Run, done: Outputs) -> ImageSet:

@@ -96,9 +96,13 @@ class Squeeze(Stage[Networks]):
         if weak.pool_folder:
             return Cost()
         tuned = weak.pool_size * weak.finetune_epochs if weak.pool_kind == "post" else 0
-        seconds = images * (c.squeeze_epochs + tuned) * sum(network.update for network in probe.base)
-        trained = min(c.squeeze_batch, images) if c.squeeze_epochs else 0
-        return Cost(seconds, 2 * trained * max(network.activations for network in probe.base))
+        epochs = c.squeeze_epochs + tuned
+        trained = [probe.member(name) for name in c.base_model] if epochs else []
+        seconds = sum(epochs * one.epoch + one.once for one in trained)
+        # built, and read again from where it is kept: for the pool and from it
+        seconds += sum(len(run.test) * network.forward + 3 * network.making for network in probe.base)
+        batch = min(c.squeeze_batch, images) if c.squeeze_epochs else 0
+        return Cost(seconds, 2 * batch * max(network.activations for network in probe.base))
 
 
 def source_settings(run: Run) -> dict[str, Any]:

@@ -36,6 +36,9 @@ VALUES = {
         "restart": True},
     "datm-zca": {**DSA, "batch": 128, "learned_rate": True, "regime": "stored", "label_per": "image", "loss": "soft_ce",
         "temperature": 1.0, "restart": True, "zca": True},
+    "ncfm": {"epochs": 2000, "batch": 128, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "mix": "cutmix",
+        "mix_probability": 0.5, "siamese": DSA["siamese"], "siamese_mode": "combined", "restart": False, "best_every": 100,
+        "schedule_params": {"milestones": (0.2, 0.4, 0.6, 0.8), "factor": 0.5}},
     "pdd-mtt": {**DSA, "learned_rate": True, "restart": False, "reset_between": False, "mode": "cumulative",
         "stage_epochs": 501},
     "pdd-mtt-equal-zca": {**DSA, "learned_rate": True, "restart": False, "stage_epochs": None, "zca": True},
@@ -74,6 +77,12 @@ def test_rates_drop_where_the_scripts_drop_them(name, changes):
     for epoch in range(recipe.epochs):
         rate *= changes.get(epoch, 1.0)
         assert recipe.rate(epoch) == pytest.approx(rate), epoch
+
+
+def test_ncfm_trains_large_sets_of_tiny_imagenet_for_less():
+    """By the training images of a class: four in each stored one."""
+    protocol = get_protocol("ncfm-tiny-imagenet")
+    assert [protocol.resolve("convnet_d4", ipc).epochs for ipc in (4, 40, 200)] == [2000, 300, 40]
 
 
 def test_changed_epochs_keep_the_shape():

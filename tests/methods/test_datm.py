@@ -286,10 +286,10 @@ def test_the_learned_labels_are_published_and_students_learn_them(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"first_epochs": 4, "skipped_epochs": 4}, "skipped_epochs=4: expected 0 to 3"),
-        ({"first_epochs": 9, "skipped_epochs": 4, "grow_from": 4}, "grow_from=4: expected 5 to 9"),
+        ({"first_epochs": 4, "skipped_epochs": 4}, "invalid skipped_epochs=4: expected 0 to 3"),
+        ({"first_epochs": 9, "skipped_epochs": 4, "grow_from": 4}, "invalid grow_from=4: expected 5 to 9"),
         ({"assign_labels": True}, "assign_labels.*tesla"),
-        ({"label_epoch": 99}, "label_epoch=99: expected 0 to 21"),
+        ({"label_epoch": 99}, "invalid label_epoch=99: expected 0 to 21"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(wrong, told):

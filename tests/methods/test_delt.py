@@ -159,9 +159,6 @@ def test_an_image_that_has_not_joined_stays_as_it_began_and_costs_nothing(given,
         assert not step["moments"][rows].any() and not step["move"][rows].any()
         assert step["moments"][~rows].flatten(1).any(1).all()
     assert sum(step["forward"] for step in watched) == 8 * 40 * 5 / 8  # T N (R + 1) / 2R
-    method = create_method("delt", **FEW)
-    assert method.images_per_step(10, 4) == 40 * 5 / 8
-    assert create_method("delt").images_per_step(10, 16) == 160 * 0.5625
 
 
 def test_the_first_move_of_a_late_image_is_longer_than_its_rate(given, tmp_path, watched):

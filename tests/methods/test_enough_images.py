@@ -23,6 +23,7 @@ CASES = [
     ("gvbsm", {"init": "noise"}, 0), ("teddy", {"init": "real"}, 1), ("dc", {}, 0), ("dc", {"init": "real"}, 1),
     ("dsa", {}, 1), ("dm", {}, 1), ("dm", {"init": "noise"}, 0), ("idc", {}, 4), ("idc", {"formation_factor": 1}, 1),
     ("idc", {"init": "noise"}, 0), ("dream", {}, 4), ("lgm", {}, 0), ("lgm", {"space": "normalised"}, 0), ("mtt", {}, 1), ("tesla", {}, 1), ("datm", {"init": "real"}, 1),
+    ("ncfm", {}, 4), ("ncfm", {"formation_factor": 1}, 1),
     ("bps", {}, 1), ("ca2d", {}, 4), ("ca2d", {"rded_factor": 1}, 1), ("ccfs", {"base_method": "random"}, 1), ("cim", {}, 4),
     ("pdd", {"base_method": "dm", "stages": 1}, 1), ("pdd", {"base_method": "idc", "stages": 1}, 4),
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hf_condense import create_method
+from hf_condense import CondensationTrainer, create_method
 from hf_condense.data.randomness import Key
 from hf_condense.errors import DataError
 from hf_condense.models.embedding import embed
@@ -133,18 +133,28 @@ def test_a_class_needs_an_image_for_each_point(given):
         create_method("wmdd").check(replace(given, ipc=1000))
 
 
-def test_images_cover_the_real_features_better_than_those_of_sre2l(given, tmp_path):
-    """From the same noise in as many steps: each class has an image for each part of it, not one mean image twice."""
-    model, train = given.observers[0].model, given.train
-    real = [embed(model, train.images(train.rows_of(c)).float() / 255).detach() for c in range(10)]
+def test_images_cover_the_real_features_better_and_are_further_apart_than_those_of_sre2l(tmp_path):
+    """From the same noise in as many steps, in a network that knows the classes: not one image of a class four times."""
+    trained = CondensationTrainer(
+        "wmdd", "digits", output_dir=str(tmp_path / "run"), ipc=4, max_per_class=60, max_test=100, base_model="convnet_bn_w32",
+        squeeze_epochs=5, squeeze_lr=0.05, threads=1, precision="fp32",
+    ).prepare()  # fmt: skip
+    model, train = trained.observers[0].model, trained.train
+    with torch.no_grad():
+        real = [embed(model, train.images(train.rows_of(c)).float() / 255) for c in range(10)]
 
+    @torch.no_grad()
     def seen(images) -> torch.Tensor:
-        return embed(model, images / 255).detach().view(10, 2, -1)
+        return embed(model, images / 255).view(10, 4, -1)
 
     def uncovered(images) -> float:
         return sum(float(torch.cdist(r, s).min(1).values.mean()) for r, s in zip(real, seen(images)))
 
-    own = {**FEW, "iterations": 20}
-    made, plain = (synthesise(name, given, tmp_path / name, **own).images for name in ("wmdd", "sre2l"))
-    flipped = synthesise("wmdd", given, tmp_path / "flipped", -1, **own).images
-    assert uncovered(made) < uncovered(plain) and uncovered(made) < uncovered(flipped)
+    def spread(images) -> float:
+        return sum(float(torch.pdist(s).mean()) for s in seen(images))
+
+    own = {**FEW, "shard_size": 40, "iterations": 60}
+    made, plain = (synthesise(name, trained, tmp_path / name, **own).images for name in ("wmdd", "sre2l"))
+    flipped = synthesise("wmdd", trained, tmp_path / "flipped", -1, **{**own, "iterations": 10}).images
+    assert uncovered(made) < 0.7 * uncovered(plain) and uncovered(made) < uncovered(flipped)
+    assert spread(made) > spread(plain)

@@ -11,7 +11,7 @@ from torch import nn
 from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.models import native, norm_relu_pool
-from hf_condense.models.convnet import ConvNet, block_elements, fuse
+from hf_condense.models.convnet import ConvNet, block_elements, fuse, fused
 from hf_condense.models.loading import load_untrained
 from hf_condense.models.norm_relu_pool import NormReluPool, available
 
@@ -72,31 +72,59 @@ def convnet(name: str = "convnet_w32", side: int = 28) -> nn.Module:
 @compiled
 def test_a_fused_network_gives_the_same_gradients_and_can_be_copied():
     plain = convnet()
-    fused = copy.deepcopy(plain)
-    assert fuse(fused, True) and not fuse(plain, False)
+    ours = copy.deepcopy(plain)
+    assert fuse(ours, True) and not fuse(plain, False)
     images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
-    for network in (plain, fused, twin := copy.deepcopy(fused)):
+    for network in (plain, ours, twin := copy.deepcopy(ours)):
         F.cross_entropy(network(images), torch.arange(4)).backward()
-    for a, b, c in zip(plain.parameters(), fused.parameters(), twin.parameters()):
+    for a, b, c in zip(plain.parameters(), ours.parameters(), twin.parameters()):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
         assert torch.equal(b.grad, c.grad)
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        (found,) = torch.autograd.grad(fused(images).sum(), next(fused.parameters()), create_graph=True)
+        (found,) = torch.autograd.grad(ours(images).sum(), next(ours.parameters()), create_graph=True)
         found.sum().backward()
-    fuse(fused, False)
-    assert torch.equal(fused(images), plain(images))
+    fuse(ours, False)
+    assert torch.equal(ours(images), plain(images))
 
 
 @compiled
 def test_what_the_operation_does_not_take_is_left_to_torch():
     plain = ConvNet(width=4, depth=2, in_chans=1, img_size=10)  # maps of 10 and 5 pixels
-    fused = copy.deepcopy(plain)
-    fuse(fused, True)
+    ours = copy.deepcopy(plain)
+    fuse(ours, True)
     images = torch.rand(2, 1, 10, 10)
-    torch.testing.assert_close(fused(images), plain(images), rtol=1e-4, atol=1e-5)
-    assert torch.equal(fused.double()(images.double()), plain.double()(images.double()))
-    batch = ConvNet(width=4, depth=2, in_chans=1, img_size=8, norm="batch")
-    assert not fuse(batch, True) and block_elements(batch, 8) == 0
+    torch.testing.assert_close(ours(images), plain(images), rtol=1e-4, atol=1e-5)
+    assert torch.equal(ours.double()(images.double()), plain.double()(images.double()))
+
+
+@compiled
+def test_a_batch_norm_is_fused_where_nothing_is_differentiated():
+    plain = convnet("convnet_bn_w32")
+    images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    plain(images)  # moves its statistics
+    with fused(copy.deepcopy(plain)) as on:
+        assert on and block_elements(plain, 28) == 0
+    network = copy.deepcopy(plain)
+    fuse(network, True)
+    assert torch.equal(network(images), plain(images))  # in training
+    assert torch.equal(network.eval()(images), plain.eval()(images))  # with gradients
+    with torch.inference_mode():
+        found, wanted = network(images), plain(images)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(found, wanted)  # the operation was taken
+
+
+@compiled
+@pytest.mark.parametrize("name", ["convnet_w32", "convnet_bn_w32"])
+def test_in_bf16_norms_are_computed_in_float32(name):
+    plain = convnet(name).eval()
+    network = copy.deepcopy(plain)
+    images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(), fused(network):
+        exact = plain(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            apart, before = (float((n(images).float() - exact).norm()) for n in (network, plain))
+    assert 0 < apart < 1.5 * before + 1e-3
 
 
 @pytest.mark.parametrize("name, side", [("convnet_w32", 28), ("convnet_d2_w16", 8)])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from hf_condense.config import check
 from hf_condense.data.pixels import to_unit
@@ -104,10 +105,6 @@ class PDD(Method):
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe | None:
         return self.base.recipe(shard, replace(spec, ipc=self.each(spec.ipc)))
 
-    def images_per_step(self, num_classes: int, ipc: int) -> float:
-        stages = self.settings.stages  # the first stage uses its own images, the last one all of them
-        return self.base.images_per_step(num_classes, self.each(ipc)) * stages * (stages + 1) / 2
-
     def images_before(self, real: int) -> float:
         """Those of the base in each stage; chains, which train on few images, are not counted."""
         return self.base.images_before(real) * self.settings.stages
@@ -140,12 +137,25 @@ class PDD(Method):
         here = self._base_context(here)
         return ReadyStage(here, self.base.ready(shard, here, None))
 
+    def stand_in(self, shard: Shard, context: Context) -> ReadyStage:
+        """Of a later stage with black images of those before, in networks that have not seen them."""
+        here, before = StageContext.of(context), shard.stage - 1
+        if before:
+            labels = torch.tensor(self.base.plan(context.num_classes, self.each(context.ipc)).labels * before)
+            size = (len(labels), context.train.channels, context.image_size, context.image_size)
+            here = replace(here, stage=shard.stage, frozen=Frozen(torch.zeros(size), labels, before))
+        here = self._base_context(here)
+        return ReadyStage(here, self.base.stand_in(shard, here))
+
     def _later(self, shard: Shard, context: Context, earlier: Synthetic) -> StageContext:
         """The context of a later stage, with the results of earlier ones."""
         seen = to_unit(earlier.images) if earlier.pixels is None else earlier.pixels
         frozen = Frozen(seen, earlier.labels, shard.stage - 1, earlier.soft_labels)
         here = replace(context, key=context.key / "stage" / shard.stage)
         return StageContext.of(here, stage=shard.stage, frozen=frozen)
+
+    def images_looked_at(self, real: int, ipc: int) -> float:
+        return self.settings.stages * self.base.images_looked_at(real, self.each(ipc))
 
     def start(self, shard: Shard, context: Context, ready: ReadyStage | None = None) -> Start:
         found = self.base.start(shard, ready.context, ready.base)

@@ -1,0 +1,6 @@
+"""NCFM on any image dataset: accelerate launch recipes/ncfm.py --dataset cifar10 --ipc 10"""
+
+from hf_condense.cli import recipe
+
+if __name__ == "__main__":
+    recipe("ncfm")
