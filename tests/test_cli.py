@@ -143,7 +143,7 @@ def test_bad_input_is_one_clear_line(arguments, message, tmp_path, capsys):
     [
         ("--icp 3", "arguments='--icp'.*Did you mean ipc"),
         ("--method edc --iteratons=3", "'--iteratons'.*settings of edc. Did you mean iterations"),
-        ("--iterations 5", "'--iterations' .*a setting of a method (.*, edc, .*): say --method"),
+        ("--iterations 5", "'--iterations'.*a setting of a method (.*, edc, .*): say --method"),
         ("--regimes hard stored", "run folder='stored'.*with commas: --regimes hard,stored"),
         ("one two", "arguments='two'.*one run folder"),
         ("--method edc --quick maybe", "quick='maybe'.*Write --quick true or --quick false"),
