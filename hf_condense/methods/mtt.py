@@ -1,4 +1,4 @@
-"""MTT: matching the trajectories of experts (arXiv:2203.11932); TESLA: the same with assigned labels (arXiv:2211.10586)."""
+"""MTT: matching the trajectories of experts (arXiv:2203.11932)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hf_condense.models.flat import FlatNetwork
 from hf_condense.models.made_up_experts import MadeUpExperts
 from hf_condense.objectives.inner_loop import exact_gradient
 from hf_condense.objectives.trajectory import TrajectoryMatching, TrajectorySegments
+from hf_condense.objectives.twice import need_twice_differentiable
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start
 from hf_condense.selection.real import random_real
 
 if TYPE_CHECKING:
+    from hf_condense.models.image_model import ImageModel
     from hf_condense.plan import Synthetic
-from hf_condense.models.image_model import ImageModel
-from hf_condense.objectives.twice import need_twice_differentiable
 
 
 @dataclass(frozen=True)
@@ -196,24 +196,3 @@ class MTT(Method):
 
     def _families(self, context: Context) -> tuple[str, ...]:
         return tuple(f for f in self.settings.families if f != "flip" or context.flip)
-
-
-@dataclass(frozen=True)
-class TESLASettings(MTTSettings):
-    """Settings of TESLA; defaults are those of the official script."""
-
-    iterations: int = setting(10000, "image steps", quick=20)
-    gradient: Literal["auto", "adjoint", "unroll", "tesla", "tesla_official"] = setting(
-        "adjoint", "as of MTT; the memory of one step is what TESLA is for"
-    )
-    assign_labels: bool = setting(True, "students learn soft labels that the expert's target weights give the images")
-
-
-class TESLA(MTT):
-    """MTT in the memory of one step, with labels from the experts."""
-
-    name, VERSION = "tesla", 1
-    Settings = TESLASettings
-
-    def staged_protocol(self, dataset: str) -> str:
-        return self.protocol(dataset)

@@ -433,7 +433,7 @@ METHODS: dict[str, MethodInfo] = {
         MethodInfo(
             name="tesla",
             title="TESLA (trajectory matching with assigned soft labels)",
-            where="hf_condense.methods.mtt:TESLA",
+            where="hf_condense.methods.tesla:TESLA",
             paper="https://arxiv.org/abs/2211.10586",
             citation="@inproceedings{cui2023tesla,\n"
             "  title = {Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory},\n"
