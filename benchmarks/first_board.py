@@ -65,6 +65,8 @@ ROWS: dict[str, tuple[str, dict]] = {
     "fadrmplus": ("fadrmplus", {"pool": POOL[:2], **STEPS}),
     "cvdd": ("cvdd", {**SEVERAL, **STEPS, "priors": None}),
     "wmdd": ("wmdd", {**SINGLE, **STEPS}),
+    "dwa": ("dwa", {**SINGLE, **STEPS}),
+    "delt": ("delt", {**SINGLE, **STEPS}),
     "ccfs": ("ccfs", {**WATCHED, "base_method": "rded", "pool": POOL[:1]}),
     "dm": ("dm", MATCHED),
     "dc": ("dc", MATCHED),
@@ -73,6 +75,8 @@ ROWS: dict[str, tuple[str, dict]] = {
     "dream": ("dream", {**TILED, "cluster_candidates": 1000}),
     "mtt": ("mtt", EXPERTS),
     "tesla": ("tesla", EXPERTS),
+    "datm": ("datm", EXPERTS),
+    "ncfm": ("ncfm", {**MATCHED, "iterations": 300}),
     "pdd_dm": ("pdd", {**MATCHED, "base_method": "dm", "stages": 2, "iterations": 150, "chains": 2, "chain_epochs": 20}),
     "lgm": ("lgm", PLAIN),
 }  # fmt: skip
