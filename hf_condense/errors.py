@@ -36,8 +36,10 @@ class CondensationError(Exception):
 
 
 def _sentence(text: str) -> str:
-    """The text with a capital, unless it begins with an option or code, and an end."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
+    """The text with a capital, unless it begins with an option, a column or code, and an end."""
+    first = text.split(maxsplit=1)[0].rstrip(",:;") if text.strip() else ""
+    start = text[:1].upper() if first.replace("-", "").isalpha() else text[:1]
+    return start + text[1:] + ("" if text.endswith((".", "?")) else ".")
 
 
 class ConfigError(CondensationError):

@@ -24,6 +24,7 @@ from hf_condense.progress import Progress
 
 log = logging.getLogger(__name__)
 SNAPSHOTS = 4  # pictures of a shard on its way
+LARGEST = 1e6  # of what is optimised, in size: pixels beyond it are no image
 
 
 class ShardOptimiser:
@@ -134,10 +135,10 @@ class ShardOptimiser:
         return found
 
     def refuse_diverged(self) -> None:
-        """Raises ConfigError where what is optimised is no longer finite: as bytes it would be black images."""
+        """Raises ConfigError where what is optimised is no number any more, or too large for one of an image."""
         tensors = [self.z, *self.objective.learnables().values()]
-        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-            allowed = f"a rate at which images stay finite; those of {self.shard.id} did not"
+        if not all(bool((tensor.abs() < LARGEST).all()) for tensor in tensors):
+            allowed = f"a rate at which images stay below {LARGEST:.0e}; those of {self.shard.id} did not"
             rates = "".join(f" or the rate of {name}" for name in self.recipe.rates)
             raise ConfigError("lr", self.recipe.lr, allowed, f"lower it{rates}, and redo this stage with --overwrite")
 

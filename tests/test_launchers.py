@@ -96,7 +96,7 @@ def test_two_machines_of_accelerate_launch(alone, tmp_path, shared):
         assert found["content"] == published(alone)["content"] and found["record"]["processes"] == 2
     else:
         assert all(machine.returncode for machine in machines)
-        assert "".join(said).count("error: HF_CONDENSE_CACHE (process 1 on") == 1, said
+        assert "".join(said).count("error: invalid HF_CONDENSE_CACHE (process 1 on") == 1, said
         assert not [path for path in (tmp_path / "run").rglob("*") if path.name != ".lock"], "no work was begun"
 
 

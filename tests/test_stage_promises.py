@@ -130,9 +130,9 @@ def test_labels_are_made_for_one_way_of_drawing_views(tmp_path):
 
 def test_labels_of_batch_statistics_are_made_in_the_parts_that_students_are_given(tmp_path):
     own = {"regimes": "hard,stored", "store": "full", "max_per_class": 13}
-    for protocol, parts, form in (("sre2lpp-cifar10", 2, 4), ("small-bssl", None, 2)):
+    for protocol, parts in (("sre2lpp-cifar10", 2), ("small-bssl", None)):
         made = trainer("random", tmp_path / protocol, protocol=protocol, **own).relabel().store.settings
-        assert (made.get("accumulation"), made["format"]) == (parts, form)
+        assert made.get("accumulation") == parts
 
 
 @pytest.mark.parametrize(

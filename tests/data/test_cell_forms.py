@@ -277,7 +277,7 @@ def test_names_that_look_like_patterns(tmp_path, pictures, name):
     written(place / "more" / "train.parquet", CELLS)
     assert holds_all(opened(place / "more" / "train.parquet"))
     if "*" in name:  # `datasets` finds nothing there
-        assert "rename it" in refused(place / "more")
+        assert "Rename it" in refused(place / "more")
     else:
         assert holds_all(opened(place / "more"))
 

@@ -305,7 +305,7 @@ def test_it_is_shown_in_one_line(folder):
 def test_a_store_of_other_images_is_refused(folder, artefact, tmp_path):
     other = artefact(images=255 - colours(), store_folder=folder / "soft_labels")
     write_artefact(tmp_path / "other", other)
-    with pytest.raises(ArtefactError, match="relabel"):
+    with pytest.raises(ArtefactError, match="Relabel"):
         DistilledDataset.load(tmp_path / "other").training_batches("stored", 0)
 
 

@@ -132,7 +132,7 @@ def test_a_table_chooses_no_file_of_this_machine(tmp_path, images, labels):
     kind = Image.pa_type
     cells = pa.array([{"bytes": None, "path": str(tmp_path / "private.png")}], kind)
     pq.write_table(pa.table({"image": cells, "label": [0]}), tmp_path / "x.parquet")
-    with pytest.raises(ArtefactError, match="row 0: 'the cell is empty'"):
+    with pytest.raises(ArtefactError, match="row 0='the cell is empty'"):
         import_set("parquet", tmp_path / "x.parquet", tmp_path / "out", "digits")
     assert not (tmp_path / "out").exists()
 

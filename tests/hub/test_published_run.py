@@ -275,7 +275,7 @@ def test_a_record_opens_no_folder_of_this_machine(trainer, tmp_path, monkeypatch
 def test_a_setting_that_nobody_knows_is_refused(trainer, name):
     content = DistilledDataset.load(trainer.folder).content
     config = {**content["config"], "data": content["config"]["data"] | {name: "other.yaml"}}
-    with pytest.raises(ConfigError, match=f"{name}: 'other.yaml'.*settings of random runs"):
+    with pytest.raises(ConfigError, match=f"{name}='other.yaml'.*settings of random runs"):
         recipe({**content, "config": config}, {})
 
 

@@ -137,7 +137,10 @@ def test_a_dry_run_notes_what_would_be_refused_and_needs_no_hub(run, hub):
     with pytest.raises(ConfigError, match="online labels need convnet_w32"):
         push(folder, repo_id)
     would = push(folder, repo_id, dry_run=True)
-    assert "without --dry_run this is refused: push_models" in would.text() and "would send 6 files" in would.text()
+    assert (
+        "without --dry_run this is refused: invalid push_models" in would.text()
+        and "would send 6 files" in would.text()
+    )
     with hub.offline():
         alone = push(folder, repo_id, dry_run=True)
         assert push(folder, "of-mine", dry_run=True).dataset.repo_id == "of-mine"
@@ -211,13 +214,13 @@ def test_a_source_for_everybody_does_not(run, hub):
     [
         ({"route": "create", "status": 401}, "hf auth login"),
         ({"route": "create", "status": 403}, "write access"),
-        ({"route": "commit", "status": 409}, "[Rr]un the same command again"),
-        ({"route": "lfs_put", "status": 500, "times": 99}, "[Rr]un the same command again"),
-        ({"route": "lfs_put", "drop_after": 100, "times": 99}, "[Cc]heck the network"),
-        ({"route": "commit", "status": 500}, "[Rr]un the same command again"),
-        ({"route": "commit", "drop_after": 100}, "[Cc]heck the network"),
+        ({"route": "commit", "status": 409}, "run the same command again"),
+        ({"route": "lfs_put", "status": 500, "times": 99}, "run the same command again"),
+        ({"route": "lfs_put", "drop_after": 100, "times": 99}, "check the network"),
+        ({"route": "commit", "status": 500}, "run the same command again"),
+        ({"route": "commit", "drop_after": 100}, "check the network"),
         ({"route": "commit", "status": 412, "times": 3}, "other push is done"),
-        ({"route": "validate_yaml", "status": 500}, "[Rr]un the same command again"),
+        ({"route": "validate_yaml", "status": 500}, "run the same command again"),
     ],
     ids=lambda v: v if isinstance(v, str) else f"{v['route']}-{v.get('status', 'dropped')}",
 )  # fmt: skip

@@ -306,7 +306,7 @@ def test_a_shift_of_all_logits_is_not_close():
 
 
 @pytest.mark.parametrize(
-    "name, most", [("full, keyed", 0.5), ("int8, keyed", 0.3), ("pruned", 0.3), ("packed", 0.1), ("virtual", 0.3)]
+    "name, most", [("full, keyed", 0.5), ("int8, keyed", 0.45), ("pruned", 0.45), ("packed", 0.15), ("virtual", 0.3)]
 )
 def test_smaller_stores_are_smaller(tmp_path, teacher, images, name, most):
     x, y = images(40), torch.arange(40) % 3
