@@ -24,7 +24,7 @@ from hf_condense.leaderboard.bank import fill_bank
 from hf_condense.leaderboard.keep import BoardSettings, init_board
 from hf_condense.leaderboard.site import build_site
 from hf_condense.leaderboard.submit import submit
-from hf_condense.methods import method_class
+from hf_condense.methods import METHODS, method_class
 from hf_condense.run.resolve import load_preset, preset_names
 
 KEEPER = "keeper"
@@ -99,7 +99,10 @@ def settings_of(row: str, data: str, ipc: int, networks: dict[str, str]) -> dict
     own = {k: v for k, v in own.items() if k in method_class(method).Settings.__dataclass_fields__}
     number = {"iterations": MATCHING[method, ipc]} if (method, ipc) in MATCHING else {}
     values = {**own, "pool": POOL[:1], "pool_kind": "none", **number, **values}
-    return {**values, "base_model": ",".join(networks[name] for name in values.pop("pool")), "squeeze_epochs": 0}
+    pool = values.pop("pool")
+    if not METHODS[method].pool:  # its networks begin untrained
+        return {**values, "base_model": ",".join(pool)}
+    return {**values, "base_model": ",".join(networks[name] for name in pool), "squeeze_epochs": 0}
 
 
 def condense(folder: Path, source: str, row: str, settings: dict, ipc: int, seed: int) -> str:
