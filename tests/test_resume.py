@@ -73,6 +73,7 @@ OWN = {
 
 
 WHOLE = ("edc", "random")  # the stages before and after synthesis are the same code for every method: once is enough
+KILLED = ("edc", pytest.param("random", marks=pytest.mark.slow))  # random's stages are all among those of edc
 PREPARED = ("pool", "statistics", "config.yaml")  # what a run has before its synthesis
 
 
@@ -165,7 +166,7 @@ def lives_until_done(work, struck: Path) -> int:
     return lives
 
 
-@pytest.mark.parametrize("method", WHOLE)
+@pytest.mark.parametrize("method", KILLED)
 def test_killed_at_every_file_replacement(method, unbroken, tmp_path):
     whole = content(unbroken[method][0] / "run")  # before the lives: they need not import what their parent has
     lives = lives_until_done(lambda: run(method, tmp_path / "run", tmp_path / "cache"), tmp_path / "struck")
@@ -183,7 +184,7 @@ def test_killed_at_every_file_replacement_of_the_synthesis(method, unbroken, tmp
     assert images(tmp_path / "run") == images(unbroken[method][0] / "run")
 
 
-@pytest.mark.parametrize("method", WHOLE)
+@pytest.mark.parametrize("method", KILLED)
 def test_killed_at_twenty_random_moments(method, unbroken, tmp_path):
     root, seconds = unbroken[method]
     kills, life = 0, 0

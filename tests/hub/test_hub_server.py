@@ -438,7 +438,7 @@ def test_a_commit_cut_off_is_not_there_and_one_without_answer_is(hub):
 
 def test_a_broken_connection_is_seen_though_a_child_holds_a_copy_of_it(hub):
     repo, long = made(hub), TEXT * 10**6  # longer than what sockets hold unread; the connection stays open
-    child = forked.fork(lambda: time.sleep(60))
+    child = forked.fork(lambda: time.sleep(20))
     try:
         with hub.fault("commit", drop_after=0), pytest.raises(Exception, match="disconnected|reset|pipe"):
             upload(hub, repo, data=long, path="a.txt")
