@@ -46,11 +46,12 @@ def test_links_of_the_pages_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_studies_name_settings_and_recipes_that_exist():
+def test_studies_name_settings_and_recipes_that_exist(monkeypatch):
     """Over all studies and images a class that the pages name."""
     from benchmarks.studies import STUDIES
     from benchmarks.study import chosen, parser
 
+    monkeypatch.setenv("HF_CONDENSE_DATA", "data")  # studies name folders in it, and open none here
     for name in STUDIES:
         for ipc in ([], ["--ipc", "1"], ["--ipc", "50"]) if "pdd" not in name else ([],):
             study, _ = chosen(parser().parse_args([name, *ipc]))
