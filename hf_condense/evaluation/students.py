@@ -38,9 +38,8 @@ if TYPE_CHECKING:
     from hf_condense.data.whitening import Whitening
     from hf_condense.models.image_model import ImageModel
 
-FUSE_FROM = (
-    2 * 10**8
-)  # elements of maps: 0.4 to 0.8 s are saved, for 0.3 s of compilation (benchmarks/student_step.py)
+# elements of maps: 0.4 to 0.8 s are saved, for 0.3 s of compilation (benchmarks/student_step.py)
+FUSE_FROM = 2 * 10**8
 DEVICE_BYTES = 4 << 30  # sets up to this size are kept on the device, larger ones (full ImageNet) are fetched by batch
 
 

@@ -208,10 +208,11 @@ def fill_bank(leaderboard: str | Path, *, by: str, dry_run: bool = False, work: 
         waiting: dict[str, Path | bytes] = {}
         missing = bank.missing()
         log.info("%s: %d of %d baselines to make", source.name, len(missing), len(bank.jobs()))
-        made, students = made + len(missing), students + sum(map(bank.students, missing))
+        waits_for = sum(map(bank.students, missing))
+        made, students = made + len(missing), students + waits_for
         if dry_run:
             continue
-        with Progress(f"students of the baselines of {source.name}", sum(map(bank.students, missing))) as whole:
+        with Progress(f"students of the baselines of {source.name}", waits_for) as whole:
             for job in missing:
                 result, predictions = bank.make(job, whole)
                 files = {
