@@ -9,6 +9,7 @@ Python's JSON alone takes to read and spell the same files: on a machine that ot
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -40,10 +41,10 @@ def measured(submissions: int) -> dict:
 
 
 def _seconds(work: Callable[[], object]) -> dict[str, float]:
-    wall, processor = time.perf_counter(), time.process_time()
+    wall, processor = time.perf_counter(), sum(os.times()[:4])
     work()
     return {
-        "processor": round(time.process_time() - processor, 2),
+        "processor": round(sum(os.times()[:4]) - processor, 2),  # of all processes
         "wall": round(time.perf_counter() - wall, 2),
     }
 

@@ -110,7 +110,7 @@ class Collected:
 def collect(place: Place) -> Collected:
     """Reads all results, verifications and withdrawals. A file that does not fit is named in `refused` and left out.
 
-    Ten thousand results take a few seconds: files are read by several processes, statistics by several threads.
+    Ten thousand results take a few seconds: several processes read files and compute statistics.
     """
     with _without_collector():
         found, refused = read_all(place.folder, Result)

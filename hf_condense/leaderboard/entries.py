@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from hf_condense.errors import CondensationError
 from hf_condense.files import canonical_json, write_text
+from hf_condense.leaderboard.in_parts import in_parts
 from hf_condense.leaderboard.limits import MAX_BYTES, check_json, check_size, may_hold_many, need, refuse
 from hf_condense.leaderboard.result import Result, content_id, id_of
 from hf_condense.leaderboard.schema import build, schema
@@ -95,16 +97,21 @@ def _canonical(kind: type[E], data: bytes) -> E | None:
 
 def read_all(folder: Path, kind: type[E]) -> tuple[list[E], list[Refused]]:
     """Entries in the order of their paths, and the files that are not of the form or stand in a wrong place."""
-    found: list[E] = []
-    refused: list[Refused] = []
-    for place in _places(folder, FOLDERS[kind]):
-        try:
-            entry = read_file(kind, os.path.join(folder, place))
-            check_place(entry, place)
-            found.append(entry)
-        except CondensationError as error:
-            refused.append(Refused(place, str(error)))
-    return found, refused
+
+    def read(places: Sequence[str]) -> list[E | Refused]:
+        return [_read_at(folder, place, kind) for place in places]
+
+    entries = [entry for part in in_parts(read, _places(folder, FOLDERS[kind])) for entry in part]
+    return [e for e in entries if isinstance(e, kind)], [e for e in entries if isinstance(e, Refused)]
+
+
+def _read_at(folder: Path, place: str, kind: type[E]) -> E | Refused:
+    try:
+        entry = read_file(kind, os.path.join(folder, place))
+        check_place(entry, place)
+    except CondensationError as error:
+        return Refused(place, str(error))
+    return entry
 
 
 def _places(folder: Path, top: str) -> list[str]:

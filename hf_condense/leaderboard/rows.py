@@ -11,11 +11,14 @@ import numpy as np
 from hf_condense.data.randomness import Key
 from hf_condense.leaderboard.board import OWN, Board, Task
 from hf_condense.leaderboard.column import Column
+from hf_condense.leaderboard.in_parts import in_parts
 from hf_condense.leaderboard.judging import Columns, Judged, is_random, judge, random_bank
 from hf_condense.leaderboard.result import Content, Result
 from hf_condense.leaderboard.statistics import rank_sets
 from hf_condense.leaderboard.worth import Ladder
 
+Ranks = Mapping[str, dict[int, tuple[int, int]]]  # scope -> number in the table -> first and last rank
+MANY = 5_000  # columns, from which on tasks are shared among processes
 UNRANKED = ("full", "luckiest")  # more images than the task allows; a draw that was chosen on the test images
 
 
@@ -73,18 +76,26 @@ def make_rows(board: Board, results: Sequence[Result], retired: Collection[str])
     key = Key(0, board.fingerprint)
     ladders = {place: Ladder(rungs, _key(key, *place)) for place, rungs in bank.items() if len(rungs) > 1}
     costs = {result.id: _costs(result.content) for result in results}
-    tasks: dict[tuple[str, int, str, str], list[int]] = defaultdict(list)
+    tasks: dict[Task, list[int]] = defaultdict(list)
     for i, (result, column) in enumerate(found.pairs):
-        tasks[result.content.source, result.content.ipc, column.regime, column.student].append(i)
-    rows = {}
-    for (source, ipc, regime, student), places in tasks.items():
-        table = _Table(found, np.array(places))
-        worths = table.worths(ladders.get((source, regime, student)), ipc)
-        # under own labels, labels differ from row to row: nothing to rank
-        scopes = () if regime == OWN else ("method", "set")
-        ranks = {scope: table.ranks(scope, board.alpha, retired) for scope in scopes}
-        rows[Task(source, ipc, regime, student)] = table.rows([judged[i] for i in places], ranks, worths, costs)
-    return rows
+        tasks[task_of(result, column)].append(i)
+    least = 1 if len(found.pairs) >= MANY else len(tasks) + 1
+
+    def compared(part: Sequence[tuple[Task, list[int]]]) -> list[tuple[list[WorthCell | None], Ranks]]:
+        numbers = []
+        for task, places in part:
+            table = _Table(found, np.array(places))
+            worths = table.worths(ladders.get((task.source, task.regime, task.student)), task.ipc)
+            # under own labels, labels differ from row to row: nothing to rank
+            scopes = () if task.regime == OWN else ("method", "set")
+            numbers.append((worths, {scope: table.ranks(scope, board.alpha, retired) for scope in scopes}))
+        return numbers
+
+    numbers = [of_task for part in in_parts(compared, list(tasks.items()), least) for of_task in part]
+    return {
+        task: _Table(found, np.array(places)).rows([judged[i] for i in places], ranks, worths, costs)
+        for (task, places), (worths, ranks) in zip(tasks.items(), numbers)
+    }
 
 
 def _key(key: Key, source: str, regime: str, student: str) -> Key:
@@ -141,7 +152,7 @@ class _Table:
     def rows(
         self,
         judged: Sequence[Judged | None],
-        ranks: Mapping[str, dict[int, tuple[int, int]]],
+        ranks: Ranks,
         worths: Sequence[WorthCell | None],
         costs: Mapping[str, tuple[float, float]],
     ) -> list[Row]:

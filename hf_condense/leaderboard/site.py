@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hf_condense.leaderboard.collect import Collected, collect
 from hf_condense.leaderboard.drawing import share_bar
 from hf_condense.leaderboard.export import as_csv, as_json, as_parquet, board_table
 from hf_condense.leaderboard.figures import FILTERS, duration_range, size_range
+from hf_condense.leaderboard.in_parts import in_parts
 from hf_condense.leaderboard.overview import Group, overview
 from hf_condense.leaderboard.pictures import Pictures
 from hf_condense.leaderboard.place import NO_COMMIT, TABLE, Place, open_place
@@ -27,6 +29,7 @@ from hf_condense.leaderboard.rows import Row
 from hf_condense.leaderboard.statistics import ABOVE, BELOW, SAME
 from hf_condense.leaderboard.terms import TERMS
 from hf_condense.leaderboard.views import page_name, page_title, plots_tab, submitter, tabs_of, task_tab
+from hf_condense.progress import Progress
 
 VERDICTS = (ABOVE, SAME, BELOW)
 ROWS_SHOWN = 200  # of a table, before a reader asks for all; also in site.js
@@ -90,7 +93,6 @@ class Site:
         self.collected, self.board, self.folder = collected, collected.board, folder
         place = collected.place
         self.commit = None if place.commit == NO_COMMIT else place.commit
-        self.pages = 0
         self.templates = Environment(
             loader=PackageLoader("hf_condense.leaderboard", "pages"),
             autoescape=True,
@@ -125,12 +127,13 @@ class Site:
         for source, ipc in self.task_pages:
             self._task(source, ipc)
         self._results()
-        for result in self.collected.results.values():
-            self._result(result, pictures)
+        results = list(self.collected.results.values())
+        shown = {} if pictures is None else {r.id: self._picture(r, pictures) for r in results}
+        in_parts(lambda part: self._methods(part, shown), results)
         self._page("submit.jinja", "submit.html")
         self._page("about.jinja", "about.html", results=len(self.collected.results), refused=self.collected.refused)
         (self.folder / "README.md").write_text(self.templates.get_template("space.jinja").render(), encoding="utf-8")
-        return self.pages
+        return sum(1 for _ in self.folder.rglob("*.html"))
 
     @cached_property
     def task_pages(self) -> list[tuple[str, int]]:
@@ -144,7 +147,6 @@ class Site:
         root = "../" * address.count("/")
         text = self.templates.get_template(template).render(root=root, here=address, **values)
         path.write_text(text, encoding="utf-8")
-        self.pages += 1
 
     def _index(self) -> None:
         collected, groups = self.collected, overview(self.collected)
@@ -225,14 +227,22 @@ class Site:
             "date": "" if baseline else result.submitted.date,
         }
 
-    def _result(self, result: Result, pictures: Pictures | None) -> None:
-        picture = None
-        if pictures and result.content.kind == "submission" and not self.collected.standings[result.id].hidden:
-            found = pictures.of(result.content.sets[0])
-            if found is not None:
-                path = self.folder / "pictures" / f"{result.id}.{found.suffix}"
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(found.data)
-                picture = {"address": f"../pictures/{path.name}", "width": found.width, "height": found.height}
-        view = result_view(self.collected, result)
-        self._page("method.jinja", f"methods/{result.id}.html", picture=picture, **view)
+    def _picture(self, result: Result, pictures: Pictures) -> dict[str, Any] | None:
+        """Writes the preview of a result's first set; None where there is none to show."""
+        if result.content.kind != "submission" or self.collected.standings[result.id].hidden:
+            return None
+        found = pictures.of(result.content.sets[0])
+        if found is None:
+            return None
+        path = self.folder / "pictures" / f"{result.id}.{found.suffix}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(found.data)
+        return {"address": f"../pictures/{path.name}", "width": found.width, "height": found.height}
+
+    def _methods(self, results: Sequence[Result], shown: Mapping[str, dict[str, Any] | None]) -> None:
+        """The page of each result, with its picture. The bar is that of this process, which others work beside."""
+        with Progress("pages of results", len(results), show=parent_process() is None) as progress:
+            for result in results:
+                view = result_view(self.collected, result)
+                self._page("method.jinja", f"methods/{result.id}.html", picture=shown.get(result.id), **view)
+                progress.advance()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -237,8 +237,8 @@ def test_submitters_of_one_day_have_one_digest(maker, tmp_path):
 def test_a_thousand_results_take_a_tenth_of_what_ten_thousand_may(tmp_path):
     """Five seconds for ten thousand on two idle cores. Processor time is counted, with room for a busy machine."""
     board = write_large_board(tmp_path, 1000, sources=1)
-    started = time.process_time()
+    started = sum(os.times()[:4])  # with processes that have ended
     found = collect(Place(tmp_path, board))
-    own = time.process_time() - started
+    own = sum(os.times()[:4]) - started
     assert sum(map(len, found.rows.values())) > 6_000 and not found.refused
     assert own < 3
