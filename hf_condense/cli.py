@@ -201,8 +201,14 @@ def show_messages() -> None:
 
 
 def methods() -> int:
+    from hf_condense.methods.measured import boards, described
+
     for name in list_methods():
-        print(f"{name:<12} {METHODS[name].title}  {METHODS[name].paper}")
+        print(f"{name:<10}  {described(name):<34}  {METHODS[name].title}  {METHODS[name].paper}")
+    print(
+        f"\n▲ above random real images, = no different, ▼ below: columns of this library's boards ({', '.join(boards())}; "
+        "small\nnetworks). `hf-condense run METHOD --help` lists settings; the guide is in recipes/README.md."
+    )
     return 0
 
 

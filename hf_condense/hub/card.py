@@ -11,6 +11,7 @@ import yaml
 
 from hf_condense.data.licenses import license_keys
 from hf_condense.data.names import KNOWN, canonical_name
+from hf_condense.methods.measured import warning
 from hf_condense.text import block, listed, markdown
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -179,6 +180,7 @@ def render_card(facts: CardFacts) -> str:
         place=markdown(facts.repo_id or PLACE),
         caps=markdown(caps(facts.content)),
         paper=web_address(facts.content["method"]["paper"]),
+        measured=warning(facts.content["method"]["name"]),
         citation=facts.content["method"].get("citation", ""),
         scores_table=facts.record.get("scores_table", ""),
     )
