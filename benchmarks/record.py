@@ -17,6 +17,7 @@ import torch
 from hf_condense.files import write_json
 from hf_condense.memory import keep_freed_memory
 
+PLACES = ("--folder", "--results", "--name")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -83,11 +84,20 @@ def write(name: str, options: argparse.Namespace, values: dict, show: bool = Tru
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(), "python": platform.python_version(), "torch": torch.__version__,
     }  # fmt: skip
-    command = " ".join(["python -m", module, *sys.argv[1:]])
+    command = " ".join(["python -m", module, *_asked(sys.argv[1:])])
     about = {"command": command, "machine": machine, "commit": _commit(), "date": date.today().isoformat()}
     path = options.results / f"{options.name or name}.json"
     write_json(path, {**about, **values})
     print(f"written: {path}")
+
+
+def _asked(arguments: list[str]) -> Iterator[str]:
+    """What changes the values: not the places on this machine that they were kept in."""
+    places = False
+    for argument in arguments:
+        places = argument.split("=")[0] in PLACES or (places and not argument.startswith("--"))
+        if not places:
+            yield argument
 
 
 def _lines(values: object, name: str = "") -> Iterator[str]:

@@ -118,7 +118,7 @@ def trainer(study: Study, folder: Path, method: str, settings: dict, forced: dic
 def squeezed(run: CondensationTrainer) -> dict:
     """Top-1 of each network of the pool, and the seconds that making it has taken."""
     record, began = run.folder / "pool-seconds.json", time.perf_counter()
-    top1 = {member.name: member.top1 for member in run.squeeze()}
+    top1 = {Path(member.name).name: member.top1 for member in run.squeeze()}
     if not record.exists():
         write_json(record, round(time.perf_counter() - began, 1))
     return {"top1": top1, "seconds": read_json(record)}

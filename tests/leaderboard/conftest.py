@@ -58,13 +58,13 @@ def place(board) -> Place:
 
 def write_set(
     folder: Path, splits: Splits, seed: int, *, ipc: int = 2, method: str = "dm", source: dict | None = None,
-    permuted: float = 0.0, soft: bool = False, stages: int = 1, floats: bool = False,
+    data: dict | None = None, permuted: float = 0.0, soft: bool = False, stages: int = 1, floats: bool = False,
 ) -> Path:  # fmt: skip
     """A folder of a distilled dataset: real images of the source that `seed` chooses.
 
     Args:
         permuted: share of the images that get the label of another class.
-        source: changes of the recorded source.
+        source: changes of the recorded source; data: settings by which it was read.
         floats: publish float images too, as methods do whose images leave [0, 1].
         stages: in which the images were made, as PDD does; those of a class one after the other.
     """
@@ -77,7 +77,7 @@ def write_set(
     from dataclasses import replace
 
     content = gather_content(
-        method=method_info(method), config={"run": {"ipc": ipc, "seed": seed}, "method": {"steps": 5}},
+        method=method_info(method), config={"run": {"ipc": ipc, "seed": seed}, "method": {"steps": 5}, **({"data": data} if data else {})},
         source=replace(splits.info, **(source or {})), models=[], regimes=["hard"],
         training=training_block("small", None, 10, 2),
     )  # fmt: skip

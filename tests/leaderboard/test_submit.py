@@ -135,6 +135,21 @@ def test_what_does_not_fit_is_refused_in_one_line(board, work, make_set, digits,
     assert files(board) == before
 
 
+def test_a_run_that_scored_on_fewer_test_images_made_its_set_from_the_same_training_images(tmp_path, digits):
+    from hf_condense.config import DataSettings
+    from hf_condense.data.randomness import Key
+    from hf_condense.data.source import open_source
+    from hf_condense.leaderboard.sets import open_set
+    from tests.leaderboard.conftest import write_set
+
+    fewer = open_source(DataSettings(dataset="digits", max_test=50), Key(0, "data"))
+    folder = str(write_set(tmp_path / "set", fewer, 1, data={"max_test": 50}))
+    assert open_set(folder, digits.train, digits.test).ipc == 2
+    unsaid = str(write_set(tmp_path / "unsaid", fewer, 1))
+    with pytest.raises(CondensationError, match="made from other images"):
+        open_set(unsaid, digits.train, digits.test)
+
+
 def _renamed(train, names):
     import copy
 
