@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from hf_condense import create_method
 from hf_condense.errors import ConfigError
@@ -74,6 +75,23 @@ def test_classes_are_made_alike_however_they_are_cut_into_shards(sampler, tmp_pa
     parts = synthesise("dm", given, tmp_path / "parts", classes_per_shard=3, **settings)
     assert torch.equal(whole.initial, parts.initial) and not torch.equal(whole.images, whole.initial)
     assert float((whole.pixels - parts.pixels).abs().max()) < 1e-5
+
+
+def test_an_image_may_hold_several_and_their_means_come_nearer(tmp_path):
+    settings, given = {"iterations": 20, "real_batch": 16, "formation_factor": 2}, context(ipc=2)
+    made = synthesise("dm", given, tmp_path / "run", **settings)
+    assert made.images.shape == (20, 1, 8, 8) and made.origin.shape == (20, 4)
+    whole = given.train.images(made.origin[:, 3])
+    small = F.interpolate(whole, (4, 4), mode="bilinear", antialias=True)
+    assert torch.equal(made.initial[..., 4:, 4:], small)
+    first, last = (
+        matching_loss("dm", given, made, images, 4, **settings) for images in (made.initial.float() / 255, made.pixels)
+    )
+    assert last < 0.6 * first
+    method = create_method("dm", formation_factor=2)
+    assert method.formation_factor == 2 and method.fewer == "a smaller --ipc or --formation_factor"
+    with pytest.raises(ConfigError, match="formation_factor=0"):
+        create_method("dm", formation_factor=0)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
