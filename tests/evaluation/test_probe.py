@@ -62,12 +62,7 @@ def test_features_once_give_what_every_step_gives(probed, data, model, regime, c
         "probe:net", x, y, regime, protocol=protocol, test_images=probed.test_images, test_labels=probed.test_labels,
         num_classes=3, key=Key(1), device=CPU, backbones={"net": probed.backbone}, **labelled,
     )  # fmt: skip
-    assert (fast.top1, fast.online_top1, fast.ema_top1, fast.steps) == (
-        slow.top1,
-        slow.online_top1,
-        slow.ema_top1,
-        slow.steps,
-    )
+    assert (fast.top1, fast.steps) == (slow.top1, slow.steps)
     assert np.array_equal(fast.predictions, slow.predictions) and len({*fast.predictions.tolist()}) > 1
     assert regime != "hard" or fast.top1 > 0.5
 
