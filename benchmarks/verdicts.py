@@ -8,6 +8,7 @@ makes them. Nothing is left out but results that were withdrawn.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 from collections import Counter, defaultdict
@@ -38,6 +39,11 @@ def counted(results: Path = RESULTS) -> dict:
     return {"boards": sorted(sources), "methods": methods}
 
 
+def parser() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 if __name__ == "__main__":
+    parser().parse_args()
     FILE.write_text(json.dumps(counted(), indent=1) + "\n", encoding="utf-8")
     print(FILE)
