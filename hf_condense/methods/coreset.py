@@ -88,7 +88,8 @@ class Coreset(Method):
 
     @property
     def info(self) -> MethodInfo:
-        return replace(super().info, pool=self.settings.selection in ("herding", "k_center", "k_medoids"))
+        own, selection = super().info, self.settings.selection
+        return replace(own, title=f"{own.title}: {selection}", pool=selection in ("herding", "k_center", "k_medoids"))
 
     def images_before(self, real: int) -> float:
         by_position = ("random", "herding", "k_center", "k_medoids", "backbone_centres")
