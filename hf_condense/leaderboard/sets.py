@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from hf_condense.config import check
+from hf_condense.data.drawing import stratified
+from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
 from hf_condense.errors import ArtefactError
 from hf_condense.evaluation.run import ImageSet
@@ -188,7 +190,7 @@ def _fits(content: dict, train: ImageSource, test: ImageSource) -> None:
     )
     made_from = content["source"].get("fingerprint")
     if made_from and not content.get("imported"):
-        ours = fingerprint([train.fingerprint, test.fingerprint])
+        ours = fingerprint([train.fingerprint, _scored_on(content, test).fingerprint])
         check(
             made_from == ours,
             "set",
@@ -196,6 +198,14 @@ def _fits(content: dict, train: ImageSource, test: ImageSource) -> None:
             f"one made from the training images that the board reads ({ours})",
             "condense the board's source with the same split and --max_per_class",
         )
+
+
+def _scored_on(content: dict, test: ImageSource) -> ImageSource:
+    """The test images of the run that made a set: those of `--max_test`, which changes no image of the set."""
+    most = (content["config"].get("data") or {}).get("max_test")
+    if not isinstance(most, int) or most < 1:
+        return test
+    return test.subset(stratified(test.labels, most, Key(0, "data") / "max_test"))
 
 
 def _encoded(place: Path, side: int) -> Iterator[int]:
