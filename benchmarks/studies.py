@@ -276,10 +276,12 @@ def packed(data: str, ipc: int = 10) -> Study:
     """
     kept = {"formation": True, "lr": 0.01, "iterations": 200}
     drawn = {**kept, "candidates": 4 * ipc}
+    matched = {"iterations": 300, "real_batch": 64, "base_model": "convnet_w32"}
     rows = {
         **RANDOM, "k-medoids": Row("coreset", {"selection": "k_medoids"}, sets=1),
         "easiest, scaled down": Row("cim", kept, "initial"), "easiest, optimised": Row("cim", kept),
         "random, scaled down": Row("cim", drawn, "initial"), "random, optimised": Row("cim", drawn),
+        "DM": Row("dm", matched), "DM, packed": Row("dm", {**matched, "formation_factor": 2}),
     }  # fmt: skip
     shared = {
         "max_per_class": 1000, "base_model": "convnet_bn_w32", "squeeze_epochs": 6, "squeeze_schedule": "cosine",

@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from hf_condense.config import check, check_choices, setting
-from hf_condense.data.crops import centre
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy
 from hf_condense.methods.base import Context
 from hf_condense.methods.dm import CLASSES, DM
+from hf_condense.methods.formations import tiles_of_random
 from hf_condense.methods.matching_family import CLASSIC, DSA_FAMILIES
 from hf_condense.models.experts import ExpertBuffer, ExpertRecipe, train_experts
 from hf_condense.models.interpolated import InterpolatedNetworks
@@ -17,8 +17,6 @@ from hf_condense.models.made_up_experts import MadeUpExperts
 from hf_condense.objectives.characteristic import Characteristic, CharacteristicMatching
 from hf_condense.plan import Recipe, SetSpec, Shard, Start
 from hf_condense.selection.paired import PairedViews
-from hf_condense.selection.real import need_images, random_rows
-from hf_condense.selection.realism import tile
 
 if TYPE_CHECKING:
     from hf_condense.plan import Synthetic
@@ -90,16 +88,8 @@ class NCFM(DM):
     Settings = NCFMSettings
 
     @property
-    def formation_factor(self) -> int:
-        return self.settings.formation_factor
-
-    @property
     def real_images_each(self) -> int:
-        return self.settings.formation_factor**2
-
-    @property
-    def fewer(self) -> str:
-        return "a smaller --ipc or --formation_factor"
+        return self.formation_factor**2
 
     def ready(self, shard: Shard, context: Context, earlier: Synthetic | None) -> ExpertBuffer | None:
         """Trainings of networks, which begin as those of the context do."""
@@ -123,12 +113,8 @@ class NCFM(DM):
         return MadeUpExperts.of(context.fresh(context.key), self.settings.network_epochs)
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
-        """Tiles of random real images."""
-        f, count, train, size = self.formation_factor, len(shard.labels), context.train, context.image_size
-        need_images(train, count, f**2, shard.labels[0], self.fewer)
-        rows = random_rows(train, shard.labels * f**2, context.key / shard.id)
-        images = tile(centre(train.images(rows), size), count, f, size)
-        return Start(images, rows.reshape(f**2, count).T if f > 1 else rows)
+        """Tiles of random real images, scaled down to the nearest pixel."""
+        return tiles_of_random(shard, context, self.formation_factor, self.fewer)
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         """One step for all classes; the script steps after each class, so that Adam moves and decays the others meanwhile."""

@@ -65,8 +65,8 @@ class CharacteristicMatching(DistributionMatching):
         settings: Characteristic,
         factor: int,
     ) -> None:
-        super().__init__(networks, views, key, real_batch, precision)
-        self.settings, self.factor = settings, factor
+        super().__init__(networks, views, key, real_batch, precision, factor=factor)
+        self.settings = settings
 
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """The matching terms, and after them those of the trained network on the same views."""

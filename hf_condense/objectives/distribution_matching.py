@@ -47,12 +47,8 @@ class DistributionMatching(Objective):
         precision: "bf16" computes features in bf16 where that is allowed; means are always taken in float32.
         sampler: chooses the real batches; independent random ones where there is none. Rows chosen in the network
             of one step may be reused in the next steps.
-
-    Attributes:
         factor: training images per side of a stored one (`data.formation`).
     """
-
-    factor = 1
 
     def __init__(
         self,
@@ -62,9 +58,10 @@ class DistributionMatching(Objective):
         real_batch: int = 256,
         precision: str = "fp32",
         sampler: Sampler | None = None,
+        factor: int = 1,
     ) -> None:
         self.fresh, self.views, self.key, self.real_batch, self.precision = fresh, views, key, real_batch, precision
-        self.sampler = sampler
+        self.sampler, self.factor = sampler, factor
 
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
         self._labels = labels

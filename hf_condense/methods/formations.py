@@ -1,0 +1,31 @@
+"""First images that hold several real ones as tiles, which students enlarge again (IDC, arXiv:2205.14959, section 3.2)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+
+from hf_condense.data.crops import centre
+from hf_condense.methods.base import Context
+from hf_condense.plan import Shard, Start
+from hf_condense.selection.real import need_images, random_rows
+from hf_condense.selection.realism import tile
+
+
+def tiles_of_random(shard: Shard, context: Context, factor: int, remedy: str, antialias: bool = False) -> Start:
+    """`factor` x `factor` random real images of its class in each image of a shard, no image twice.
+
+    Args:
+        remedy: advice to the user where a class has too few images.
+        antialias: how they are scaled down: smoothed, or to the nearest pixel.
+
+    Raises:
+        DataError: a class has too few images.
+    """
+    train, size, count, each = context.train, context.image_size, len(shard.labels), factor**2
+    need_images(train, count, each, shard.labels[0], remedy)
+    rows = random_rows(train, shard.labels * each, context.key / shard.id)
+    images = centre(train.images(rows), size).contiguous()
+    if antialias:
+        side = -(-size // factor)
+        images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+    return Start(tile(images, count, factor, size), rows.reshape(each, count).T if each > 1 else rows)
