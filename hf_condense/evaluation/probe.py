@@ -168,12 +168,8 @@ class Probed:
         predicted = as_classes(classify(known), self.num_classes)
         top1 = float((predicted == right).mean())
         if fitted is None:
-            return StudentResult(top1, top1, None, None, 0, 0.0, 0, predicted)
-        online = float((as_classes(fitted.model(known), self.num_classes) == right).mean())
-        averaged = top1 if fitted.ema_model is not None else None
-        return StudentResult(
-            top1, online, averaged, None, fitted.steps, fitted.seconds, peak_bytes(self.device), predicted
-        )
+            return StudentResult(top1, None, 0, 0.0, 0, predicted)
+        return StudentResult(top1, None, fitted.steps, fitted.seconds, peak_bytes(self.device), predicted)
 
 
 def class_means(known: Tensor, labels: Tensor, num_classes: int) -> Tensor:
