@@ -30,7 +30,7 @@ from hf_condense.run.resolve import load_preset, preset_names
 KEEPER = "keeper"
 POOL = ("convnet_bn_w32", "convnet_w32", "convnet_d2_w16")  # trained once for each dataset; all sets look through them
 TRAINED = {"squeeze_epochs": 6, "squeeze_schedule": "cosine", "squeeze_batch": 64, "squeeze_lr": 0.05}
-SINGLE, SEVERAL, STEPS = {"pool": POOL[:1]}, {"pool": POOL}, {"iterations": 300}
+SINGLE, SEVERAL, STEPS = {"pool": POOL[:1]}, {"pool": POOL}, {"iterations": 300, "shard_size": 100}
 PLAIN = {"pool": POOL[1:2]}  # a network without batch norms
 MATCHED = {**PLAIN, "real_batch": 64}
 TILED = {**MATCHED, **INNER, "formation_factor": 2}
@@ -38,18 +38,21 @@ WATCHED = {**PLAIN, "dynamics_epochs": 11}
 EXPERTS = {
     **DIGITS_MTT,
     **PLAIN,
-    "experts": 4,
+    "experts": 2,
+    "expert_epochs": 8,
     "expert_batch": 256,
     "first_epochs": 4,
     "student_steps": 20,
     "lr": 100.0,
 }
+TRAININGS = {"trainings": 2, "network_epochs": 4}  # published: 20 of 60 epochs
 # row: method, and values beside those of its preset; untuned where studies.py does not say where a value was chosen
 ROWS: dict[str, tuple[str, dict]] = {
     "random": ("random", {}),
     "forgetting": ("coreset", {**WATCHED, "selection": "forgetting"}),
     "forgetting_easy": ("coreset", {**WATCHED, "selection": "forgetting_easy"}),
     "cad_high": ("coreset", {**WATCHED, "selection": "cad_high"}),
+    "cad_low": ("coreset", {**WATCHED, "selection": "cad_low"}),
     "pca_tiles": ("coreset", {**PLAIN, "selection": "pca_tiles", "dynamics_epochs": 3, "el2n_epochs": 3}),
     "bps": ("bps", PLAIN),
     "ca2d": ("ca2d", {**WATCHED, "rded_candidates": 100}),
@@ -76,7 +79,7 @@ ROWS: dict[str, tuple[str, dict]] = {
     "mtt": ("mtt", EXPERTS),
     "tesla": ("tesla", EXPERTS),
     "datm": ("datm", EXPERTS),
-    "ncfm": ("ncfm", {**MATCHED, "iterations": 300}),
+    "ncfm": ("ncfm", {**MATCHED, **TRAININGS, "iterations": 300}),
     "pdd_dm": ("pdd", {**MATCHED, "base_method": "dm", "stages": 2, "iterations": 150, "chains": 2, "chain_epochs": 20}),
     "lgm": ("lgm", PLAIN),
 }  # fmt: skip

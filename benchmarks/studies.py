@@ -269,6 +269,27 @@ def probes(ipc: int = 1) -> Study:
     return Study("cifar10", rows, {"max_per_class": 300, "max_test": 1000}, ipc, "probe-fast", sets=5)
 
 
+def packed(data: str, ipc: int = 10) -> Study:
+    """Several real images in each stored one, which students enlarge again: as scaled down, and with CIM's optimisation.
+
+    Those that the observer finds easiest among 300 of a class, or random ones (no more candidates than are used).
+    """
+    kept = {"formation": True, "lr": 0.01, "iterations": 200}
+    drawn = {**kept, "candidates": 4 * ipc}
+    matched = {"iterations": 300, "real_batch": 64, "base_model": "convnet_w32"}
+    rows = {
+        **RANDOM, "k-medoids": Row("coreset", {"selection": "k_medoids"}, sets=1),
+        "easiest, scaled down": Row("cim", kept, "initial"), "easiest, optimised": Row("cim", kept),
+        "random, scaled down": Row("cim", drawn, "initial"), "random, optimised": Row("cim", drawn),
+        "DM": Row("dm", matched), "DM, packed": Row("dm", {**matched, "formation_factor": 2}),
+    }  # fmt: skip
+    shared = {
+        "max_per_class": 1000, "base_model": "convnet_bn_w32", "squeeze_epochs": 6, "squeeze_schedule": "cosine",
+        "squeeze_batch": 64, "squeeze_lr": 0.05, "max_test": 2000,
+    }  # fmt: skip
+    return Study(data, rows, shared, ipc, "compare", {"steps": 500}, regimes=("hard", "online"), held_out=True)
+
+
 # rows of published tables on CIFAR-10: ledger.md
 def cifar_coresets(ipc: int = 1) -> Study:
     """Random and herding under DC's protocol, in ConvNet-3 of width 128; herding in features of ResNet-20."""
@@ -290,6 +311,7 @@ STUDIES = {
     "coresets": coresets,
     "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits, "probes": probes,
     **{method: partial(matching, method) for method in ("dm", "dc", "dsa", "idc", "dream")},
+    **{f"packed-{data.split('_')[0]}": partial(packed, data) for data in ("cifar10", "fashion_mnist")},
     **{f"labels-{data.split('_')[0]}": partial(labels, data) for data in LABELS},
     **{f"pdd-{data.split('_')[0]}-{base}": partial(pdd, data, base) for data in PDD for base in ("mtt", "dm", "edc")},
 }  # fmt: skip
