@@ -44,10 +44,9 @@ class DMSettings(FamilySettings):
 class DM(MatchingFamily):
     """Shards of whole classes. Classes are independent: how they are divided into shards changes only rounding."""
 
-    name, VERSION = (
-        "dm",
-        3,
-    )  # 2: a term for every few classes, which sums in another order; 3: fused blocks of ConvNets
+    # 2: a term for every few classes, which sums in another order; 3: fused blocks of ConvNets; 4: whose sums go over
+    # several rows
+    name, VERSION = "dm", 4
     Settings = DMSettings
 
     @property

@@ -84,7 +84,7 @@ class NCFMSettings:
 class NCFM(DM):
     """Shards of whole classes, as of DM: the networks and frequencies of a step are the same for all of them."""
 
-    name, VERSION = "ncfm", 1
+    name, VERSION = "ncfm", 2  # 2: as 4 of DM
     Settings = NCFMSettings
 
     @property

@@ -5,7 +5,7 @@
 #include <math.h>
 #include <stdint.h>
 
-enum { WIDEST = 1024 };
+enum { WIDEST = 1024, BAND = 1024 };
 
 /* one map in [h, w] -> out [h/2, w/2], scaled and shifted, ReLU, pooled */
 static inline void pooled(const float *in, float scale, float shift, float *out, int64_t h, int64_t w) {
@@ -50,10 +50,12 @@ void forward(const float *x, const float *weight, const float *bias, float *y, f
         }
 }
 
-/* of the gradient dy [n, c, h/2, w/2] -> dx [n, c, h, w], dweight and dbias [c] */
+/* of the gradient dy [n, c, h/2, w/2] -> dx [n, c, h, w], dweight and dbias [c]
+ *
+ * Rows that do not fill vector registers, such as those of 8 to 28 columns, are gone over several at a time. */
 void backward(const float *dy, const float *x, const float *weight, const float *bias, const float *mean, const float *rstd,
               float *dx, float *dweight, float *dbias, int64_t n, int64_t c, int64_t h, int64_t w, int threads) {
-    const int64_t size = h * w, half = w / 2;
+    const int64_t size = h * w, half = w / 2, most = w % 16 ? BAND / w : 1; /* rows at a time */
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t channel = 0; channel < c; channel++) {
         float of_weight = 0, of_bias = 0;
@@ -61,12 +63,16 @@ void backward(const float *dy, const float *x, const float *weight, const float 
             const float *in = x + map * size, m = mean[map], r = rstd[map];
             const float scale = r * weight[channel], shift = bias[channel] - m * scale;
             float *out = dx + map * size, sum = 0, product = 0;
-            for (int64_t row = 0; row < h; row++) {
-                const float *pooled = dy + map * size / 4 + row / 2 * half, *from = in + row * w;
-                float *to = out + row * w, quarter[WIDEST];
-                for (int64_t i = 0; i < half; i++) quarter[2 * i] = quarter[2 * i + 1] = 0.25f * pooled[i];
+            for (int64_t row = 0; row < h; row += most) {
+                const int64_t rows = h - row < most ? h - row : most;
+                const float *from = in + row * w;
+                float *to = out + row * w, quarter[BAND];
+                for (int64_t r = 0; r < rows; r++) {
+                    const float *pooled = dy + map * size / 4 + (row + r) / 2 * half;
+                    for (int64_t i = 0; i < half; i++) quarter[r * w + 2 * i] = quarter[r * w + 2 * i + 1] = 0.25f * pooled[i];
+                }
 #pragma omp simd reduction(+ : sum, product)
-                for (int64_t i = 0; i < w; i++) {
+                for (int64_t i = 0; i < rows * w; i++) {
                     const float active = from[i] * scale + shift > 0 ? quarter[i] : 0;
                     to[i] = active;
                     sum += active;
