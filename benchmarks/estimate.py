@@ -40,6 +40,7 @@ OWN = {
     "cda": POOLED,
     "ccfs": {"base_method": "rded", "share": 0.25, "curricula": 2, "rded_candidates": 10, "dynamics_epochs": 10},
     "cim": {**STEPS, "candidates": 20},
+    "mosaic": {**STEPS, "candidates": 20},
     "coreset": {"selection": "forgetting", "dynamics_epochs": 10},
     "cvdd": {
         **POOLED, "rded_candidates": 10, "priors": (70.0, 60.0, 65.0), "voters": 2,

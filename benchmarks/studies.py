@@ -269,18 +269,18 @@ def probes(ipc: int = 1) -> Study:
     return Study("cifar10", rows, {"max_per_class": 300, "max_test": 1000}, ipc, "probe-fast", sets=5)
 
 
-def packed(data: str, ipc: int = 10) -> Study:
+def mosaic(data: str, ipc: int = 10) -> Study:
     """Several real images in each stored one, which students enlarge again: as scaled down, and with CIM's optimisation.
 
     Those that the observer finds easiest among 300 of a class, or random ones (no more candidates than are used).
     """
-    kept = {"formation": True, "lr": 0.01, "iterations": 200}
+    kept = {"lr": 0.01, "iterations": 200}
     drawn = {**kept, "candidates": 4 * ipc}
     matched = {"iterations": 300, "real_batch": 64, "base_model": "convnet_w32"}
     rows = {
         **RANDOM, "k-medoids": Row("coreset", {"selection": "k_medoids"}, sets=1),
-        "easiest, scaled down": Row("cim", kept, "initial"), "easiest, optimised": Row("cim", kept),
-        "random, scaled down": Row("cim", drawn, "initial"), "random, optimised": Row("cim", drawn),
+        "easiest, scaled down": Row("mosaic", kept, "initial"), "easiest, optimised": Row("mosaic", kept),
+        "random, scaled down": Row("mosaic", drawn, "initial"), "random, optimised": Row("mosaic", drawn),
         "DM": Row("dm", matched), "DM, packed": Row("dm", {**matched, "formation_factor": 2}),
     }  # fmt: skip
     shared = {
@@ -334,7 +334,7 @@ STUDIES = {
     "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits, "probes": probes,
     **{method: partial(matching, method) for method in ("dm", "dc", "dsa", "idc", "dream")},
     "from-noise": from_noise,
-    **{f"packed-{data.split('_')[0]}": partial(packed, data) for data in ("cifar10", "fashion_mnist")},
+    **{f"mosaic-{data.split('_')[0]}": partial(mosaic, data) for data in ("cifar10", "fashion_mnist")},
     **{f"labels-{data.split('_')[0]}": partial(labels, data) for data in LABELS},
     **{f"pdd-{data.split('_')[0]}-{base}": partial(pdd, data, base) for data in PDD for base in ("mtt", "dm", "edc")},
 }  # fmt: skip

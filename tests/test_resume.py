@@ -37,6 +37,7 @@ OWN = {
     "cda": {"iterations": 5, "shard_size": 4, "base_model": "convnet_bn_w32"},
     "ccfs": {"base_method": "rded", "ipc": 4, "share": 0.25, "curricula": 2, "rded_candidates": 6, "dynamics_epochs": 3},
     "cim": {"iterations": 5, "candidates": 10},
+    "mosaic": {"iterations": 5, "candidates": 10},
     "coreset": {"selection": "forgetting", "dynamics_epochs": 3},
     "cvdd": {
         "iterations": 5, "shard_size": 4, "rded_candidates": 6, "priors": (70.0, 60.0, 65.0), "voters": 2,

@@ -44,10 +44,6 @@ class CIMSettings:
     families: tuple[str, ...] = setting(
         ("crop", "cutout", "flip"), "augmentation that tile and image share; flip only where it is allowed"
     )
-    formation: bool = setting(
-        False,
-        "students enlarge each tile to the whole size, as of IDC, in place of looking at the image of tiles (ours)",
-    )
     clamp: Literal["end", "never"] = setting(
         "end", "pixels are put into [0, 1] at the end; or never, and published as float images too (its code)"
     )
@@ -72,10 +68,6 @@ class CIM(Method):
         return self.settings.tile_factor**2
 
     @property
-    def formation_factor(self) -> int:
-        return self.settings.tile_factor if self.settings.formation else 1
-
-    @property
     def fewer(self) -> str:
         return "a smaller --ipc or --tile_factor"
 
@@ -98,8 +90,6 @@ class CIM(Method):
         super().check(context)
         factor, size = self.settings.tile_factor, context.image_size
         check(factor <= size, "tile_factor", factor, f"up to {size}, the side of the images in pixels")
-        whole = size % self.formation_factor == 0
-        check(whole, "tile_factor", factor, f"a divisor of {size}, the side of the images, with --formation")
 
     def check_network(self, network: ImageModel, image_size: int) -> None:
         feature_layer(network, self.settings.layer)
@@ -140,6 +130,4 @@ class CIM(Method):
         )
 
     def protocol(self, dataset: str) -> str:
-        if self.settings.formation:
-            return "small"
         return f"{self.name}-{dataset}" if dataset in DATASETS else "small-tiles"

@@ -477,6 +477,18 @@ METHODS: dict[str, MethodInfo] = {
             "for networks that are trained from scratch.",
         ),
         MethodInfo(
+            name="mosaic",
+            title="Mosaic (ours)",
+            where="hf_condense.methods.mosaic:Mosaic",
+            paper="",
+            citation="",
+            pool=True,
+            real_pixels=True,
+            summary="Real images that an observer finds easy are scaled down, several to a stored one, and optimised for some steps until each, "
+            "enlarged again as students see it, has the features of its image at full size. Parts of IDC (arXiv:2205.14959) and CIM "
+            "(arXiv:2607.00916). Published images are real ones with small changes.",
+        ),
+        MethodInfo(
             name="pdd",
             title="PDD (Progressive Dataset Distillation)",
             where="hf_condense.methods.pdd.method:PDD",

@@ -266,18 +266,7 @@ def test_stages_of_pdd_hold_tiles_against_their_own_images(context):
     assert float(loss_of(union, images)) == pytest.approx(float(loss_of(plain, images)), rel=1e-12)
 
 
-def test_students_may_enlarge_the_tiles_and_the_images_are_the_same(context, tmp_path):
-    made = make(context, tmp_path / "tiles", iterations=3)
-    decoded = make(context, tmp_path / "decoded", iterations=3, formation=True)
-    assert torch.equal(made.images, decoded.images)
-    plain, formation = (create_method("cim", formation=yes) for yes in (False, True))
-    assert (plain.formation_factor, formation.formation_factor) == (1, 2)
-    assert plain.protocol("digits") == "small-tiles" and formation.protocol("cifar10") == "small"
-
-
 def test_what_cannot_be_is_refused(context):
-    with pytest.raises(ConfigError, match="tile_factor=3: expected a divisor of 8.*--formation"):
-        create_method("cim", tile_factor=3, formation=True).check(replace(context, ipc=1))
     with pytest.raises(ConfigError, match="tile_factor=9: expected up to 8, the side"):
         create_method("cim", tile_factor=9).check(replace(context, ipc=0))
     with pytest.raises(ConfigError, match="families"):

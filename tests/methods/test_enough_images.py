@@ -24,7 +24,7 @@ CASES = [
     ("dsa", {}, 1), ("dm", {}, 1), ("dm", {"init": "noise"}, 0), ("idc", {}, 4), ("idc", {"formation_factor": 1}, 1),
     ("idc", {"init": "noise"}, 0), ("dream", {}, 4), ("lgm", {}, 0), ("lgm", {"space": "normalised"}, 0), ("mtt", {}, 1), ("tesla", {}, 1), ("datm", {"init": "real"}, 1),
     ("ncfm", {}, 4), ("ncfm", {"formation_factor": 1}, 1),
-    ("bps", {}, 1), ("ca2d", {}, 4), ("ca2d", {"rded_factor": 1}, 1), ("ccfs", {"base_method": "random"}, 1), ("cim", {}, 4),
+    ("bps", {}, 1), ("ca2d", {}, 4), ("ca2d", {"rded_factor": 1}, 1), ("ccfs", {"base_method": "random"}, 1), ("cim", {}, 4), ("mosaic", {}, 4),
     ("pdd", {"base_method": "dm", "stages": 1}, 1), ("pdd", {"base_method": "idc", "stages": 1}, 4),
 ]  # fmt: skip
 SMALLEST = 4
@@ -63,7 +63,7 @@ def test_the_smallest_class_is_named(source, name, settings, each):
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [(n, s) for n, s, _ in CASES if n not in ("bps", "ca2d", "ccfs", "cim", "rded", "sre2lpp", "cvdd", "delt", "fadrm", "fadrmplus", "pdd") and s.get("init") != "rded"]
+    [(n, s) for n, s, _ in CASES if n not in ("bps", "ca2d", "ccfs", "cim", "mosaic", "rded", "sre2lpp", "cvdd", "delt", "fadrm", "fadrmplus", "pdd") and s.get("init") != "rded"]
 )  # fmt: skip
 def test_what_is_not_refused_begins(source, name, settings):
     """The check and the start agree, for methods whose start needs no network."""
