@@ -207,7 +207,7 @@ def methods() -> int:
         print(f"{name:<10}  {described(name):<34}  {METHODS[name].title}  {METHODS[name].paper}")
     print(
         f"\n▲ above random real images, = no different, ▼ below: columns of this library's boards ({', '.join(boards())}; "
-        "small\nnetworks). `hf-condense run METHOD --help` lists settings; the guide is in recipes/README.md."
+        "small\nnetworks). `hf-condense run --method NAME --help` lists settings; the guide is in recipes/README.md."
     )
     return 0
 
