@@ -70,7 +70,7 @@ ROWS: dict[str, tuple[str, dict]] = {
     "cvdd": ("cvdd", {**SEVERAL, **STEPS, "priors": None}),
     "wmdd": ("wmdd", {**SINGLE, **STEPS}),
     "dwa": ("dwa", {**SINGLE, **STEPS}),
-    "delt": ("delt", {**SINGLE, **STEPS}),
+    "delt": ("delt", {**SINGLE, **STEPS, "iterations": 304}),  # a multiple of its rounds
     "ccfs": ("ccfs", {**WATCHED, "base_method": "rded", "pool": POOL[:1]}),
     "dm": ("dm", MATCHED),
     "dc": ("dc", MATCHED),
