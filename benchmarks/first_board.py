@@ -71,7 +71,7 @@ ROWS: dict[str, tuple[str, dict]] = {
     "wmdd": ("wmdd", {**SINGLE, **STEPS}),
     "dwa": ("dwa", {**SINGLE, **STEPS}),
     "delt": ("delt", {**SINGLE, **STEPS, "iterations": 304}),  # a multiple of its rounds
-    "ccfs": ("ccfs", {**WATCHED, "base_method": "rded", "pool": POOL[:1]}),
+    "ccfs": ("ccfs", {**WATCHED, "base_method": "rded", "base_model": POOL[0], **TRAINED}),  # trains more of that kind
     "dm": ("dm", MATCHED),
     "dc": ("dc", MATCHED),
     "dsa": ("dsa", MATCHED),
@@ -79,7 +79,7 @@ ROWS: dict[str, tuple[str, dict]] = {
     "dream": ("dream", {**TILED, "cluster_candidates": 1000}),
     "mtt": ("mtt", EXPERTS),
     "tesla": ("tesla", EXPERTS),
-    "datm": ("datm", EXPERTS),
+    "datm": ("datm", {**EXPERTS, "grow_from": None}),
     "ncfm": ("ncfm", {**MATCHED, **TRAININGS, "iterations": 300}),
     "pdd_dm": ("pdd", {**MATCHED, "base_method": "dm", "stages": 2, "iterations": 150, "chains": 2, "chain_epochs": 20}),
     "lgm": ("lgm", PLAIN),
@@ -104,6 +104,8 @@ def settings_of(row: str, data: str, ipc: int, networks: dict[str, str]) -> dict
     number = {"iterations": MATCHING[method, ipc]} if (method, ipc) in MATCHING else {}
     values = {**own, "pool": POOL[:1], "pool_kind": "none", **number, **values}
     pool = values.pop("pool")
+    if "base_model" in values:
+        return values
     if not METHODS[method].pool:  # its networks begin untrained
         return {**values, "base_model": ",".join(pool)}
     return {**values, "base_model": ",".join(networks[name] for name in pool), "squeeze_epochs": 0}
