@@ -40,8 +40,11 @@ def test_every_listed_method_says_what_was_found_of_it(capsys):
 
 
 def test_a_method_that_is_nowhere_above_random_images_says_so():
-    never = [
-        name for name in list_methods() if verdicts_of(name) and not any(v.above for v in verdicts_of(name).values())
-    ]
-    assert "rded" in never and "in none of" in warning("rded")
-    assert warning("mtt") is None and warning("no-such-method") is None
+    for name in list_methods():
+        found, said = list(verdicts_of(name).values()), warning(name)
+        never = bool(found) and not any(counts.above for counts in found)
+        assert (said is not None) == never, name
+        if never:
+            same, below = sum(counts.same for counts in found), sum(counts.below for counts in found)
+            assert f"in none of {same + below} columns: no different in {same}, below in {below}." in said
+    assert warning("random") is not None and warning("no-such-method") is None
