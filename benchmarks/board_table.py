@@ -1,6 +1,8 @@
 """A board's CSV as the Markdown tables of a log: one for each IPC, a line for each row, a column for each regime and student.
 
-python -m benchmarks.board_table benchmarks/results/board_digits.csv
+    python -m benchmarks.board_table benchmarks/results/board_digits.csv
+
+Baselines of the bank in italics.
 """
 
 from __future__ import annotations
@@ -11,9 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from hf_condense.leaderboard.statistics import ABOVE, BELOW, SAME
+from hf_condense.leaderboard.figures import SIGNS
 
-SIGNS = {ABOVE: "▲", SAME: "=", BELOW: "▼"}
 REGIMES = ("hard", "stored", "online")
 
 

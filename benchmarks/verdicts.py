@@ -15,10 +15,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from benchmarks.record import RESULTS
+from hf_condense.leaderboard.bank import SELECTIONS
 from hf_condense.leaderboard.statistics import ABOVE, BELOW, SAME
 
 FILE = Path(__file__).resolve().parents[1] / "hf_condense/methods/measured.json"
-CORESETS = ("herding", "k_center", "k_medoids")  # of a bank
 LABELS = {"hard": "hard", "stored": "soft", "online": "soft"}  # labels under which a method's own are not counted
 
 
@@ -27,7 +27,7 @@ def counted(results: Path = RESULTS) -> dict:
     sources, found = set(), defaultdict(lambda: defaultdict(Counter))
     for path in sorted(results.glob("board_*.csv")):
         for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
-            method = "coreset" if row["method"] in CORESETS else row["method"]
+            method = "coreset" if row["method"] in SELECTIONS else row["method"]
             ours = row["kind"] == "submission" or method == "coreset"
             if ours and row["regime"] in LABELS and row["verdict"] and not row["not_counted"]:
                 sources.add(row["source"])

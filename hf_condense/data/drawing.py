@@ -30,6 +30,11 @@ def hold_out(labels: np.ndarray, fraction: float, key: Key) -> tuple[np.ndarray,
     return np.setdiff1d(np.arange(len(labels)), out), out
 
 
+def scored_on(labels: np.ndarray, most: int, key: Key) -> np.ndarray:
+    """Ascending rows of the test images that `max_test` leaves; `key` is that of a source's draws."""
+    return stratified(labels, most, key / "max_test")
+
+
 def stratified(labels: np.ndarray, count: int, key: Key) -> np.ndarray:
     """Ascending rows: `count` of them (all where there are fewer), classes in proportion (largest remainders first)."""
     if count >= len(labels):

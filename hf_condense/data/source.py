@@ -13,7 +13,7 @@ from hf_condense.data.cell_forms import holds_pixels, image_cells, with_single_i
 from hf_condense.data.cells import refuse_local_files
 from hf_condense.data.columns import UNLABELLED, find_image_column, find_label_column, read_labels
 from hf_condense.data.decoding import PixelFormat
-from hf_condense.data.drawing import hold_out, per_class, stratified
+from hf_condense.data.drawing import hold_out, per_class, scored_on
 from hf_condense.data.images import ImageSource
 from hf_condense.data.names import IMAGENET_MEAN, IMAGENET_STD, select_classes
 from hf_condense.data.pixel_format import PROBE, settle_pixels, without_corrupt
@@ -91,7 +91,7 @@ def open_source(settings: DataSettings, key: Key, dataset: Any = None) -> Splits
     if settings.max_per_class is not None:
         train = train.take(per_class(train.labels, settings.max_per_class, key / "max_per_class"))
     if settings.max_test is not None:
-        test = test.take(stratified(test.labels, settings.max_test, key / "max_test"))
+        test = test.take(scored_on(test.labels, settings.max_test, key))
 
     pixels = settle_pixels(train.source(None, opened.license, settings), opened.known, settings, key / "pixels")
     sources = [s.source(pixels, opened.license, settings) for s in (train, test)]

@@ -50,7 +50,7 @@ TITLES = {
     "noise": "Noise",
     "full": "Full training data, hard labels",
 }
-_SELECTIONS: dict[str, Callable] = {
+SELECTIONS: dict[str, Callable] = {
     "herding": lambda features, count, key: herding(features, count),
     "k_center": lambda features, count, key: farthest_first(features, count),
     "k_medoids": medoids,
@@ -88,7 +88,7 @@ class Bank:
         jobs = [Job("random", ipc, bank.draws) for ipc in self.board.ipc]
         rungs = [ipc for ipc in self.board.ladder(smallest) if ipc not in self.board.ipc]
         jobs += [Job("random", ipc, bank.ladder_draws) for ipc in rungs]
-        names = ["luckiest", *(_SELECTIONS if self.scorer.teacher is not None else ()), "noise", "full"]
+        names = ["luckiest", *(SELECTIONS if self.scorer.teacher is not None else ()), "noise", "full"]
         return jobs + [Job(name, ipc) for ipc in self.board.ipc for name in names]
 
     @cached_property
@@ -149,7 +149,7 @@ class Bank:
         for c in range(self.train.num_classes):
             rows = self.train.rows_of(c)
             features = features_of(teacher, self.train, rows, size, self.scorer.device)
-            places = _SELECTIONS[job.name](features, job.ipc, KEY / job.name / job.ipc / c)
+            places = SELECTIONS[job.name](features, job.ipc, KEY / job.name / job.ipc / c)
             picked.append(rows[np.asarray(places)])
         return centre(self.train.images(np.concatenate(picked)), size).contiguous()
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from hf_condense.config import check
-from hf_condense.data.drawing import stratified
+from hf_condense.data.drawing import scored_on
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
 from hf_condense.errors import ArtefactError
@@ -205,7 +205,7 @@ def _scored_on(content: dict, test: ImageSource) -> ImageSource:
     most = (content["config"].get("data") or {}).get("max_test")
     if not isinstance(most, int) or most < 1:
         return test
-    return test.subset(stratified(test.labels, most, Key(0, "data") / "max_test"))
+    return test.subset(scored_on(test.labels, most, Key(0, "data")))
 
 
 def _encoded(place: Path, side: int) -> Iterator[int]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch.nn.functional as F
-
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.crops import centre
 from hf_condense.data.siamese import SiamesePolicy
@@ -16,7 +14,7 @@ from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.paired_features import PairedFeatures, feature_layer
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, blocks
 from hf_condense.selection.real import need_images
-from hf_condense.selection.realism import cell_rows, realistic_images, tile
+from hf_condense.selection.realism import cell_rows, realistic_images, scaled_down, tile
 
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "imagenet-10", "imagenet-100", "imagenet-1k")  # of the paper
 
@@ -111,9 +109,8 @@ class CIM(Method):
             device=context.device,
             precision=context.precision,
         )
-        side, images = -(-size // s.tile_factor), centre(train.images(rows), size).contiguous()
-        nearest = s.tiling == "nearest"
-        small = F.interpolate(images, (side, side), mode="nearest" if nearest else "bilinear", antialias=not nearest)
+        images = centre(train.images(rows), size).contiguous()
+        small = scaled_down(images, s.tile_factor, size, nearest=s.tiling == "nearest")
         return Start(tile(small, count, s.tile_factor, size), cell_rows(rows, count))
 
     def objective(self, context: Context, ready: Any = None) -> PairedFeatures:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-
 from hf_condense.data.crops import centre
 from hf_condense.methods.base import Context
 from hf_condense.plan import Shard, Start
 from hf_condense.selection.real import need_images, random_rows
-from hf_condense.selection.realism import tile
+from hf_condense.selection.realism import cell_rows, scaled_down, tile
 
 
 def tiles_of_random(shard: Shard, context: Context, factor: int, remedy: str, antialias: bool = False) -> Start:
@@ -25,7 +23,5 @@ def tiles_of_random(shard: Shard, context: Context, factor: int, remedy: str, an
     need_images(train, count, each, shard.labels[0], remedy)
     rows = random_rows(train, shard.labels * each, context.key / shard.id)
     images = centre(train.images(rows), size).contiguous()
-    if antialias:
-        side = -(-size // factor)
-        images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
-    return Start(tile(images, count, factor, size), rows.reshape(each, count).T if each > 1 else rows)
+    pieces = scaled_down(images, factor, size) if antialias else images  # `tile` takes the nearest pixels
+    return Start(tile(pieces, count, factor, size), cell_rows(rows, count))

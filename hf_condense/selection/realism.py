@@ -240,6 +240,12 @@ def cell_rows(rows: np.ndarray, count: int) -> np.ndarray:
     return rows if len(rows) == count else rows.reshape(-1, count).T.copy()
 
 
+def scaled_down(images: torch.Tensor, factor: int, size: int, nearest: bool = False) -> torch.Tensor:
+    """Whole images [n, C, S, S] as pieces for `tile` [n, C, s, s]: smoothed, or to the nearest pixel."""
+    side = -(-size // factor)
+    return F.interpolate(images, (side, side), mode="nearest" if nearest else "bilinear", antialias=not nearest)
+
+
 def tile(pieces: torch.Tensor, count: int, factor: int, size: int) -> torch.Tensor:
     """Sorted pieces [count * factor**2, C, s, s] to images [count, C, size, size]; cell k (row-major) of image j is
     piece k * count + j. Cells have the sides of `tile_bounds`."""

@@ -6,9 +6,8 @@ Its third step, student crops inside one tile, is that of protocols with `tiles`
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
-from hf_condense.selection.realism import tile
+from hf_condense.selection.realism import scaled_down, tile
 
 
 def combine(images: torch.Tensor, factor: int, size: int) -> torch.Tensor:
@@ -17,8 +16,7 @@ def combine(images: torch.Tensor, factor: int, size: int) -> torch.Tensor:
     Consecutive images share a tile, row by row, so that the first tile holds the first `factor`² of a ranking and
     fewer tiles are the first of more.
     """
-    count, side = len(images) // factor**2, -(-size // factor)
-    small = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+    count, small = len(images) // factor**2, scaled_down(images, factor, size)
     # `tile` takes cell k of all images together
     by_cell = small.view(count, factor**2, *small.shape[1:]).transpose(0, 1).flatten(0, 1)
     return tile(by_cell, count, factor, size)

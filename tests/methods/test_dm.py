@@ -68,15 +68,14 @@ def test_all_classes_go_together_where_batch_norms_tie_them(method, network, cla
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_classes_are_made_alike_however_they_are_cut_into_shards(sampler, tmp_path):
-    given, settings = context(ipc=2), {**SHORT, **sampler}
+    # with real batches of 8 rounding carries a ReLU of one class over its edge
+    given, settings = context(ipc=2), {**SHORT, "real_batch": 9, **sampler}
     plan = create_method("dm", classes_per_shard=3).plan(10, 2)
     assert [len(shard.rows) for shard in plan.groups[-1]] == [6, 6, 6, 2] and not plan.joint
     whole = synthesise("dm", given, tmp_path / "whole", classes_per_shard=10, **settings)
     parts = synthesise("dm", given, tmp_path / "parts", classes_per_shard=3, **settings)
     assert torch.equal(whole.initial, parts.initial) and not torch.equal(whole.images, whole.initial)
-    apart = (whole.pixels - parts.pixels).abs()
-    # rounding, which a ReLU at its edge enlarges in a few pixels
-    assert float(apart.median()) < 1e-6 and float(apart.max()) < 1e-2
+    assert float((whole.pixels - parts.pixels).abs().max()) < 1e-5
 
 
 def test_an_image_may_hold_several_and_their_means_come_nearer(tmp_path):
