@@ -8,7 +8,7 @@ from typing import Any
 from hf_condense.config import SqueezeSettings, check, setting
 from hf_condense.data.cache import cache_folder
 from hf_condense.methods.base import Context
-from hf_condense.models.pool import training_policy
+from hf_condense.models.real_training import training_policy
 from hf_condense.models.training import FitRecipe
 from hf_condense.selection.dynamics import Dynamics, training_dynamics
 

@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from hf_condense.config import SqueezeSettings
-from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy, apply_views, draw_views, views_of
+from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy
 from hf_condense.data.cache import note_use, one_at_a_time
-from hf_condense.data.pixels import unit_pixels
 from hf_condense.data.randomness import Key
-from hf_condense.data.upload import to_device
 from hf_condense.errors import ModelError
 from hf_condense.files import atomic_path, fingerprint, sha256_file
 from hf_condense.models.checkpoints import write_checkpoint
-from hf_condense.models.data_parallel import DataParallel, pays, whole_batch
+from hf_condense.models.data_parallel import DataParallel, pays
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.loading import load_model
 from hf_condense.models.members import POOL_VERSION, ModelPool, PoolMember, count_macs
 from hf_condense.models.networks import weight_tag
-from hf_condense.models.training import Batch, FitRecipe, fit
+from hf_condense.models.real_training import squeeze_recipe, train_on, training_policy
 from hf_condense.processes import Processes
 from hf_condense.progress import Progress
 
 if TYPE_CHECKING:
     from hf_condense.data.source import ImageSource
 
-__all__ = ["POOL_VERSION", "ModelPool", "PoolMember", "squeeze", "train_member"]
+__all__ = ["POOL_VERSION", "ModelPool", "PoolMember", "PoolTraining", "squeeze"]
 
 
 def squeeze(
@@ -74,24 +70,17 @@ def squeeze(
     if len(set(names)) < len(names):
         raise ModelError("base_model", list(names), "each name once", "drop the repeated names")
     processes = Processes(accelerator)
-    # ranks share the work but not the key: a member is the same network on any process
-    options: dict[str, Any] = {
-        "image_size": image_size,
-        "key": key,
-        "device": device,
-        "cache_folder": cache_folder,
-        "flip": flip,
-        "dataset": dataset,
-    }
     show = progress and processes.main
     parallel = DataParallel(accelerator) if _in_parallel(settings, train, processes.world) else None
-    if parallel:
-        options["parallel"] = parallel
-    elif processes.world > 1:
+    # ranks share the work but not the key: a member is the same network on any process
+    pool = PoolTraining(
+        settings, train, test, image_size, key, device, Path(cache_folder), flip, show, dataset, parallel
+    )
+    if processes.world > 1 and not parallel:
         for name in processes.share(names):
-            train_member(name, settings, train, test, progress=show, **options)
+            pool.member(name)
         processes.wait()
-    members = [train_member(name, settings, train, test, progress=show, **options) for name in names]
+    members = [pool.member(name) for name in names]
     for member in members:
         if show:
             begun = f"weights of {member.source['id']}" if member.source["pretrained"] else "from scratch"
@@ -124,73 +113,106 @@ def refuse_chance(member: PoolMember, patience: float, num_classes: int) -> None
         )
 
 
-def train_member(
-    name: str,
-    settings: SqueezeSettings,
-    train: ImageSource,
-    test: ImageSource,
-    *,
-    image_size: int,
-    key: Key,
-    device: torch.device,
-    cache_folder: Path,
-    flip: bool = True,
-    progress: bool = True,
-    dataset: str = "",
-    copies: Sequence[int] = (),
-    parallel: DataParallel | None = None,
-) -> PoolMember:
-    """One member of the pool, frozen on `device`: from the cache when it is there, else trained, measured and kept.
+@dataclass(frozen=True)
+class PoolTraining:
+    """What the members of a pool share, each of which is trained, measured and kept in a folder of its own.
 
     Args:
-        parallel: trains it on all processes at once, which all call this.
-        copies: numbers of finished epochs after which the network is kept as well, in `copy_place`.
-
-    Raises:
-        ModelError: see `squeeze`.
+        image_size: side in pixels that the networks see.
+        key: determines initialisations, order of images and views.
+        cache_folder: members are stored in `models/<hash>` there.
+        flip: whether mirrored images still belong to their class.
+        progress: whether bars are shown.
+        dataset: id of the source dataset, for the cards.
+        parallel: trains each on all processes at once, which all call `member`.
     """
-    policy = training_policy(settings, image_size, train.stored_size, flip)
-    place = member_place(name, settings, train, test, policy, key, cache_folder)
-    world = parallel.processes.world if parallel else None
-    if world:  # other weights, by rounding and by the parts that batch norms see
-        place = place.with_name(f"{place.name}-{world}-processes")
-    main = parallel is None or parallel.processes.main
-    kept = {epoch: copy_place(place, epoch) for epoch in copies}
 
-    def made() -> bool:
-        return place.exists() and all(folder.exists() for folder in kept.values())
+    settings: SqueezeSettings
+    train: ImageSource
+    test: ImageSource
+    image_size: int
+    key: Key
+    device: torch.device
+    cache_folder: Path
+    flip: bool = True
+    progress: bool = True
+    dataset: str = ""
+    parallel: DataParallel | None = None
 
-    def make() -> None:
-        model = load_model(
+    @property
+    def policy(self) -> ViewPolicy:
+        """The views that networks are trained on."""
+        return training_policy(self.settings, self.image_size, self.train.stored_size, self.flip)
+
+    @property
+    def world(self) -> int | None:
+        """How many processes train a network together; None where one does it alone."""
+        return self.parallel.processes.world if self.parallel else None
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes."""
+        return self.parallel is None or self.parallel.processes.main
+
+    def place(self, name: str) -> Path:
+        """The folder of a member, by the hash of all that it depends on; other members of the pool are not part of it."""
+        settings, train = self.settings, self.train
+        own = {k: v for k, v in asdict(settings).items() if k.startswith("squeeze_") and k != "squeeze_parallel"}
+        own["pretrained"] = settings.pretrained or weight_tag(name) != ""
+        parts = [
+            [POOL_VERSION, VIEW_VERSION],
             name,
-            replace(train.spec, image_size=image_size),
-            pretrained=settings.pretrained,
-            key=key / "initial" / name,
-        )
+            checkpoint_files(name),
+            own,
+            self.policy,
+            train.fingerprint,
+            self.test.fingerprint,
+            train.mean,
+            str(self.key),
+        ]
+        # of several processes other weights, by rounding and by the parts that batch norms see
+        return self.cache_folder / "models" / (fingerprint(parts) + (f"-{self.world}-processes" if self.world else ""))
 
-        def keep(epoch: int, model: ImageModel, *_) -> None:
-            if main and (folder := kept.get(epoch + 1)) and not folder.exists():
-                model.needs_squeeze = False
-                with atomic_path(folder) as temporary:
-                    write_checkpoint(model, temporary, image_size)
+    def member(self, name: str, copies: Sequence[int] = ()) -> PoolMember:
+        """One member, frozen on the device: from the cache when it is there, else trained, measured and kept.
 
+        Args:
+            copies: numbers of finished epochs after which the network is kept as well, in `copy_place`.
+
+        Raises:
+            ModelError: see `squeeze`.
+        """
+        place = self.place(name)
+        kept = {epoch: copy_place(place, epoch) for epoch in copies}
+
+        def made() -> bool:
+            return place.exists() and all(folder.exists() for folder in kept.values())
+
+        if self.parallel:
+            with one_at_a_time(place) if self.main else nullcontext():
+                if not self.parallel.decided(made()):
+                    self._make(name, place, kept)
+                self.parallel.processes.wait()
+        elif not made():
+            with one_at_a_time(place):
+                if not made():  # by another run that shares the cache
+                    self._make(name, place, kept)
+        # read back even what was just made, so that a first and a repeated run go on from the very same bytes
+        member = PoolMember.load(place)
+        note_use(name, place)
+        member.model.to(self.device)
+        if member.macs is None:  # kept before they were counted
+            member.macs = count_macs(member.model, self.image_size)
+        return member
+
+    def _make(self, name: str, place: Path, kept: dict[int, Path]) -> None:
+        """Trains a network (or takes its published weights) and saves it in `place`, and its copies by epoch."""
+        images = replace(self.train.spec, image_size=self.image_size)
+        model = load_model(name, images, pretrained=self.settings.pretrained, key=self.key / "initial" / name)
         # named by its copies: an unfinished training that kept others has passed the epochs of these
         state = place.with_name(f"{place.name}{'-' + fingerprint(sorted(kept)) if kept else ''}.fit")
-        if settings.squeeze_epochs:
-            with Progress(f"squeeze {name}", settings.squeeze_epochs, show=progress, name=name) as bar:
-                train_on(
-                    model,
-                    squeeze_recipe(settings),
-                    settings.squeeze_batch,
-                    train,
-                    policy,
-                    key / "fit" / name,
-                    device,
-                    bar,
-                    state,
-                    keep,
-                    parallel=parallel,
-                )
+        if self.settings.squeeze_epochs:
+            self._fit(name, model, state, kept)
         elif model.needs_squeeze:
             raise ModelError(
                 "squeeze_epochs",
@@ -200,76 +222,51 @@ def train_member(
                 "its config.json",
             )
         model.needs_squeeze = False
-        if main and not place.exists():
-            license = None if model.source["pretrained"] else train.license
-            member = PoolMember.measured(
-                name,
-                model,
-                test,
-                device,
-                image_size,
-                epochs=settings.squeeze_epochs,
-                license=license,
-                dataset=dataset,
-                processes=world,
-            )
-            with atomic_path(place) as temporary:
-                member.save(temporary)
-        if main:
+        if self.main and not place.exists():
+            self._save(name, model, place)
+        if self.main:
             shutil.rmtree(state, ignore_errors=True)
 
-    if parallel:
-        with one_at_a_time(place) if main else nullcontext():
-            if not parallel.decided(made()):
-                make()
-            parallel.processes.wait()
-    elif not made():
-        with one_at_a_time(place):
-            if not made():  # by another run that shares the cache
-                make()
-    # read back even what was just made, so that a first and a repeated run go on from the very same bytes
-    member = PoolMember.load(place)
-    note_use(name, place)
-    member.model.to(device)
-    if member.macs is None:  # kept before they were counted
-        member.macs = count_macs(member.model, image_size)
-    return member
+    def _fit(self, name: str, model: ImageModel, state: Path, kept: dict[int, Path]) -> None:
+        """Trains on the real images, and writes the network after the epochs of `kept`."""
 
+        def keep(epoch: int, model: ImageModel, *_) -> None:
+            if self.main and (folder := kept.get(epoch + 1)) and not folder.exists():
+                model.needs_squeeze = False
+                with atomic_path(folder) as temporary:
+                    write_checkpoint(model, temporary, self.image_size)
 
-def training_policy(settings: SqueezeSettings, image_size: int, stored_size: int, flip: bool) -> ViewPolicy:
-    """Views of the squeeze: pad-and-crop for small images, random resized crop for those that are stored larger."""
-    least = settings.squeeze_crop_min
-    if least is None and stored_size == image_size:
-        pad = settings.squeeze_pad if settings.squeeze_pad is not None else image_size // 8
-        return ViewPolicy(size=image_size, pad=pad, flip=0.5 * flip)
-    return ViewPolicy(size=image_size, crop=(0.08 if least is None else least, 1.0), flip=0.5 * flip)
+        settings = self.settings
+        with Progress(f"squeeze {name}", settings.squeeze_epochs, show=self.progress, name=name) as bar:
+            train_on(
+                model,
+                squeeze_recipe(settings),
+                settings.squeeze_batch,
+                self.train,
+                self.policy,
+                self.key / "fit" / name,
+                self.device,
+                bar,
+                state,
+                keep,
+                parallel=self.parallel,
+            )
 
-
-def member_place(
-    name: str,
-    settings: SqueezeSettings,
-    train: ImageSource,
-    test: ImageSource,
-    policy: ViewPolicy,
-    key: Key,
-    cache_folder: Path,
-) -> Path:
-    """The folder of a member, by the hash of all that it depends on; other members of the pool are not part of it."""
-    own = {k: v for k, v in asdict(settings).items() if k.startswith("squeeze_") and k != "squeeze_parallel"}
-    own["pretrained"] = settings.pretrained or weight_tag(name) != ""
-    versions = [POOL_VERSION, VIEW_VERSION]
-    parts = [
-        versions,
-        name,
-        checkpoint_files(name),
-        own,
-        policy,
-        train.fingerprint,
-        test.fingerprint,
-        train.mean,
-        str(key),
-    ]
-    return Path(cache_folder) / "models" / fingerprint(parts)
+    def _save(self, name: str, model: ImageModel, place: Path) -> None:
+        """Measures the network on the test images and writes it as a member."""
+        member = PoolMember.measured(
+            name,
+            model,
+            self.test,
+            self.device,
+            self.image_size,
+            epochs=self.settings.squeeze_epochs,
+            license=None if model.source["pretrained"] else self.train.license,
+            dataset=self.dataset,
+            processes=self.world,
+        )
+        with atomic_path(place) as temporary:
+            member.save(temporary)
 
 
 def checkpoint_files(name: str) -> dict[str, str]:
@@ -281,79 +278,3 @@ def checkpoint_files(name: str) -> dict[str, str]:
 def copy_place(place: Path, epoch: int) -> Path:
     """Where the network of `place` is kept as it was after `epoch` epochs: its checkpoint, not measured."""
     return place.with_name(f"{place.name}-epoch{epoch:04d}")
-
-
-def squeeze_recipe(settings: SqueezeSettings) -> FitRecipe:
-    return FitRecipe(
-        epochs=settings.squeeze_epochs,
-        lr=settings.squeeze_lr,
-        momentum=settings.squeeze_momentum,
-        weight_decay=settings.squeeze_weight_decay,
-        schedule=settings.squeeze_schedule,
-    )
-
-
-def train_on(
-    model: ImageModel,
-    recipe: FitRecipe,
-    batch_size: int,
-    train: ImageSource,
-    policy: ViewPolicy,
-    key: Key,
-    device: torch.device,
-    bar: Progress,
-    state: Path | None,
-    on_epoch: Callable[..., None] | None = None,
-    setting: str = "base_model",
-    remedy: str = "lower --squeeze_lr",
-    parallel: DataParallel | None = None,
-) -> None:
-    """Trains on hard labels of the real images, each in a view of its own. `state` keeps the unfinished training, if given.
-
-    With `parallel`, images and views of a batch are those of one process, and each takes its part of them.
-
-    Raises:
-        ModelError: it diverges; the message names the network by its `setting`, and the `remedy`.
-    """
-    labels, side = torch.from_numpy(train.labels).to(device), train.stored_size
-    images = None  # all of them on the device, where they fit
-    if device.type == "cuda" and math.prod(train.shape) < 0.3 * torch.cuda.mem_get_info(device)[0]:
-        images = train.decoded().to(device)
-
-    def batches(epoch: int) -> Iterator[Batch]:
-        order = (key / "order" / epoch).permutation(len(labels))
-        parts = [order[a : a + batch_size] for a in range(0, len(order), batch_size)]
-        sizes = [len(rows) for rows in parts]
-        mine = [whole_batch(size, parallel) for size in sizes]
-        parts = [rows[part] for rows, part in zip(parts, mine)]
-        if len(parts) > 1 and len(parts[-1]) <= 1:  # batch norm cannot train on a single image
-            del parts[-1]
-        decoded = (
-            train.ahead(parts) if images is None else (images[to_device(torch.from_numpy(p), device)] for p in parts)
-        )
-        for step, (rows, pixels) in enumerate(zip(parts, decoded)):
-            views = draw_views(policy, key / "views" / epoch / step, sizes[step], side, side)
-            if parallel:
-                views = views_of(views, mine[step])
-            yield Batch(
-                apply_views(unit_pixels(pixels, device), views, policy),
-                labels[to_device(torch.from_numpy(rows), device)],
-            )
-
-    def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return F.cross_entropy(logits, batch.labels)
-
-    fit(
-        model,
-        batches,
-        loss,
-        recipe,
-        device=device,
-        key=key / "layers",
-        parallel=parallel,
-        on_epoch=on_epoch,
-        progress=bar,
-        state_folder=state,
-        setting=setting,
-        remedy=remedy,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,8 @@ from hf_condense.models.image_model import ImageModel
 from hf_condense.models.loading import architecture_name, load_model
 from hf_condense.models.members import MANIFEST, ModelPool, PoolMember
 from hf_condense.models.networks import means_weights
-from hf_condense.models.pool import copy_place, member_place, refuse_chance, train_member, train_on, training_policy
+from hf_condense.models.pool import PoolTraining, copy_place, refuse_chance
+from hf_condense.models.real_training import train_on
 from hf_condense.models.recalibration import recalibrate
 from hf_condense.models.training import FitRecipe
 from hf_condense.processes import Processes
@@ -73,24 +74,12 @@ def weak_pool(
     """
     check_pool(squeeze, weak)
     weak = _possible(squeeze, weak, train, image_size, key, warn=progress and Processes(accelerator).main)
-    own = training_policy(squeeze, image_size, train.stored_size, flip)
     processes = Processes(accelerator)
     show = progress and processes.main
-    maker = _Maker(
-        squeeze,
-        weak,
-        train,
-        test,
-        own,
-        policy or own,
-        key,
-        device,
-        Path(cache_folder),
-        image_size,
-        flip,
-        show,
-        dataset,
+    base_training = PoolTraining(
+        squeeze, train, test, image_size, key, device, Path(cache_folder), flip, show, dataset
     )
+    maker = _Maker(weak, base_training, policy or base_training.policy)
     if processes.world > 1:
         if processes.main:
             maker.sources()
@@ -175,76 +164,55 @@ class _Candidate:
     draw: int = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Maker:
-    """The inputs of all members."""
+    """Makes the members of the pool.
 
-    squeeze: SqueezeSettings
+    Args:
+        base: the training of the base model.
+        policy: views in which BatchNorm statistics are measured again.
+    """
+
     weak: WeakPoolSettings
-    train: ImageSource
-    test: ImageSource
-    training: ViewPolicy
+    base: PoolTraining
     policy: ViewPolicy
-    key: Key
-    device: torch.device
-    cache: Path
-    image_size: int
-    flip: bool
-    show: bool
-    dataset: str
-    options: dict = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.options = {
-            "image_size": self.image_size,
-            "key": self.key,
-            "device": self.device,
-            "cache_folder": self.cache,
-            "flip": self.flip,
-            "progress": self.show,
-            "dataset": self.dataset,
-        }
 
     def sources(self) -> tuple[PoolMember, list[_Candidate]]:
         """The base, trained where it has to be, and the weak models that can be made."""
-        name, weak = self.squeeze.base_model[0], self.weak
+        training, weak = self.base, self.weak
+        squeeze = training.settings
+        name = squeeze.base_model[0]
         if weak.pool_kind == "post":
-            base = self._trained(name, self.squeeze)
-            place, ratios = self._place(name, self.squeeze), weak.ratios
-            found, drawn = [], {}
-            for ratio in (ratios[i % len(ratios)] for i in range(weak.pool_size)):
-                draw = drawn[ratio] = drawn.get(ratio, -1) + 1
-                found.append(_Candidate(f"{name}@pruned{ratio:g}-{draw}", place, ratio=ratio, draw=draw))
-            return base, found
-        if _from_scratch(name, self.squeeze):
-            origin, run = name, self.squeeze
-            epochs = self._epochs(run.squeeze_epochs - 1)  # after the last epoch it is the base
-            base = self._trained(name, run, epochs)
-        else:
-            base = self._trained(name, self.squeeze)
-            length = self.squeeze.squeeze_epochs or max(weak.prior_epochs or (0,))  # published weights bring none
-            epochs, origin = self._epochs(length), architecture_name(base.model)
-            if origin is None:
-                raise ModelError(
-                    "base_model",
-                    name,
-                    "a network of timm or torchvision, which can be trained from scratch",
-                    "choose one, or weak models by --pool_kind post",
-                )
-            run = replace(self.squeeze, pretrained=False, squeeze_epochs=length)
-            self._trained(origin, run, epochs)
-        place = self._place(origin, run)
-        return base, [_Candidate(f"{name}@epoch{e}", copy_place(place, e), epoch=e) for e in epochs]
+            return training.member(name), self._to_prune(name)
+        if _from_scratch(name, squeeze):
+            epochs = self._epochs(squeeze.squeeze_epochs - 1)  # after the last epoch it is the base
+            return training.member(name, epochs), _early_copies(name, training.place(name), epochs)
+        base = training.member(name)
+        length = squeeze.squeeze_epochs or max(weak.prior_epochs or (0,))  # published weights bring none
+        epochs, origin = self._epochs(length), architecture_name(base.model)
+        if origin is None:
+            raise ModelError(
+                "base_model",
+                name,
+                "a network of timm or torchvision, which can be trained from scratch",
+                "choose one, or weak models by --pool_kind post",
+            )
+        scratch = replace(training, settings=replace(squeeze, pretrained=False, squeeze_epochs=length))
+        scratch.member(origin, epochs)
+        return base, _early_copies(name, scratch.place(origin), epochs)
 
-    def _trained(self, name: str, settings: SqueezeSettings, copies: Sequence[int] = ()) -> PoolMember:
-        return train_member(name, settings, self.train, self.test, copies=copies, **self.options)
-
-    def _place(self, name: str, settings: SqueezeSettings) -> Path:
-        return member_place(name, settings, self.train, self.test, self.training, self.key, self.cache)
+    def _to_prune(self, name: str) -> list[_Candidate]:
+        """Copies of the base, which lose channels at each of the ratios in turn."""
+        place, ratios = self.base.place(name), self.weak.ratios
+        found, drawn = [], {}
+        for ratio in (ratios[i % len(ratios)] for i in range(self.weak.pool_size)):
+            draw = drawn[ratio] = drawn.get(ratio, -1) + 1
+            found.append(_Candidate(f"{name}@pruned{ratio:g}-{draw}", place, ratio=ratio, draw=draw))
+        return found
 
     def _epochs(self, last: int) -> tuple[int, ...]:
         """Epochs of the copies. By default twice as many as members, because some will be left out."""
-        said, epochs = self.weak.prior_epochs, self.squeeze.squeeze_epochs
+        said, epochs = self.weak.prior_epochs, self.base.settings.squeeze_epochs
         check(
             last >= 1, "squeeze_epochs", epochs, "2 or more with --pool_kind prior, or --prior_epochs said", "raise it"
         )
@@ -259,35 +227,35 @@ class _Maker:
 
     def member(self, candidate: _Candidate, base: PoolMember) -> PoolMember:
         """A weak model, frozen on the device: from the cache when it is there."""
-        place = self.cache / "models" / self._identity(candidate)
+        place = self.base.cache_folder / "models" / self._identity(candidate)
         if not place.exists():
             with one_at_a_time(place):
                 if not place.exists():  # made by another run that shares the cache
                     self._make(candidate, base, place)
         weak = PoolMember.load(place)
         note_use(candidate.name, place)
-        weak.model.to(self.device)
+        weak.model.to(self.base.device)
         return weak
 
     def _make(self, candidate: _Candidate, base: PoolMember, place: Path) -> None:
         """Prunes, tunes and recalibrates as the settings say, measures, and saves in `place`."""
-        state, key = place.with_name(place.name + ".fit"), self.key / "weak" / candidate.name
+        state, key = place.with_name(place.name + ".fit"), self.base.key / "weak" / candidate.name
         model = read_checkpoint(candidate.origin)
         if candidate.ratio is not None:
             model = self._pruned(model, candidate, key, state)
         if self.weak.recalibrate:
             images = self.weak.recalibration_images
-            recalibrate(model, self.train, self.policy, key / "recalibration", self.device, images)
+            recalibrate(model, self.base.train, self.policy, key / "recalibration", self.base.device, images)
         model.name = candidate.name
         weak = PoolMember.measured(
             candidate.name,
-            model.to(self.device).eval(),
-            self.test,
-            self.device,
-            self.image_size,
+            model.to(self.base.device).eval(),
+            self.base.test,
+            self.base.device,
+            self.base.image_size,
             epochs=base.epochs if candidate.epoch is None else candidate.epoch,
             license=base.license,
-            dataset=self.dataset,
+            dataset=self.base.dataset,
             kind=self.weak.pool_kind,
             epoch=candidate.epoch,
             ratio=candidate.ratio,
@@ -299,8 +267,8 @@ class _Maker:
     def _pruned(self, model: ImageModel, candidate: _Candidate, key: Key, state: Path) -> ImageModel:
         from hf_condense.models.pruning import prune  # slow to import, and seldom needed
 
-        s, w = self.squeeze, self.weak
-        model = prune(model, candidate.ratio, key / "pruning", w.importance_noise, self.image_size)
+        s, w = self.base.settings, self.weak
+        model = prune(model, candidate.ratio, key / "pruning", w.importance_noise, self.base.image_size)
         if w.finetune_epochs:
             recipe = FitRecipe(
                 epochs=w.finetune_epochs,
@@ -309,15 +277,15 @@ class _Maker:
                 weight_decay=s.squeeze_weight_decay,
                 schedule="cosine",
             )
-            with Progress(f"tune {candidate.name}", w.finetune_epochs, show=self.show) as bar:
+            with Progress(f"tune {candidate.name}", w.finetune_epochs, show=self.base.progress) as bar:
                 train_on(
                     model,
                     recipe,
                     s.squeeze_batch,
-                    self.train,
-                    self.training,
+                    self.base.train,
+                    self.base.policy,
                     key / "fit",
-                    self.device,
+                    self.base.device,
                     bar,
                     state,
                     remedy="lower --finetune_lr",
@@ -331,7 +299,12 @@ class _Maker:
             names += ["importance_noise", "finetune_epochs", "finetune_lr"]
         own = {k: v for k, v in asdict(self.weak).items() if k in names}
         made = {"name": candidate.name, "ratio": candidate.ratio, "origin": candidate.origin.name}
-        return fingerprint([WEAK_VERSION, VIEW_VERSION, made, own, self.policy, str(self.key)])
+        return fingerprint([WEAK_VERSION, VIEW_VERSION, made, own, self.policy, str(self.base.key)])
+
+
+def _early_copies(name: str, place: Path, epochs: Sequence[int]) -> list[_Candidate]:
+    """Copies from the training of the network in `place`, by the epochs that it had."""
+    return [_Candidate(f"{name}@epoch{e}", copy_place(place, e), epoch=e) for e in epochs]
 
 
 def _from_scratch(name: str, settings: SqueezeSettings) -> bool:

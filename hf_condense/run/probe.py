@@ -18,7 +18,7 @@ from hf_condense.models.image_model import ImageModel
 from hf_condense.models.linear_probe import PREFIX, is_probe, load_student
 from hf_condense.models.loading import load_model
 from hf_condense.models.networks import without_tag
-from hf_condense.models.pool import squeeze_recipe, train_on, training_policy
+from hf_condense.models.real_training import squeeze_recipe, train_on, training_policy
 from hf_condense.plan import Shard
 from hf_condense.progress import Progress
 from hf_condense.run.base import Run

@@ -15,7 +15,8 @@ from hf_condense.data.cache import one_at_a_time
 from hf_condense.data.randomness import Key
 from hf_condense.files import fingerprint, load_tensors, save_tensors
 from hf_condense.models.loading import load_model
-from hf_condense.models.pool import checkpoint_files, train_on
+from hf_condense.models.pool import checkpoint_files
+from hf_condense.models.real_training import train_on
 from hf_condense.models.training import FitRecipe, predict
 from hf_condense.progress import Progress
 from hf_condense.selection.scores import el2n

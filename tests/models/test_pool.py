@@ -13,7 +13,9 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
 from hf_condense.errors import ArtefactError, ModelError
 from hf_condense.models import pool as pool_module
-from hf_condense.models.pool import ModelPool, squeeze, training_policy
+from hf_condense.models import real_training
+from hf_condense.models.pool import ModelPool, squeeze
+from hf_condense.models.real_training import training_policy
 from hf_condense.models.training import evaluate_top1
 from tests.forked import finish, fork, noted
 
@@ -144,7 +146,7 @@ def test_published_weights_as_they_are(trained, digits, tmp_path):
 def test_killed_training_goes_on(trained, digits, tmp_path, monkeypatch):
     pool, _ = trained
     settings = replace(SETTINGS, base_model=("convnet_d1",))
-    real = pool_module.fit
+    real = real_training.fit
 
     def dies(model, batches, *args, **kwargs):
         def stops(epoch):
@@ -154,7 +156,7 @@ def test_killed_training_goes_on(trained, digits, tmp_path, monkeypatch):
 
         return real(model, stops, *args, **kwargs, save_every=0.0)
 
-    monkeypatch.setattr(pool_module, "fit", dies)
+    monkeypatch.setattr(real_training, "fit", dies)
     with pytest.raises(KeyboardInterrupt):
         make(digits, tmp_path, settings)
     assert len(list(tmp_path.rglob("*.fit/fit.safetensors"))) == 1
@@ -163,7 +165,7 @@ def test_killed_training_goes_on(trained, digits, tmp_path, monkeypatch):
     def watched(model, batches, *args, **kwargs):
         return real(model, lambda epoch: epochs.append(epoch) or batches(epoch), *args, **kwargs)
 
-    monkeypatch.setattr(pool_module, "fit", watched)
+    monkeypatch.setattr(real_training, "fit", watched)
     assert make(digits, tmp_path, settings)[0].sha256 == pool[0].sha256
     assert epochs == [1] and not list(tmp_path.rglob("*.fit"))
 

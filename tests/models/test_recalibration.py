@@ -12,7 +12,7 @@ from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
 from hf_condense.models.image_model import ImageModel
-from hf_condense.models.pool import train_member
+from hf_condense.models.pool import PoolTraining
 from hf_condense.models.pruning import prune
 from hf_condense.models.recalibration import BATCH, recalibrate
 from hf_condense.models.statistics import running_statistics
@@ -119,11 +119,18 @@ def test_the_batch_of_the_statistics_is_matched_and_another_is_not():
 def trained(tmp_path_factory):
     digits = open_source(DataSettings(dataset="digits", max_per_class=60, max_test=200), Key(0))
     settings = SqueezeSettings(base_model=("cifar_wrn16_2",), squeeze_epochs=5, squeeze_batch=32)
-    member = train_member(
-        "cifar_wrn16_2", settings, digits.train, digits.test, image_size=8, key=Key(0), device=CPU,
-        cache_folder=tmp_path_factory.mktemp("cache"), flip=False, progress=False,
-    )  # fmt: skip
-    return digits, member
+    training = PoolTraining(
+        settings,
+        digits.train,
+        digits.test,
+        8,
+        Key(0),
+        CPU,
+        tmp_path_factory.mktemp("cache"),
+        flip=False,
+        progress=False,
+    )
+    return digits, training.member("cifar_wrn16_2")
 
 
 def test_it_mends_a_pruned_network_and_harms_no_trained_one(trained):

@@ -14,7 +14,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
 from hf_condense.engine import Engine
 from hf_condense.errors import ConfigError, ModelError
-from hf_condense.models import pool as pool_module
+from hf_condense.models import real_training
 from hf_condense.models import weak as weak_module
 from hf_condense.models.cifar_nets import WideResNet
 from hf_condense.models.members import ModelPool
@@ -198,7 +198,7 @@ def test_published_weights_are_the_base_and_the_copies_from_scratch(post, digits
 
 @pytest.mark.parametrize("weak", [PRIOR, POST], ids=["prior", "post"])
 def test_a_killed_pool_goes_on(weak, request, digits, tmp_path, monkeypatch):
-    whole, real, done = request.getfixturevalue(weak.pool_kind), pool_module.fit, []
+    whole, real, done = request.getfixturevalue(weak.pool_kind), real_training.fit, []
 
     def dies(model, batches, *args, **kwargs):
         def stops(epoch):
@@ -209,7 +209,7 @@ def test_a_killed_pool_goes_on(weak, request, digits, tmp_path, monkeypatch):
 
         return real(model, stops, *args, **kwargs, save_every=0.0)
 
-    monkeypatch.setattr(pool_module, "fit", dies)
+    monkeypatch.setattr(real_training, "fit", dies)
     with pytest.raises(KeyboardInterrupt):
         make(digits, tmp_path, weak)
     if weak is PRIOR:

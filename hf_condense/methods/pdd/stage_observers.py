@@ -21,7 +21,7 @@ from hf_condense.methods.pdd.settings import PDDSettings
 from hf_condense.methods.pdd.stage import StageContext
 from hf_condense.methods.pdd.stage_source import LEAST, kept_rows, narrowed
 from hf_condense.models.members import ModelPool, PoolMember
-from hf_condense.models.pool import train_on, training_policy
+from hf_condense.models.real_training import train_on, training_policy
 from hf_condense.models.recalibration import recalibrate
 from hf_condense.models.statistics import STATISTICS_VERSION, RealStatistics
 from hf_condense.models.statistics_files import write_statistics

@@ -12,7 +12,7 @@ from hf_condense.data.cache import cache_folder
 from hf_condense.data.randomness import Key
 from hf_condense.methods.pdd.settings import PDDSettings
 from hf_condense.methods.pdd.stage import StageContext
-from hf_condense.models.pool import training_policy
+from hf_condense.models.real_training import training_policy
 from hf_condense.models.training import FitRecipe
 from hf_condense.selection.dynamics import training_dynamics
 from hf_condense.selection.scores import forgetting
