@@ -17,10 +17,12 @@ import torch
 from benchmarks import record
 from benchmarks.sets import Study, as_set, condensed, real_sets, squeezed, trained_on_cifar10, trainer
 from hf_condense.data.pixels import unit_pixels
+from hf_condense.evaluation.batches import student_batches
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.evaluation.run import ImageSet, score
+from hf_condense.evaluation.run import score
 from hf_condense.evaluation.scores import gap, summarise
-from hf_condense.evaluation.students import student_batches
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.labels.teacher import Ensemble
 
 WEAK = {"base_model": "convnet_w32,convnet_bn_w32", "squeeze_epochs": 2}
@@ -92,8 +94,7 @@ def conduct(options) -> dict:
         cells = score(
             sets, protocol=protocol, students=study.students, regimes=(regime,), seeds=options.sets, ipc=options.ipc,
             teacher=teacher, test_images=test.decoded(), test_labels=torch.from_numpy(test.labels),
-            test_digest=test.fingerprint, num_classes=10, image_size=32, flip=base.flip, mean=base.train.mean,
-            std=base.train.std, key=base.key / "students", device=base.device,
+            test_digest=test.fingerprint, spec=base.train.plain_spec, flip=base.flip, key=base.key / "students", device=base.device,
             scores_folder=options.folder / "rows" / f"ipc{options.ipc}-{options.epochs}" / label.replace(", ", "-"),
         ).cells  # fmt: skip
         found += table(cells, label)
@@ -117,8 +118,8 @@ def label_facts(base, images: ImageSet, teacher: Ensemble, protocol) -> dict[str
     they are over the views of an image: the share of their variance that lies between images."""
     resolved = protocol.resolve("", 1)
     batches = student_batches(
-        images.images, images.labels, "online", resolved, resolved.policy(32, base.flip), base.key / "facts",
-        base.device, teacher,
+        TrainingSet(images.images, images.labels, "online", teacher), resolved, resolved.policy(32, base.flip),
+        base.key / "facts", base.device,
     )  # fmt: skip
     found = [batch for epoch in range(20) for batch in batches(epoch)]
     soft, own = (torch.cat([getattr(batch, name) for batch in found]) for name in ("soft", "labels"))

@@ -21,10 +21,12 @@ import yaml
 
 from benchmarks import record
 from benchmarks.sets import Study, real_sets, squeezed, trained_on_cifar10, trainer
+from hf_condense.evaluation.batches import Pixels
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.evaluation.run import ImageSet
 from hf_condense.evaluation.students import fit_student, training_plan
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.files import fingerprint, read_json, write_json
 from hf_condense.models.loading import load_untrained
 from hf_condense.models.training import evaluate_top1
@@ -50,14 +52,17 @@ def sets_of(base, ipcs: list[int], seed: int) -> dict[str, ImageSet]:
 def curve(base, student: str, images: ImageSet, regime: str, protocol: Protocol, every: int, state: Path) -> list:
     """[[steps, top-1 of the scored weights], ...] of one student, about every `every` steps and at its end."""
     train, test = base.train, base.splits.test
-    as_if = images.train_as_if_images or len(images.images)
+    teacher = base.teacher() if regime != "hard" else None
+    soft = teacher.soft_labels(images.images, base.device) if regime == "stored" else None  # a label an image
+    shown = TrainingSet(
+        images.images, images.labels, regime, teacher, soft=soft, train_as_if_images=images.train_as_if_images
+    )
+    as_if = shown.trained_as
     protocol, recipe = training_plan(protocol.resolve(student, as_if // train.num_classes), as_if)
     total, found = protocol.steps, []
     key, size = base.key / "curve" / student / state.name[-1], train.image_size
     model = load_untrained("students", student, train.spec, key=key / "init")
     due = max(1, round(recipe.epochs * every / total))
-    teacher = base.teacher() if regime != "hard" else None
-    soft = teacher.soft_labels(images.images, base.device) if regime == "stored" else None  # a label an image
 
     def look(epoch: int, online, averaged, row: dict) -> None:
         if (epoch + 1) % due == 0 or epoch + 1 == recipe.epochs:
@@ -66,8 +71,8 @@ def curve(base, student: str, images: ImageSet, regime: str, protocol: Protocol,
             found.append([round((epoch + 1) * total / recipe.epochs), round(top1, 4)])
 
     fit_student(
-        model, images.images, images.labels, regime, protocol, recipe, size=size, key=key, device=base.device,
-        flip=base.flip, teacher=teacher, train_as_if_images=as_if, mean=train.mean, std=train.std, on_epoch=look, soft=soft,
+        model, shown, protocol, recipe, size=size, key=key, device=base.device,
+        pixels=Pixels(train.mean, train.std, base.flip), on_epoch=look,
     )  # fmt: skip
     return found
 

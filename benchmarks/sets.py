@@ -14,8 +14,8 @@ from datasets import load_dataset
 from hf_condense import CondensationTrainer
 from hf_condense.config import SqueezeSettings, WeakPoolSettings, setting_fields
 from hf_condense.engine import Engine
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.evaluation.run import ImageSet
 from hf_condense.files import fingerprint, read_json, write_json
 from hf_condense.memory import peak_bytes, reset_peak
 from hf_condense.methods import method_class, sections_of

@@ -21,8 +21,10 @@ from benchmarks import record
 from hf_condense.data.augmentation import draw_views
 from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
+from hf_condense.evaluation.batches import Pixels
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.students import fit_student, training_plan
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.labels import views
 from hf_condense.models.convnet import HalvingPool, fuse
 from hf_condense.models.loading import load_untrained
@@ -61,7 +63,8 @@ def trained(name: str, device: torch.device) -> Callable[..., nn.Module]:
         model = load_untrained("students", name, spec, key=Key(0, name)).to(device)
         fuse(model, blocks)
         return fit_student(
-            model, images, labels, "hard", protocol, replace(recipe, fused=optimiser), size=side, key=Key(0), device=device,
+            model, TrainingSet(images, labels), protocol, replace(recipe, fused=optimiser), size=side, key=Key(0),
+            device=device, pixels=Pixels(),
         ).model  # fmt: skip
 
     return work

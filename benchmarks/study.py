@@ -20,8 +20,9 @@ from benchmarks import record
 from benchmarks.sets import Study, as_set, condensed, looks, real_sets, squeezed, trainer
 from hf_condense import CondensationTrainer
 from hf_condense.config import LabelSettings
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.evaluation.run import ImageSet, score
+from hf_condense.evaluation.run import score
 from hf_condense.evaluation.scores import gap, summarise
 from hf_condense.files import fingerprint
 
@@ -43,8 +44,7 @@ def scored(study: Study, base: CondensationTrainer, sets: dict[str, list[ImageSe
             {name: sets[name] for name in names}, protocol=get_protocol(study.protocol, **{**study.recipe, **row.recipe}),
             students=study.students, regimes=row.regimes or study.regimes, seeds=study.sets * study.each,
             ipc=study.ipc * factor**2, teacher=base.teacher(), test_images=test.decoded(),
-            test_labels=torch.from_numpy(test.labels), test_digest=test.fingerprint, num_classes=base.train.num_classes,
-            image_size=base.train.image_size, flip=base.flip, mean=base.train.mean, std=base.train.std,
+            test_labels=torch.from_numpy(test.labels), test_digest=test.fingerprint, spec=base.train.plain_spec, flip=base.flip,
             key=base.key / "students", device=base.device, scores_folder=base.folder / "rows" / group,
             label_settings=LabelSettings(**row.labels), whitening=base.settled.whitening,
         ).cells  # fmt: skip

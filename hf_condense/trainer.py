@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_condense.callbacks import Callback
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.evaluation.report import ScoreTable
-from hf_condense.evaluation.run import ImageSet
 from hf_condense.hub.push import Pushed, push
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.methods.base import Context, Method

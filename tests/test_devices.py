@@ -14,9 +14,11 @@ from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.upload import to_device
+from hf_condense.evaluation.batches import Pixels, student_batches
 from hf_condense.evaluation.losses import protocol_loss
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.evaluation.students import student_batches, training_plan
+from hf_condense.evaluation.students import training_plan
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.labels.views import view_batches
 from hf_condense.methods import list_methods
@@ -142,9 +144,8 @@ def test_a_student_step_waits_for_nothing(protocol, regime):
     plan, recipe = training_plan(get_protocol(protocol).resolve("convnet_bn_w32", 2), 8)
     images, labels = set_on_meta(plan)
     teacher = Ensemble([network()]) if regime == "online" else None
-    batches = student_batches(
-        images, labels, regime, plan, plan.policy(8, True), Key(0), META, teacher, mean=MEAN, std=STD
-    )
+    found = TrainingSet(images, labels, regime, teacher)
+    batches = student_batches(found, plan, plan.policy(8, True), Key(0), META, Pixels(MEAN, STD))
     student = network()
     optimiser, loss = build_optimizer(student, recipe), protocol_loss(plan, regime)
     with Operations() as seen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -23,3 +23,8 @@ class ImageSpec:
     std: Sequence[float]
     channels: int = 3
     class_names: Sequence[str] | None = None
+
+    def with_channels(self, channels: int) -> ImageSpec:
+        """The same for images of this many channels, each with a mean and a standard deviation."""
+        mean, std = ([*v] * channels if len(v) == 1 else v for v in (self.mean, self.std))
+        return replace(self, channels=channels, mean=mean, std=std)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.pixels import image_digest, unit_pixels
 from hf_condense.data.randomness import Key
 from hf_condense.evaluation.looks import as_classes, validation_images
 from hf_condense.evaluation.losses import protocol_loss
 from hf_condense.evaluation.protocol import Protocol
-from hf_condense.evaluation.students import StudentResult, training_plan
+from hf_condense.evaluation.students import StudentResult, StudentScorer, training_plan
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.labels.replay import as_logits
-from hf_condense.labels.teacher import Ensemble
 from hf_condense.labels.views import epoch_batches
 from hf_condense.memory import peak_bytes, reset_peak
 from hf_condense.models.embedding import embed
@@ -79,56 +77,29 @@ class Probed:
     test_labels: Tensor
 
     @classmethod
-    def load(
-        cls,
-        student: str,
-        images: Tensor,
-        test_images: Tensor,
-        test_labels: Tensor,
-        protocol: Protocol,
-        num_classes: int,
-        device: torch.device,
-        backbones: Mapping[str, ImageModel],
-        image_size: int | None = None,
-        mean: Sequence[float] = (0.5,),
-        std: Sequence[float] = (0.25,),
-        **others: Any,
-    ) -> Probed:
-        """The network that a student `probe:<network>` names, for sets like `images`; arguments as of `train_student`."""
-        size, channels = image_size or images.shape[-1], images.shape[1]
-        mean, std = ([*v] * channels if len(v) == 1 else v for v in (mean, std))
-        backbone = backbone_of(student, ImageSpec(num_classes, size, mean, std, channels), backbones)
-        shown = validation_images(test_images, size, protocol.val_resize)
-        return cls(student, backbone, size, device, num_classes, shown, test_labels)
+    def load(cls, student: str, images: Tensor, scorer: StudentScorer) -> Probed:
+        """The network that a student `probe:<network>` of a table names, for sets like `images`."""
+        spec = scorer.spec.with_channels(images.shape[1])
+        shown = validation_images(scorer.test_images, spec.image_size, scorer.protocol.val_resize)
+        backbone = backbone_of(student, spec, scorer.backbones)
+        return cls(student, backbone, spec.image_size, scorer.device, spec.num_classes, shown, scorer.test_labels)
 
     def features(self, images: Tensor) -> Tensor:
         """Features float32 [N, d] on the CPU of uint8 or unit-pixel images [N, C, S, S]."""
         return features(self.backbone, images, self.size, self.device)
 
     def train(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        regime: str,
-        protocol: Protocol,
-        *,
-        key: Key,
-        teacher: Ensemble | None = None,
-        soft: Tensor | None = None,
-        train_as_if_images: int | None = None,
-        keep: Callable[[ImageModel], None] | None = None,
+        self, found: TrainingSet, protocol: Protocol, key: Key, keep: Callable[[ImageModel], None] | None = None
     ) -> StudentResult:
-        """Trains and scores a head on the features of a set, step for step as `train_student` trains it.
+        """Trains and scores a head on the features of a set, step for step as `StudentScorer.train` trains it.
 
         One thing differs: a larger set that is trained as if it were smaller is seen in whole batches of the protocol,
-        because features cost nothing. Arguments are those of `train_student`; `protocol` shows whole images.
+        because features cost nothing. `protocol` shows whole images; `keep` gets the scored network.
         """
-        as_if = train_as_if_images or len(images)
+        as_if = found.trained_as
         protocol, recipe = training_plan(protocol.resolve(self.name, max(1, as_if // self.num_classes)), as_if)
-        limit, known = protocol.duration(as_if)[1], self.features(images).to(self.device)
-        labels, targets = labels.to(self.device), self._targets(images, regime, teacher, soft)
-        if limit is None and as_if < len(images):
-            limit = -(-as_if // protocol.batch_size(as_if))
+        limit, known = found.batches_per_epoch(protocol), self.features(found.images).to(self.device)
+        labels, targets = found.labels.to(self.device), self._targets(found)
 
         def batches(epoch: int) -> Iterator[Batch]:
             for rows in epoch_batches(key / "views", epoch, len(known), protocol.batch_size(len(known)), limit):
@@ -139,27 +110,28 @@ class Probed:
         model = new_head(self.backbone, key / "init")
         head = FeatureHead(model).to(self.device)
         plain = replace(recipe, accumulation=1, precision="fp32")
-        result = fit(head, batches, protocol_loss(protocol, regime), plain, device=self.device, key=key / "fit")
+        result = fit(head, batches, protocol_loss(protocol, found.regime), plain, device=self.device, key=key / "fit")
         scored = result.ema_model or result.model
-        found = self._result(scored, result)
+        score = self._result(scored, result)
         if keep is not None:
             head.load_state_dict(scored.state_dict())  # the model's own layer
             keep(model)
-        return found
+        return score
 
     def class_means(self, images: Tensor, labels: Tensor) -> tuple[StudentResult, int]:
         """Scores the nearest class mean, for which nothing is trained; and gives the bytes of those means."""
         means = class_means(self.features(images), labels, self.num_classes)
         return self._result(lambda known: nearest_mean(known, means.to(known)), None), means.numel() * 4
 
-    def _targets(self, images: Tensor, regime: str, teacher: Ensemble | None, soft: Tensor | None) -> Tensor | None:
-        if regime == "hard":
+    def _targets(self, found: TrainingSet) -> Tensor | None:
+        """Logits [N, K] that the head learns; None where it learns class numbers."""
+        if found.regime == "hard":
             return None
-        if regime == "stored":
-            return as_logits(soft.to(self.device).float())
-        teacher.to(self.device)
-        parts = (unit_pixels(part, self.device, self.size) for part in images.split(AT_ONCE))
-        return torch.cat([teacher.logits(part) for part in parts])
+        if found.regime == "stored":
+            return as_logits(found.soft.to(self.device).float())
+        found.teacher.to(self.device)
+        parts = (unit_pixels(part, self.device, self.size) for part in found.images.split(AT_ONCE))
+        return torch.cat([found.teacher.logits(part) for part in parts])
 
     @torch.no_grad()
     def _result(self, classify: Callable[[Tensor], Tensor], fitted: FitResult | None) -> StudentResult:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from hf_condense.config import check
+from hf_condense.evaluation.batches import Pixels
 from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.students import fit_student, training_plan
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.files import fingerprint
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ class StudentTrainer:
         Raises:
             ConfigError: the protocol has no value for this network, or `teacher` is missing.
         """
-        check(len(images) == len(labels), "images", len(images), f"as many as labels ({len(labels)})")
+        regime = "stored" if soft is not None else regime
+        found = TrainingSet(images, labels, regime, teacher, store, soft, stages, rates)
         changes = {"label_per": "image"} if soft is not None else {}
         if epochs is not None:
             changes |= {"epochs": epochs, "steps": None}
@@ -95,25 +97,15 @@ class StudentTrainer:
             changes["lr"] = lr
         resolved = self.protocol.resolve(network.name, self.ipc)
         protocol, recipe = training_plan(replace(resolved, **changes), len(images), stages, rates, self.precision)
-        mean, std = ([*v] * images.shape[1] if len(v) == 1 else v for v in (self.mean, self.std))
         result = fit_student(
             network,
-            images,
-            labels,
-            "stored" if soft is not None else regime,
+            found,
             protocol,
             recipe,
             size=images.shape[-1],
             key=key,
             device=self.device,
-            flip=self.flip,
-            mean=mean,
-            std=std,
-            teacher=teacher,
-            store=store,
-            stages=stages,
-            soft=soft,
-            whitening=self.whitening,
+            pixels=Pixels(self.mean, self.std, self.flip, self.whitening),
             state_folder=state_folder,
         )
         if result.ema_model is not None:

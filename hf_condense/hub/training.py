@@ -13,10 +13,12 @@ from hf_condense.config import check
 from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError
+from hf_condense.evaluation.batches import Pixels, student_batches
 from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.staged import stage_rows
 from hf_condense.evaluation.student_trainer import StudentTrainer
-from hf_condense.evaluation.students import student_batches, training_plan
+from hf_condense.evaluation.students import training_plan
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.linear_probe import is_probe, load_student
 from hf_condense.models.loading import load_model
@@ -25,6 +27,7 @@ from hf_condense.models.training import Batch
 if TYPE_CHECKING:
     from hf_condense.data.augmentation import ViewPolicy
     from hf_condense.data.whitening import Whitening
+    from hf_condense.labels.teacher import Ensemble
 
 ABOUT = ("citation", "note", "cases")  # of a protocol, but not of a training
 
@@ -136,9 +139,11 @@ class RecordedTraining:
         policy: ViewPolicy,
         seed: int,
         batch_size: int | None,
-        **labelling: Any,
+        *,
+        teacher: Ensemble | None,
+        whitening: Whitening | None,
     ) -> Iterator[Batch]:
-        """One epoch; arguments as for `DistilledDataset.training_batches` and `student_batches`."""
+        """One epoch; arguments as for `DistilledDataset.training_batches`."""
         protocol = self.protocol
         if self.stages is not None:
             last = self.plan(len(images))[-1].epochs.stop - 1
@@ -146,19 +151,9 @@ class RecordedTraining:
             protocol, _ = training_plan(protocol, len(images), self.stages, self.rates)
         if batch_size is not None:
             protocol = replace(protocol, batch=batch_size, accumulation=1)
-        return student_batches(
-            images,
-            labels,
-            regime,
-            protocol,
-            policy,
-            Key(seed, "train"),
-            images.device,
-            stages=self.stages,
-            soft=self.soft,
-            **self.pixels,
-            **labelling,
-        )(epoch)
+        found = TrainingSet(images, labels, regime, teacher, soft=self.soft, stages=self.stages)
+        pixels = Pixels(**self.pixels, whitening=whitening)
+        return student_batches(found, protocol, policy, Key(seed, "train"), images.device, pixels)(epoch)
 
     def train(
         self,

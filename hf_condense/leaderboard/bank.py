@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hf_condense.data.crops import centre
-from hf_condense.evaluation.run import ImageSet
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.hub.provenance import device_name
 from hf_condense.leaderboard.board import FILE
 from hf_condense.leaderboard.board_file import write_board

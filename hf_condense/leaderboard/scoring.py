@@ -14,9 +14,10 @@ import torch
 from hf_condense.data.cache import cache_folder
 from hf_condense.data.pixels import image_digest
 from hf_condense.data.randomness import Key
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.report import ScoreTable
-from hf_condense.evaluation.run import ImageSet, score
+from hf_condense.evaluation.run import score
 from hf_condense.files import atomic_path, fingerprint, load_tensors, save_tensors
 from hf_condense.hub.artefact import encode_png
 from hf_condense.hub.provenance import device_name
@@ -197,7 +198,7 @@ class BoardScorer:
             ipc=shown(found, grid.ipc),
             test_images=self.test.decoded(),
             test_labels=torch.from_numpy(self.test.labels),
-            num_classes=self.train.num_classes,
+            spec=self.train.plain_spec,
             key=KEY / "students",
             device=self.device,
             scores_folder=folder,
@@ -205,9 +206,6 @@ class BoardScorer:
             keep=keep,
             whole=progress,
             test_digest=self.test.fingerprint,
-            image_size=self.source.image_size,
-            mean=self.train.mean,
-            std=self.train.std,
             flip=self.source.flip,
             precision=self.board.precision,
         )

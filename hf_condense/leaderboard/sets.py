@@ -18,7 +18,7 @@ from hf_condense.data.drawing import scored_on
 from hf_condense.data.randomness import Key
 from hf_condense.data.source import ImageSource
 from hf_condense.errors import ArtefactError
-from hf_condense.evaluation.run import ImageSet
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.files import fingerprint
 from hf_condense.hub import hashes
 from hf_condense.hub.artefact import DATA, SOFT_LABELS, TENSORS

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.evaluation.protocol import Protocol
-from hf_condense.evaluation.run import ImageSet
 from hf_condense.evaluation.staged import stage_rows
 from hf_condense.evaluation.students import training_plan
 

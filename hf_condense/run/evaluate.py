@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from hf_condense.data.crops import centre
+from hf_condense.evaluation.grid import LOOKS
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.evaluation.looks import CURVE_IMAGES
 from hf_condense.evaluation.probe import centroid_rows, features, shows_whole_images
 from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.report import ScoreTable
-from hf_condense.evaluation.run import LOOKS, ImageSet, score
+from hf_condense.evaluation.run import score
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.linear_probe import backbone_of, is_probe, short_name
 from hf_condense.run.base import Run
@@ -52,11 +54,8 @@ class Evaluate(Stage[ScoreTable]):
             test_images=run.test.decoded(),
             test_labels=torch.from_numpy(run.test.labels),
             test_digest=run.test.fingerprint,
-            num_classes=train.num_classes,
-            image_size=train.image_size,
+            spec=train.plain_spec,
             flip=run.flip,
-            mean=train.mean,
-            std=train.std,
             key=run.key / "students",
             device=run.device,
             label_settings=run.config.labels,

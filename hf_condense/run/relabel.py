@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_condense.config import LabelSettings
 from hf_condense.data.randomness import Key
-from hf_condense.evaluation.run import ImageSet
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.files import load_tensors, save_tensors
 from hf_condense.labels.columns import expected_bytes
 from hf_condense.labels.encodings import encoding_of

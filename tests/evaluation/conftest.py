@@ -4,6 +4,7 @@ import torch
 from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.evaluation.protocols import get_protocol
+from hf_condense.evaluation.students import StudentScorer
 from hf_condense.models.loading import load_model
 
 torch.set_num_threads(1)
@@ -30,11 +31,24 @@ def data():
 
 
 @pytest.fixture
-def model():
+def model(spec):
     def make(seed: int, name: str = "convnet_w32"):
-        return load_model(
-            name, ImageSpec(num_classes=3, image_size=8, channels=1, mean=(0.5,), std=(0.25,)), key=Key(seed, "model")
-        )
+        return load_model(name, spec, key=Key(seed, "model"))
+
+    return make
+
+
+@pytest.fixture
+def spec() -> ImageSpec:
+    return ImageSpec(num_classes=3, image_size=8, channels=1, mean=(0.5,), std=(0.25,))
+
+
+@pytest.fixture
+def scorer(device, spec):
+    """Trains students and scores them on given images."""
+
+    def make(protocol, test_images, test_labels, spec=spec, **more):
+        return StudentScorer(protocol, spec, test_images, test_labels, device, **more)
 
     return make
 

@@ -6,10 +6,12 @@ import torch
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import apply_siamese, draw_siamese
 from hf_condense.errors import ConfigError
+from hf_condense.evaluation.batches import Pixels, student_batches
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.evaluation.losses import mixed_ce, protocol_loss
 from hf_condense.evaluation.protocols import get_protocol, list_protocols
-from hf_condense.evaluation.run import ImageSet, score
-from hf_condense.evaluation.students import student_batches, train_student
+from hf_condense.evaluation.run import score
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.labels.views import view_batches
 
@@ -102,10 +104,11 @@ def test_policies():
     assert get_protocol("idc").policy(28).mix_probability == 0.5
 
 
-def batches_of(data, device, name, regime="hard", teacher=None, count=30, **more):
+def batches_of(data, device, name, regime="hard", teacher=None, count=30, **pixels):
     x, y = data(count, 1)
     protocol = get_protocol(name).resolve("convnet_w32", 10)
-    found = student_batches(x, y, regime, protocol, protocol.policy(8), Key(0), device, teacher, **more)
+    found = TrainingSet(x, y, regime, teacher)
+    found = student_batches(found, protocol, protocol.policy(8), Key(0), device, Pixels(**pixels))
     return x.float() / 255, y, found
 
 
@@ -143,7 +146,7 @@ def test_mirroring_is_left_out_where_it_changes_the_class(data, device):
     x[:, :, :, :4] = 0  # all that is bright is on the right
     protocol = get_protocol("dsa", siamese=("flip",)).resolve("convnet_w32", 10)
     for flip in (True, False):
-        found = student_batches(x, y, "hard", protocol, protocol.policy(8), Key(0), device, flip=flip)
+        found = student_batches(TrainingSet(x, y), protocol, protocol.policy(8), Key(0), device, Pixels(flip=flip))
         (batch,) = found(0)
         assert (batch.images[..., :4].sum((1, 2, 3)) > 1).any().item() is flip
 
@@ -152,9 +155,9 @@ def test_idc_mixes_half_of_the_batches_after_augmentation(data, device):
     """Flips only, so that what a mixed pixel comes from can be told: the partner's image as it was augmented."""
     protocol = get_protocol("idc", siamese=("flip",), batch=10).resolve("convnet_w32", 10)
     x, y = data(30, 1)
-    found, mixed = student_batches(x, y, "hard", protocol, protocol.policy(8), Key(0), device), 0
+    found, mixed = student_batches(TrainingSet(x, y), protocol, protocol.policy(8), Key(0), device), 0
     alone = get_protocol("idc", siamese=("flip",), batch=10, mix="none").resolve("convnet_w32", 10)
-    plain = student_batches(x, y, "hard", alone, alone.policy(8), Key(0), device)
+    plain = student_batches(TrainingSet(x, y), alone, alone.policy(8), Key(0), device)
     for epoch in range(40):
         for batch, unmixed in zip(found(epoch), plain(epoch), strict=True):
             own = (batch.images == unmixed.images).flatten(1)
@@ -181,12 +184,12 @@ def test_a_teacher_labels_the_augmented_images(data, device, model):
         torch.testing.assert_close(batch.soft, teacher.logits(batch.images))
 
 
-def test_stored_labels_are_refused_before_any_work(data, device, tmp_path):
+def test_stored_labels_are_refused_before_any_work(data, device, spec, tmp_path):
     x, y = data(30, 1)
     with pytest.raises(ConfigError, match=r"stored.*hard or online.*dsa.*--regimes hard"):
         score(
             {"random": ImageSet(x, y)}, protocol=get_protocol("dsa"), students=["convnet_w32"], regimes=["hard", "stored"],
-            seeds=1, ipc=10, test_images=x, test_labels=y, num_classes=3, key=Key(0), device=device, scores_folder=tmp_path,
+            seeds=1, ipc=10, test_images=x, test_labels=y, spec=spec, key=Key(0), device=device, scores_folder=tmp_path,
         )  # fmt: skip
     with pytest.raises(ConfigError, match="--regimes hard"):
         batches_of(data, device, "idc", "stored")
@@ -194,15 +197,12 @@ def test_stored_labels_are_refused_before_any_work(data, device, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["dc", "idc"])
-def test_a_student_learns_what_labels_say(data, device, name):
+def test_a_student_learns_what_labels_say(data, scorer, name):
     (x, y), (tx, ty) = data(30, 1), data(90, 2)
     # of the families those that leave the stripes, whose place is the class, where they are
     protocol = get_protocol(name, epochs=30, batch=10, **({"siamese": ("color", "flip")} if name == "idc" else {}))
     right, wrong = (
-        train_student(
-            "convnet_w32", x, labels, "hard", protocol=protocol, test_images=tx, test_labels=ty, num_classes=3, key=Key(0),
-            device=device,
-        ).top1
+        scorer(protocol, tx, ty).train("convnet_w32", TrainingSet(x, labels), Key(0)).top1
         for labels in (y, (y + 1) % 3)
-    )  # fmt: skip
+    )
     assert right > 0.9 and wrong < 0.1  # the gate: wrong labels must not pass

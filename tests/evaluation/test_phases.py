@@ -6,9 +6,11 @@ import torch
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
 from hf_condense.evaluation import students
+from hf_condense.evaluation.batches import Pixels
 from hf_condense.evaluation.losses import protocol_loss
 from hf_condense.evaluation.phases import soft_hard_soft
 from hf_condense.evaluation.protocols import get_protocol
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.labels.store import write_store
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.labels.views import view_batches
@@ -63,9 +65,8 @@ def watched(labelled, device, protocol, monkeypatch):
 
     monkeypatch.setattr(students, "fit", look)
     resolved, recipe = students.training_plan(protocol, len(images))
-    students.fit_student(
-        None, images, labels, "stored", resolved, recipe, size=8, key=Key(3), device=device, store=store
-    )  # fmt: skip
+    training = TrainingSet(images, labels, "stored", store=store)
+    students.fit_student(None, training, resolved, recipe, size=8, key=Key(3), device=device, pixels=Pixels())
     return found, store
 
 
@@ -86,17 +87,13 @@ def test_a_training_on_stored_labels_sees_every_stored_epoch_and_new_views_betwe
 
 
 @pytest.mark.parametrize("name", ["small-gift", "small-hald"])
-def test_a_student_learns_and_with_the_sign_flipped_it_does_not(name, labelled, data, device, monkeypatch):
+def test_a_student_learns_and_with_the_sign_flipped_it_does_not(name, labelled, data, scorer, monkeypatch):
     images, labels, store = labelled
-    test_images, test_labels = data(150, 9)
     protocol = get_protocol(name, steps=40, batch=20, crop=None, mix="none", ema=None)
 
     def top1():
-        result = students.train_student(
-            "convnet_w32", images, labels, "stored", protocol=protocol, test_images=test_images,
-            test_labels=test_labels, num_classes=3, key=Key(4), device=device, store=store,
-        )  # fmt: skip
-        return result.top1
+        training = TrainingSet(images, labels, "stored", store=store)
+        return scorer(protocol, *data(150, 9)).train("convnet_w32", training, Key(4)).top1
 
     assert top1() > 0.9
     monkeypatch.setattr(

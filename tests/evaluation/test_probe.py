@@ -11,10 +11,12 @@ from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError, ModelError
 from hf_condense.evaluation import probe as probing
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.evaluation.probe import Probed, centroid_rows, class_means, nearest_mean, shows_whole_images
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.evaluation.run import ImageSet, score
-from hf_condense.evaluation.students import train_student
+from hf_condense.evaluation.run import score
+from hf_condense.evaluation.students import StudentScorer
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.embedding import embed
 from hf_condense.models.image_model import ImageModel
@@ -57,11 +59,10 @@ def test_features_once_give_what_every_step_gives(probed, data, model, regime, c
     protocol, teacher = get_protocol("probe-fast", steps=30, **changes), Ensemble([model(7)])
     soft = teacher.soft_labels(x, CPU)
     labelled = {"soft": soft if regime == "stored" else None, "teacher": teacher if regime == "online" else None}
-    fast = probed.train(x, y, regime, protocol, key=Key(1), **labelled)
-    slow = train_student(
-        "probe:net", x, y, regime, protocol=protocol, test_images=probed.test_images, test_labels=probed.test_labels,
-        num_classes=3, key=Key(1), device=CPU, backbones={"net": probed.backbone}, **labelled,
-    )  # fmt: skip
+    found, backbones = TrainingSet(x, y, regime, **labelled), {"net": probed.backbone}
+    fast = probed.train(found, protocol, Key(1))
+    scorer = StudentScorer(protocol, SPEC, probed.test_images, probed.test_labels, CPU, backbones=backbones)
+    slow = scorer.train("probe:net", found, Key(1))
     assert (fast.top1, fast.steps) == (slow.top1, slow.steps)
     assert np.array_equal(fast.predictions, slow.predictions) and len({*fast.predictions.tolist()}) > 1
     assert regime != "hard" or fast.top1 > 0.5
@@ -77,7 +78,7 @@ def test_a_head_learns_what_can_be_told_apart_and_seeds_give_equal_heads(probed,
         return new_head(ImageModel(nn.Sequential(nn.Flatten(), nn.Linear(3, 3)), num_classes=3, channels=1), key)
 
     protocol = get_protocol("probe-fast", steps=60)
-    assert probed.train(x, y, "hard", protocol, key=Key(1)).top1 == 1
+    assert probed.train(TrainingSet(x, y), protocol, Key(1)).top1 == 1
 
 
 def test_only_the_head_is_trained_and_its_draw_follows_from_the_key(backbone):
@@ -96,9 +97,9 @@ def test_only_the_head_is_trained_and_its_draw_follows_from_the_key(backbone):
 def test_a_larger_set_trained_as_if_smaller_takes_as_many_steps(probed, data):
     x, y = data(45, 4)
     protocol = get_protocol("probe-fast", steps=20)
-    assert probed.train(x, y, "hard", protocol, key=Key(1), train_as_if_images=3).steps == 20
+    assert probed.train(TrainingSet(x, y, train_as_if_images=3), protocol, Key(1)).steps == 20
     batches = get_protocol("probe-fast", steps=None, epochs=4, batch=10)
-    assert probed.train(x, y, "hard", batches, key=Key(1), train_as_if_images=25).steps == 12
+    assert probed.train(TrainingSet(x, y, train_as_if_images=25), batches, Key(1)).steps == 12
 
 
 def test_class_means_and_centroids():
@@ -121,7 +122,7 @@ def test_probes_stand_in_every_table(backbone, data, tmp_path):
         }
         return score(
             rows, protocol=get_protocol("probe-fast", steps=15), students=[f"probe:{name}", "convnet_w32"],
-            regimes=["hard"], seeds=2, ipc=2, num_classes=3, device=CPU, scores_folder=tmp_path / folder, key=Key(1),
+            regimes=["hard"], seeds=2, ipc=2, spec=SPEC, device=CPU, scores_folder=tmp_path / folder, key=Key(1),
             test_images=tx, test_labels=ty, backbones={name: backbone},
         )  # fmt: skip
 
@@ -159,6 +160,6 @@ def test_what_cannot_be_probed_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="students.*without the folders"):
         score(
             {"random": ImageSet(torch.zeros(3, 1, 8, 8), torch.arange(3))}, protocol=get_protocol("probe-fast"),
-            students=["probe:/a/net", "probe:/b/net"], regimes=["hard"], seeds=1, ipc=1, num_classes=3, device=CPU,
+            students=["probe:/a/net", "probe:/b/net"], regimes=["hard"], seeds=1, ipc=1, spec=SPEC, device=CPU,
             scores_folder=tmp_path, key=Key(1), test_images=torch.zeros(3, 1, 8, 8), test_labels=torch.arange(3),
         )  # fmt: skip

@@ -2,6 +2,7 @@ import itertools
 import json
 import logging
 import re
+from dataclasses import replace
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -13,8 +14,9 @@ from hf_condense import progress
 from hf_condense.data.augmentation import draw_views
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.evaluation.report import ScoreTable
-from hf_condense.evaluation.run import ImageSet, score
+from hf_condense.evaluation.run import score
 from hf_condense.labels import views
 from hf_condense.labels.teacher import Ensemble
 
@@ -22,7 +24,7 @@ STUDENT = "convnet_w32"
 
 
 @pytest.fixture
-def run(data, device, quick, model, tmp_path):
+def run(data, device, quick, model, spec, tmp_path):
     teacher = Ensemble([model(7)])
     x, y = data(90, 1)
     tx, ty = data(60, 2)
@@ -35,8 +37,8 @@ def run(data, device, quick, model, tmp_path):
         }
         return score(
             rows, protocol=protocol or quick(steps=6), students=[STUDENT], regimes=regimes, seeds=seeds, ipc=5,
-            num_classes=3, device=device, scores_folder=tmp_path / folder,
-            **{"teacher": teacher, "key": Key(1), "test_images": tx, "test_labels": ty} | more,
+            device=device, scores_folder=tmp_path / folder,
+            **{"teacher": teacher, "key": Key(1), "spec": spec, "test_images": tx, "test_labels": ty} | more,
         )  # fmt: skip
 
     go.data, go.test_labels = (x, y), ty
@@ -124,7 +126,7 @@ def test_a_student_that_takes_long_says_how_far_it_is(run, quick, monkeypatch, c
     assert not [line for line in caplog.messages if line.startswith("student")], "one process speaks"
 
 
-def test_whatever_changes_a_score_makes_another_cell(run, quick, model, data):
+def test_whatever_changes_a_score_makes_another_cell(run, quick, model, spec, data):
     """Of one row name, student, regime and seed: a second table is not read from the first one's files."""
     x, y = data(18, 1)
     stages, turned = torch.arange(18) // 9 + 1, y.flip(0)
@@ -140,7 +142,8 @@ def test_whatever_changes_a_score_makes_another_cell(run, quick, model, data):
         (ImageSet(x, y, stages=stages, rates=(0.1, 0.2)), {}), (ImageSet(x, y, stages=stages, rates=(0.1, 0.3)), {}),
         (ImageSet(x, y, formation_factor=2), {}), (ImageSet(x, y), {"protocol": quick(steps=6, crop=(0.5, 1.0))}),
         (ImageSet(x, y), {"seeds": [1]}), (ImageSet(x, y), {"key": Key(2)}), (ImageSet(x, y), tests),
-        (ImageSet(x, y), {"mean": (0.4,)}), (ImageSet(x, y), {"std": (0.3,)}), (ImageSet(x, y), {"flip": False}),
+        (ImageSet(x, y), {"spec": replace(spec, mean=(0.4,))}), (ImageSet(x, y), {"spec": replace(spec, std=(0.3,))}),
+        (ImageSet(x, y), {"flip": False}),
         (ImageSet(x, y), {"regimes": ("online",)}),
         (ImageSet(x, y), {"regimes": ("online",), "teacher": Ensemble([model(8)])}),
         (ImageSet(x, y), {"regimes": ("stored",)}),
@@ -206,7 +209,7 @@ def test_robustness_scores_of_a_table():
 
 def test_what_is_missing_is_said(run):
     with pytest.raises(ConfigError, match="one or more sets"):
-        score({}, protocol=None, students=[], regimes=[], seeds=1, ipc=1, test_images=None, test_labels=None, num_classes=1,
+        score({}, protocol=None, students=[], regimes=[], seeds=1, ipc=1, test_images=None, test_labels=None, spec=None,
               key=Key(0), device=None, scores_folder=run.folder)  # fmt: skip
     with pytest.raises(ConfigError, match="hard, stored, online"):
         run(regimes=("soft",))

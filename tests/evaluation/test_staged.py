@@ -11,19 +11,23 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import apply_siamese, draw_siamese
 from hf_condense.data.whitening import Whitening
 from hf_condense.errors import ConfigError
+from hf_condense.evaluation.batches import Pixels, student_batches
 from hf_condense.evaluation.budget import epochs_budget, replay_budget, student_budget, union_sizes
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.evaluation.losses import mixed_ce
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.evaluation.run import ImageSet, score
+from hf_condense.evaluation.run import score
 from hf_condense.evaluation.staged import stage_rows
 from hf_condense.evaluation.student_trainer import StudentTrainer
-from hf_condense.evaluation.students import student_batches, train_student, training_plan
+from hf_condense.evaluation.students import StudentScorer, training_plan
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.files import load_tensors
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.loading import load_model
 from hf_condense.models.training import FitRecipe, evaluate_top1, fit
 
 STUDENT = "convnet_w32"
+SPEC = ImageSpec(num_classes=3, image_size=8, channels=1, mean=(0.5,), std=(0.25,))
 STAGES = torch.tensor([2, 1, 3, 1, 2, 3, 1, 2, 3])  # in no order: a set is never told by its order
 UNIONS = {"cumulative": [3, 6, 9], "new_only": [3, 3, 3], "last_only": [9]}
 
@@ -44,7 +48,7 @@ def test_each_stage_sees_its_images_once_an_epoch(device, mode):
     """C5: the ids that every batch of a staged training is made of."""
     protocol, recipe = training_plan(plain(mode=mode, epochs=5), 9, STAGES)
     x, y = numbered(9), torch.arange(9) % 3
-    batches = student_batches(x, y, "hard", protocol, protocol.policy(8), Key(0), device, stages=STAGES)
+    batches = student_batches(TrainingSet(x, y, stages=STAGES), protocol, protocol.policy(8), Key(0), device)
     seen = [torch.cat([(b.images[:, 0, 0, 0] * 255).round().long() for b in batches(e)]) for e in range(recipe.epochs)]
     assert len(seen) == 5 * len(UNIONS[mode])
     orders = {tuple(ids.tolist()) for ids in seen}
@@ -67,7 +71,7 @@ def test_momentum_is_carried_or_not(data, device, model, tmp_path, reset):
     protocol, recipe = training_plan(plain(reset_between=reset, stage_epochs=4, batch=9), 9, STAGES)
     x, y = data(9, 1)
     network, found = model(1).double(), {}
-    single = student_batches(x, y, "hard", protocol, protocol.policy(8), Key(0), device, stages=STAGES)
+    single = student_batches(TrainingSet(x, y, stages=STAGES), protocol, protocol.policy(8), Key(0), device)
 
     def of(epoch):
         return (replace(b, images=b.images.double()) for b in single(epoch))
@@ -108,7 +112,7 @@ def test_rates_begin_again_in_each_stage(data, device, model):
 
     short, recipe = training_plan(plain(stage_epochs=3), 9, STAGES)
     x, y = data(9, 1)
-    batches = student_batches(x, y, "hard", short, short.policy(8), Key(0), device, stages=STAGES)
+    batches = student_batches(TrainingSet(x, y, stages=STAGES), short, short.policy(8), Key(0), device)
     result = fit(model(1), batches, mixed_ce, recipe, device=device, key=Key(3))
     assert result.steps == 3 * (1 + 2 + 3) == student_budget(plain(stage_epochs=3), [3, 6, 9]).steps
     assert [row["lr"] for row in result.history] == pytest.approx([0.01, 0.001, 0.001] * 3)
@@ -117,7 +121,7 @@ def test_rates_begin_again_in_each_stage(data, device, model):
 def test_a_stopped_staged_training_goes_on(data, device, model, tmp_path):
     protocol, recipe = training_plan(plain(stage_epochs=3), 9, STAGES)
     x, y = data(9, 1)
-    batches = student_batches(x, y, "hard", protocol, protocol.policy(8), Key(0), device, stages=STAGES)
+    batches = student_batches(TrainingSet(x, y, stages=STAGES), protocol, protocol.policy(8), Key(0), device)
 
     def go(folder, stop=None):
         def until(epoch):
@@ -217,10 +221,8 @@ def teach(data, device, soft, labels=None, regime="stored", **changes):
     x, y = data(30, 1)
     tx, ty = data(90, 2)
     protocol = get_protocol("tesla", **{"epochs": 60, "batch": 10, "siamese": ("color",)} | changes)
-    return train_student(
-        STUDENT, x, y if labels is None else labels, regime, protocol=protocol, test_images=tx, test_labels=ty,
-        num_classes=3, key=Key(0), device=device, soft=soft, rates=(0.05,),
-    )  # fmt: skip
+    found = TrainingSet(x, y if labels is None else labels, regime, soft=soft, rates=(0.05,))
+    return StudentScorer(protocol, SPEC, tx, ty, device).train(STUDENT, found, Key(0))
 
 
 def test_labels_of_images_teach_whatever_the_class_numbers_say(data, device):
@@ -240,8 +242,8 @@ def test_labels_of_images_follow_their_rows_and_mix(data, device):
     for mix in ("none", "mixup"):
         protocol, recipe = training_plan(plain(label_per="image", mix=mix), 9, STAGES)
         shared = (protocol, protocol.policy(8), Key(0), device)
-        found = student_batches(x, y, "stored", *shared, stages=STAGES, soft=soft)
-        plainly = student_batches(x, y, "hard", *shared, stages=STAGES)
+        found = student_batches(TrainingSet(x, y, "stored", soft=soft, stages=STAGES), *shared)
+        plainly = student_batches(TrainingSet(x, y, stages=STAGES), *shared)
         for epoch in range(0, recipe.epochs, 2):
             for batch, hard in zip(found(epoch), plainly(epoch), strict=True):
                 assert torch.equal(batch.images, hard.images)
@@ -262,7 +264,7 @@ def test_staged_and_plain_rows_in_one_table(data, device, tmp_path):
     def go(rows, regimes=("hard",), protocol=protocol, **more):
         table = score(
             rows, protocol=protocol, students=[STUDENT], regimes=regimes, seeds=1, ipc=6, test_images=tx,
-            test_labels=ty, num_classes=3, key=Key(1), device=device, scores_folder=tmp_path, **more,
+            test_labels=ty, spec=SPEC, key=Key(1), device=device, scores_folder=tmp_path, **more,
         )  # fmt: skip
         return {(c["row"], c["regime"]): c for c in table.cells}
 
@@ -298,7 +300,7 @@ def test_a_teacher_labels_the_images_of_rows_without_labels(data, device, model,
     found = ImageSet(x, y)
     score(
         {"random": found}, protocol=protocol, students=[STUDENT], regimes=("stored",), seeds=1, ipc=3, test_images=x,
-        test_labels=y, num_classes=3, key=Key(1), device=device, scores_folder=tmp_path, teacher=Ensemble([model(7)]),
+        test_labels=y, spec=SPEC, key=Key(1), device=device, scores_folder=tmp_path, teacher=Ensemble([model(7)]),
     )  # fmt: skip
     assert found.soft.shape == (9, 3) and not (tmp_path / "stores").exists()
 
@@ -330,18 +332,14 @@ def test_the_service_trains_a_given_network_from_its_weights(data, device, model
 
 
 def test_the_service_is_the_training_of_students(data, device):
-    """A student that the service trains in one go is the one that `train_student` scores."""
+    """A student that the service trains in one go is the one that a table scores."""
     x, y = data(30, 1)
     students = service(device)
-    network = load_model(
-        STUDENT, ImageSpec(num_classes=3, image_size=8, channels=1, mean=(0.4,), std=(0.3,)), key=Key(2) / "init"
-    )
+    spec = replace(SPEC, mean=(0.4,), std=(0.3,))
+    network = load_model(STUDENT, spec, key=Key(2) / "init")
     students.train(network, x, y, key=Key(2))
-    top1 = train_student(
-        STUDENT, x, y, "hard", protocol=students.protocol, test_images=x, test_labels=y, num_classes=3, key=Key(2),
-        device=device, mean=(0.4,), std=(0.3,),
-    ).top1  # fmt: skip
-    assert evaluate_top1(network, x, y, device) == top1
+    scored = StudentScorer(students.protocol, spec, x, y, device).train(STUDENT, TrainingSet(x, y), Key(2))
+    assert evaluate_top1(network, x, y, device) == scored.top1
     assert students.fingerprint == service(device).fingerprint != service(device, flip=False).fingerprint
 
 
@@ -367,10 +365,8 @@ def test_students_of_whitened_pixels_learn_and_need_the_whitening(data, device):
     protocol = get_protocol("mtt-zca", epochs=40, batch=10, siamese=("color",))
 
     def top1(labels, protocol=protocol, whitening=whitening):
-        return train_student(
-            STUDENT, x, labels, "hard", protocol=protocol, test_images=tx, test_labels=ty, num_classes=3, key=Key(0),
-            device=device, whitening=whitening,
-        ).top1  # fmt: skip
+        scorer = StudentScorer(protocol, SPEC, tx, ty, device, whitening=whitening)
+        return scorer.train(STUDENT, TrainingSet(x, labels), Key(0)).top1
 
     assert top1(y) > 0.9 and top1((y + 1) % 3) < 0.1
     with pytest.raises(ConfigError, match="Fit a whitening"):
@@ -381,7 +377,9 @@ def test_augmentation_acts_on_what_the_network_sees(data, device):
     x, y = data(60, 1)
     whitening, policy = Whitening.fit(x), get_protocol("mtt-zca").siamese_policy()
     protocol = get_protocol("mtt-zca").resolve(STUDENT, 20)
-    found = student_batches(x, y, "hard", protocol, protocol.policy(8), Key(0), device, whitening=whitening)
+    found = student_batches(
+        TrainingSet(x, y), protocol, protocol.policy(8), Key(0), device, Pixels(whitening=whitening)
+    )
     for epoch in range(4):
         (batch,) = found(epoch)
         rows = torch.from_numpy((Key(0) / "views" / "order" / epoch).permutation(60))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,31 +7,29 @@ import torch
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError, ModelError
 from hf_condense.evaluation import students
+from hf_condense.evaluation.batches import student_batches
 from hf_condense.evaluation.looks import validation_images
 from hf_condense.evaluation.losses import protocol_loss
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.evaluation.students import student_batches, train_student
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.labels.store import write_store
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.checkpoints import write_checkpoint
 from hf_condense.models.norm_relu_pool import available
 from hf_condense.models.training import FitRecipe, fit
 
-STUDENT = "convnet_w32"
+STUDENT, KEY = "convnet_w32", Key(0)
 
 
 @pytest.fixture
-def train(data, device, quick):
+def train(data, scorer, quick):
     """Trains a student on 30 easy images and scores it on 90 others."""
 
-    def run(regime="hard", labels=None, images=None, key=None, protocol=None, test_labels=None, **more):
+    def run(regime="hard", labels=None, images=None, key=KEY, protocol=None, state_folder=None, labelled=None, **more):
         x, y = data(30, 1)
-        tx, ty = data(90, 2)
-        return train_student(
-            STUDENT, x if images is None else images, y if labels is None else labels, regime,
-            protocol=protocol or quick(), test_images=tx, test_labels=ty if test_labels is None else test_labels,
-            num_classes=3, key=key if key is not None else Key(0), device=device, **more,
-        )  # fmt: skip
+        found = TrainingSet(x if images is None else images, y if labels is None else labels, regime, **labelled or {})
+        scored = scorer(protocol or quick(), *data(90, 2), **more)
+        return scored.train(STUDENT, found, key, state_folder=state_folder)
 
     return run
 
@@ -40,7 +40,7 @@ def taught(data, device, model, quick):
     x, y = data(60, 3)
     network = model(7)
     protocol = quick().resolve(STUDENT, 20)
-    batches = student_batches(x, y, "hard", protocol, protocol.policy(8), Key(8), device)
+    batches = student_batches(TrainingSet(x, y), protocol, protocol.policy(8), Key(8), device)
     fit(network, batches, protocol_loss(protocol, "hard"), FitRecipe(8, 5e-3, "adamw"), device=device, key=Key(9))
     return Ensemble([network])
 
@@ -53,10 +53,10 @@ def test_a_student_learns_what_labels_say(train, data):
 
 def test_soft_labels_teach_and_their_negation_does_not(train, taught, quick):
     protocol = quick(gamma=0.0)
-    assert train("online", teacher=taught, protocol=protocol).top1 > 0.9
+    assert train("online", labelled={"teacher": taught}, protocol=protocol).top1 > 0.9
     wrong = Ensemble([taught.models[0]])
     wrong.forward = lambda images: -taught(images)
-    assert train("online", teacher=wrong, protocol=protocol).top1 < 0.2
+    assert train("online", labelled={"teacher": wrong}, protocol=protocol).top1 < 0.2
 
 
 def test_same_key_same_student(train):
@@ -111,25 +111,15 @@ def test_a_fused_training_goes_on_where_it_stopped(train, monkeypatch, tmp_path)
     assert all(map(torch.equal, whole[0].parameters(), taken[0].parameters()))
 
 
-def test_test_labels_do_not_reach_the_training(data, device, quick):
+def test_test_labels_do_not_reach_the_training(data, scorer, spec, quick):
     """With two classes, flipped test labels give exactly the complement, even where the protocol looks every epoch."""
     x, y = data(20, 1, classes=2, noise=250.0)
     tx, ty = data(90, 2, classes=2, noise=250.0)
 
     def top1(labels):
         protocol = quick(steps=6, best_every=1)
-        return train_student(
-            STUDENT,
-            x,
-            y,
-            "hard",
-            protocol=protocol,
-            test_images=tx,
-            test_labels=labels,
-            num_classes=2,
-            key=Key(0),
-            device=device,
-        ).top1
+        scored = scorer(protocol, tx, labels, replace(spec, num_classes=2))
+        return scored.train(STUDENT, TrainingSet(x, y), Key(0)).top1
 
     assert top1(ty) == pytest.approx(1 - top1(1 - ty))
 
@@ -164,7 +154,7 @@ def test_stored_and_online_labels_give_the_same_student(
     store = write_store(tmp_path, x, y, taught, policy, key / "views", 2, 10, device, dtype=dtype)
 
     def weights(regime):
-        batches = student_batches(x, y, regime, protocol, policy, key, device, taught, store)
+        batches = student_batches(TrainingSet(x, y, regime, taught, store), protocol, policy, key, device)
         result = fit(
             model(2), batches, protocol_loss(protocol, regime), FitRecipe(2, 1e-3, "sgd"), device=device, key=key
         )
@@ -181,7 +171,7 @@ def test_accumulation_slices_soft_batches(data, device, taught, quick):
     x, y = data(30, 1)
     protocol = quick(accumulation=2, mix="cutmix").resolve(STUDENT, 10)
     for regime, sizes in (("online", [5] * 6), ("hard", [10] * 3)):
-        batches = student_batches(x, y, regime, protocol, protocol.policy(8), Key(0), device, taught)
+        batches = student_batches(TrainingSet(x, y, regime, taught), protocol, protocol.policy(8), Key(0), device)
         assert [len(b.labels) for b in batches(0)] == sizes
 
 
@@ -189,7 +179,7 @@ def test_a_store_with_fewer_epochs_starts_again(train, data, taught, device, qui
     x, y = data(30, 1)
     protocol = quick(steps=12)
     store = write_store(tmp_path, x, y, taught, protocol.policy(8), Key(4), 2, 10, device)
-    assert train("stored", store=store, protocol=protocol).steps == 12
+    assert train("stored", labelled={"store": store}, protocol=protocol).steps == 12
 
 
 @pytest.mark.parametrize("regime", ["hard", "online", "stored"])
@@ -201,43 +191,35 @@ def test_a_short_last_batch_is_a_step_too(train, data, taught, device, tmp_path,
         protocol = get_protocol("small", **own, **changes)
         folder = tmp_path / "-".join(map(str, changes.values()))
         store = write_store(folder, x, y, taught, protocol.policy(8), Key(4), 2, 10, device)
-        more = {"teacher": taught, "store": store if regime == "stored" else None, "protocol": protocol}
-        assert train(regime, y, x, **more).steps == steps
+        labelled = {"teacher": taught, "store": store if regime == "stored" else None}
+        assert train(regime, y, x, protocol=protocol, labelled=labelled).steps == steps
         if regime != "stored":
-            many, classes = data(60, 1)
-            assert train(regime, classes, many, train_as_if_images=25, **more).steps == steps
+            (many, classes), labelled = data(60, 1), labelled | {"train_as_if_images": 25}
+            assert train(regime, classes, many, protocol=protocol, labelled=labelled).steps == steps
 
 
 def test_an_odd_batch_is_cut_into_a_larger_and_a_smaller_half(data, device, taught, quick):
     x, y = data(30, 1)
     protocol = quick(batch=5, accumulation=2).resolve(STUDENT, 10)
-    batches = student_batches(x, y, "online", protocol, protocol.policy(8), Key(0), device, taught)
+    batches = student_batches(TrainingSet(x, y, "online", taught), protocol, protocol.policy(8), Key(0), device)
     assert [len(b.labels) for b in batches(0)] == [3, 2] * 6
 
 
-def test_more_images_can_train_for_as_long_as_few(data, device, quick):
+def test_more_images_can_train_for_as_long_as_few(data, scorer, quick):
     x, y = data(90, 1)
     for protocol in (quick(), get_protocol("small", epochs=7, batch=10)):
-        results = [
-            train_student(
-                STUDENT, images, labels, "hard", protocol=protocol, test_images=x, test_labels=y, num_classes=3, key=Key(0),
-                device=device, train_as_if_images=30,
-            )
-            for images, labels in ((x, y), (x[:30], y[:30]))
-        ]  # fmt: skip
+        sets = [TrainingSet(x[:count], y[:count], train_as_if_images=30) for count in (90, 30)]
+        results = [scorer(protocol, x, y).train(STUDENT, found, Key(0)) for found in sets]
         assert results[0].steps == results[1].steps
 
 
-def test_double_update_is_another_student(data, device, quick):
+def test_double_update_is_another_student(data, scorer, quick):
     x, y = data(30, 1)
     few = {"steps": 4, "lr": 1e-9, "weight_decay": 0.0}  # weights stand still, so only batch norms tell them apart
     one, two = (
-        train_student(
-            "cifar_wrn16_2", x, y, "hard", protocol=quick(bn_double_update=double, **few), test_images=x, test_labels=y,
-            num_classes=3, key=Key(0), device=device,
-        )
+        scorer(quick(bn_double_update=double, **few), x, y).train("cifar_wrn16_2", TrainingSet(x, y), Key(0))
         for double in (False, True)
-    )  # fmt: skip
+    )
     assert one.steps == two.steps == 3
     assert one.top1 != two.top1
 
@@ -260,28 +242,22 @@ def test_what_is_missing_is_said(train, quick):
         train(labels=torch.zeros(4, dtype=torch.int64))
 
 
-def test_trained_weights_are_no_student(data, device, model, quick, tmp_path):
+def test_trained_weights_are_no_student(data, scorer, model, quick, tmp_path):
     x, y = data(30, 1)
     write_checkpoint(model(7), tmp_path / "own", 8)
     with pytest.raises(ModelError, match=model(7).build["architecture"]) as caught:
-        train_student(
-            str(tmp_path / "own"), x, y, "hard", protocol=quick(), test_images=x, test_labels=y, num_classes=3,
-            key=Key(0), device=device,
-        )  # fmt: skip
+        scorer(quick(), x, y).train(str(tmp_path / "own"), TrainingSet(x, y), Key(0))
     assert caught.value.field == "students"
 
 
-def test_a_last_batch_of_one_image_does_not_stop_batch_norms(data, device, model, quick, tmp_path):
+def test_a_last_batch_of_one_image_does_not_stop_batch_norms(data, device, scorer, model, quick, tmp_path):
     x, y = data(26, 1)
     protocol, teacher = quick(batch=25, steps=4).resolve("cifar_mobilenetv2", 8), Ensemble([model(7)])
     (epochs, limit), policy = protocol.duration(26), protocol.policy(8)
     store = write_store(tmp_path / "store", x, y, teacher, policy, Key(5), epochs, 25, device, limit=limit)
     for regime in ("hard", "stored", "online"):
-        found = train_student(
-            "cifar_mobilenetv2", x, y, regime, protocol=protocol, test_images=x, test_labels=y, num_classes=3,
-            key=Key(0), device=device, teacher=teacher, store=store,
-        )  # fmt: skip
-        assert found.steps == 4
+        found = TrainingSet(x, y, regime, teacher, store)
+        assert scorer(protocol, x, y).train("cifar_mobilenetv2", found, Key(0)).steps == 4
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

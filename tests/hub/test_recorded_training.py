@@ -1,6 +1,7 @@
 """Who only loads a set trains on it as it was scored: stages in order, learned rates, augmentation, labels."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from hf_condense.data.whitening import Whitening
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.student_trainer import StudentTrainer
-from hf_condense.evaluation.students import train_student
+from hf_condense.evaluation.students import StudentScorer
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.hub import provenance
 from hf_condense.hub.artefact import write_artefact
 from hf_condense.hub.distilled import DistilledDataset
@@ -23,6 +25,7 @@ from hf_condense.models.loading import load_model
 from hf_condense.models.training import evaluate_top1
 
 MEAN, STD, STAGES = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), torch.tensor([2, 1, 1, 2] * 3)
+SPEC = ImageSpec(num_classes=3, image_size=8, channels=3, mean=MEAN, std=STD)
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ def flat(network):
 
 
 def fresh(seed, **changes):
-    return load_model("convnet_d1", ImageSpec(num_classes=3, image_size=8, channels=3, mean=MEAN, std=STD, **changes), key=Key(seed, "train") / "init")  # fmt: skip
+    return load_model("convnet_d1", replace(SPEC, **changes), key=Key(seed, "train") / "init")
 
 
 def ids(data, batches):
@@ -86,11 +89,8 @@ def test_training_in_one_call_is_the_training_that_was_scored(published):
     known = {"stages": STAGES, "rates": (0.02, 0.05)}
     again = students.train(fresh(3), data.images, data.labels, key=Key(3, "train"), **known)
     assert torch.equal(flat(network), flat(again))
-    scored = train_student(
-        "convnet_d1", data.images, data.labels, "hard", protocol=protocol, test_images=data.images,
-        test_labels=data.labels, num_classes=3, key=Key(3, "train"), device=torch.device("cpu"), mean=MEAN, std=STD,
-        flip=False, **known,
-    )  # fmt: skip
+    scorer = StudentScorer(protocol, SPEC, data.images, data.labels, torch.device("cpu"), flip=False)
+    scored = scorer.train("convnet_d1", TrainingSet(data.images, data.labels, **known), Key(3, "train"))
     assert scored.steps == 3 * (2 + 3)
     assert scored.top1 == evaluate_top1(network, data.images, data.labels, torch.device("cpu"))
     for other in ({"stages": None}, {"rates": (0.05, 0.02)}):  # the gate: what a set without its stages would give

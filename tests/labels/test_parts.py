@@ -12,8 +12,9 @@ from hf_condense.config import LabelSettings
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError
+from hf_condense.evaluation.batches import student_batches
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.evaluation.students import student_batches
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.labels import store as store_module
 from hf_condense.labels.formats import store_format
 from hf_condense.labels.store import LabelStore, write_store
@@ -126,7 +127,7 @@ def test_students_are_given_the_parts_that_were_labelled(bssl, images, tmp_path,
         tmp_path, x, y, bssl, policy, KEY / "views", 2, protocol.batch_size(n), CPU, form=form, dtype="float32"
     )
     for regime in ("stored", "online"):
-        batches = student_batches(x, y, regime, protocol, policy, KEY, CPU, bssl, store)
+        batches = student_batches(TrainingSet(x, y, regime, bssl, store), protocol, policy, KEY, CPU)
         found = list(batches(1))
         assert [len(b.labels) for b in found] == {30: [8, 8, 8, 6], 26: [8, 8, 8, 2], 9: [5, 4]}[n]
         for batch in found:

@@ -15,11 +15,13 @@ from torch.func import functional_call, grad, vmap
 from hf_condense import create_method, files
 from hf_condense.data.augmentation import ViewPolicy, draw_views
 from hf_condense.data.formation import decode, decode_set
+from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import SiamesePolicy, apply_siamese, draw_siamese
 from hf_condense.errors import ArtefactError, ConfigError, DataError
+from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.evaluation.protocols import get_protocol
-from hf_condense.evaluation.run import ImageSet, score
+from hf_condense.evaluation.run import score
 from hf_condense.hub import provenance
 from hf_condense.hub.artefact import write_artefact
 from hf_condense.hub.distilled import DistilledDataset
@@ -399,8 +401,8 @@ def test_images_teach_more_than_those_they_started_from(tmp_path):
     table = score(
         {name: ImageSet(pixels, torch.arange(10)) for name, pixels in images.items()},
         protocol=get_protocol("small", steps=60), students=["convnet_d1"], regimes=["hard"], seeds=2, ipc=1,
-        test_images=source.images(), test_labels=torch.from_numpy(source.labels), num_classes=10, key=KEY, device=CPU,
-        scores_folder=tmp_path / "scores", mean=source.mean, std=source.std, flip=False,
+        test_images=source.images(), test_labels=torch.from_numpy(source.labels), spec=source.plain_spec, key=KEY, device=CPU,
+        scores_folder=tmp_path / "scores", flip=False,
     )  # fmt: skip
     top1 = {name: sum(c["top1"] for c in table.cells if c["row"] == name) / 2 for name in images}
     assert top1["idc"] > top1["initial"] + 0.05 and top1["flipped"] < top1["initial"] - 0.05, top1
@@ -501,9 +503,10 @@ def test_students_and_label_stores_see_decoded_images(tmp_path):
     assert store.open(tmp_path, images)  # it belongs to the images as they are published
     whole, tiles = ImageSet(images, labels), ImageSet(images, labels, formation_factor=2)
     assert whole.digest != tiles.digest and whole.bytes == tiles.bytes
+    spec = ImageSpec(num_classes=10, image_size=8, channels=1, mean=(0.5,), std=(0.25,))
     table = score(
         {"tiles": tiles}, protocol=get_protocol("small", epochs=2, steps=None, batch=8), students=["convnet_d1"],
-        regimes=["hard"], seeds=1, ipc=4, test_images=images, test_labels=labels, num_classes=10, key=KEY, device=CPU,
+        regimes=["hard"], seeds=1, ipc=4, test_images=images, test_labels=labels, spec=spec, key=KEY, device=CPU,
         scores_folder=tmp_path / "scores",
     )  # fmt: skip
     assert table.cells[0]["steps"] == 2 * 3  # 24 training images in batches of 8

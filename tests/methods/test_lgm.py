@@ -13,6 +13,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.errors import ConfigError
 from hf_condense.evaluation.probe import Probed
 from hf_condense.evaluation.protocols import get_protocol
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.models.checkpoints import write_checkpoint
 from hf_condense.models.embedding import embed
 from hf_condense.selection.real import random_real
@@ -84,7 +85,7 @@ def test_probes_on_it_are_better_than_on_random_images(base, given, made, tmp_pa
     labels = tuple(made.labels.tolist())
 
     def top1(images, seed: int) -> float:
-        return probe.train(images, made.labels, "hard", protocol, key=Key(seed)).top1
+        return probe.train(TrainingSet(images, made.labels), protocol, Key(seed)).top1
 
     draws = [top1(random_real(given.train, labels, 8, Key(seed, "draw"))[0], seed) for seed in range(5)]
     random, error = torch.tensor(draws).mean(), torch.tensor(draws).std() / 5**0.5

@@ -22,7 +22,8 @@ from hf_condense.engine import Engine
 from hf_condense.errors import ArtefactError, ConfigError
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.evaluation.student_trainer import StudentTrainer
-from hf_condense.evaluation.students import train_student
+from hf_condense.evaluation.students import StudentScorer
+from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.files import load_tensors
 from hf_condense.methods import METHODS, list_methods, method_class
 from hf_condense.methods.base import Context
@@ -435,16 +436,15 @@ def test_two_stages_of_trajectories_on_digits(tmp_path):
     assert abs(made.learned["lr"][1] / 0.05 - 1) < 0.1
 
     protocol = get_protocol("pdd-mtt", epochs=100, stage_epochs=100, siamese=())
+    test_labels = torch.from_numpy(splits.test.labels)
+    scorer = StudentScorer(protocol, source.plain_spec, splits.test.decoded(), test_labels, CPU, flip=False)
     top1 = []
     for last in (1, 2):
         seen = made.stages <= last
-        top1.append(
-            train_student(
-                name, made.pixels[seen], made.labels[seen], "hard", protocol=protocol, test_images=splits.test.decoded(),
-                test_labels=torch.from_numpy(splits.test.labels), num_classes=10, key=KEY, device=CPU, mean=source.mean,
-                std=source.std, flip=False, stages=made.stages[seen], rates=made.learned["lr"][:last],
-            ).top1
-        )  # fmt: skip
+        found = TrainingSet(
+            made.pixels[seen], made.labels[seen], stages=made.stages[seen], rates=made.learned["lr"][:last]
+        )
+        top1.append(scorer.train(name, found, KEY).top1)
     assert top1[1] >= top1[0] - 0.005 and top1[0] > 0.7, top1
 
 
