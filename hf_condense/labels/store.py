@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +23,11 @@ from hf_condense.files import canonical_json, remove_leftovers, sha256_file
 from hf_condense.labels.columns import epoch_table, expected_bytes, write_epochs
 from hf_condense.labels.encodings import encoding_of
 from hf_condense.labels.formats import kept_epochs, store_format
+from hf_condense.labels.labelled_views import LabelledViews
 from hf_condense.labels.regeneration import CLOSE, probe_table, probes
 from hf_condense.labels.replay import FORMAT, LabelStore, file_name
 from hf_condense.labels.teacher import Ensemble
-from hf_condense.labels.views import batch_sizes, part_size, view_batches
+from hf_condense.labels.views import part_size
 from hf_condense.processes import Processes
 from hf_condense.progress import Progress
 from hf_condense.records.base import read_record, write_record
@@ -75,59 +76,34 @@ def write_store(
     check(images.dtype == torch.uint8, "images", str(images.dtype), "the published uint8 images")
     check(dtype in ("float16", "float32"), "label dtype", dtype, "float16, float32")
     check(epochs >= 1, "label_epochs", epochs, "1 or more")
-    form, published = form or store_format(LabelSettings()), image_digest(images)
+    form = form or store_format(LabelSettings())
+    kept, virtual, parts = kept_epochs(form, key, epochs), form["store"] == "virtual", form.get("accumulation", 1)
+    number = "float32" if virtual else dtype
+    settings = _described(images, policy, form, number, teacher.num_classes, list(key.parts), teacher.describe())
     images, labels = decode_set(images, labels, formation_factor)
-    kept, virtual = kept_epochs(form, key, epochs), form["store"] == "virtual"
-    settings = {
-        **form,
-        "kind": "logits",
-        "temperature": None,
-        "dtype": "float32" if virtual else dtype,
-        "classes": teacher.num_classes,
-        "policy": asdict(policy),
-        "key": list(key.parts),
-        "images_sha256": published,
-        "teacher": teacher.describe(),
-    }
     settings |= _extent(settings, images, batch_size, len(kept), limit)
-    parts = form.get("accumulation", 1)
-    check(1 <= parts <= settings["batch_size"], "accumulation", parts, f"up to the batch of {settings['batch_size']}")
-    if len(kept) < epochs:
-        settings["kept"] = kept
-    if virtual:
-        settings |= {"close": CLOSE, "epochs_per_file": epochs, "epochs_per_group": epochs}
-    if formation_factor > 1:
-        settings["formation_factor"] = formation_factor
-    teacher.to(device)
-    images, labels = images.to(device), labels.to(device)
-    size, encoding = settings["batch_size"], encoding_of(settings)
-    part = part_size(size, parts)
-
-    number = getattr(torch, settings["dtype"])
-
-    def labelled(epoch: int) -> Iterator[tuple[Tensor, Views, Tensor]]:
-        finite = torch.ones((), dtype=torch.bool, device=device)
-        for index, views, batch in view_batches(images, labels, policy, key, epoch, size, limit=limit):
-            logits = teacher.logits(batch.images, batch_sizes(len(index), part))
-            finite &= logits.to(number).isfinite().all()  # read once an epoch: each read waits for the device
-            if virtual and not finite:  # a few batches are kept of these, so the end may never be reached
-                refuse(epoch)
-            yield index, views, logits
-        if not finite:
-            refuse(epoch)
-
-    def refuse(epoch: int) -> None:
-        for _, _, batch in view_batches(images, labels, policy, key, epoch, size, limit=limit):
-            if not teacher.logits(batch.images).to(number).isfinite().all():
-                teacher.refuse(batch.images)
+    settings |= _exceptions(kept, epochs, virtual, formation_factor)
+    size = settings["batch_size"]
+    check(1 <= parts <= size, "accumulation", parts, f"up to the batch of {size}")
+    labelled = LabelledViews(
+        images.to(device),
+        labels.to(device),
+        teacher.to(device),
+        policy,
+        key,
+        batch_size=size,
+        part=part_size(size, parts),
+        limit=limit,
+        number=getattr(torch, number),
+        first_few=virtual,
+    )
 
     def table(position: int) -> pa.Table:
-        return epoch_table(kept[position], labelled(kept[position]), encoding, form["views"])
+        if virtual:
+            return probe_table(probes(labelled, epochs))
+        return epoch_table(kept[position], labelled(kept[position]), encoding_of(settings), form["views"])
 
-    def probed(position: int) -> pa.Table:
-        return probe_table(probes(labelled, epochs))
-
-    return _write_files(Path(folder), settings, probed if virtual else table, accelerator, progress)
+    return _write_files(Path(folder), settings, table, accelerator, progress)
 
 
 def write_given(
@@ -154,20 +130,35 @@ def write_given(
         temperature: that softened the probabilities; students then get logits from before it.
         dtype: "float16" or "float32".
     """
-    settings = {
-        **store_format(LabelSettings()),
+    form = store_format(LabelSettings())
+    settings = _described(images, policy, form, dtype, classes, [], teacher, kind, temperature)
+    settings |= _extent(settings, images, batch_size, epochs, None)
+    return _write_files(Path(folder), settings, lambda epoch: epoch_table(epoch, given(epoch), encoding_of(settings)))
+
+
+def _described(
+    images: Tensor,
+    policy: ViewPolicy,
+    form: dict[str, Any],
+    dtype: str,
+    classes: int,
+    key: list[Any],
+    teacher: dict[str, Any],
+    kind: str = "logits",
+    temperature: float | None = None,
+) -> dict[str, Any]:
+    """What the labels of a store are, and which views of which published images they are of."""
+    return {
+        **form,
         "kind": kind,
         "temperature": temperature,
         "dtype": dtype,
         "classes": classes,
         "policy": asdict(policy),
-        "key": [],
+        "key": key,
         "images_sha256": image_digest(images),
         "teacher": teacher,
     }
-    settings |= _extent(settings, images, batch_size, epochs, None)
-
-    return _write_files(Path(folder), settings, lambda epoch: epoch_table(epoch, given(epoch), encoding_of(settings)))
 
 
 def _extent(settings: dict, images: Tensor, batch_size: int, epochs: int, limit: int | None) -> dict[str, Any]:
@@ -191,6 +182,16 @@ def _extent(settings: dict, images: Tensor, batch_size: int, epochs: int, limit:
         "epochs_per_group": group,
         "epochs_per_file": max(group, min(epochs, FILE_BYTES // one // group * group)),
     }
+
+
+def _exceptions(kept: Sequence[int], epochs: int, virtual: bool, formation_factor: int) -> dict[str, Any]:
+    """Settings that only some stores have, or have otherwise: of fewer epochs, of probes alone, of decoded tiles."""
+    found: dict[str, Any] = {"kept": kept} if len(kept) < epochs else {}
+    if virtual:
+        found |= {"close": CLOSE, "epochs_per_file": epochs, "epochs_per_group": epochs}
+    if formation_factor > 1:
+        found["formation_factor"] = formation_factor
+    return found
 
 
 def _write_files(
