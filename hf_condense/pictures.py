@@ -12,7 +12,7 @@ from hf_condense.config import DataSettings, check
 from hf_condense.data.images import ImageSource
 from hf_condense.data.names import KNOWN, canonical_name
 from hf_condense.data.randomness import Key
-from hf_condense.data.source import open_source
+from hf_condense.data.source import SOURCE_KEY, open_source
 from hf_condense.hub import figures
 from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.reproduction import recipe
@@ -86,7 +86,7 @@ def _real(data: DistilledDataset, labels: Tensor, dataset: str | None) -> dict[s
         settings = recipe(data.content, {"dataset": dataset} if dataset else {})
     names = DataSettings.__dataclass_fields__
     given = {name: convert(DataSettings, name, value) for name, value in settings.items() if name in names}
-    train = open_source(DataSettings(**given), Key(0, "data")).train
+    train = open_source(DataSettings(**given), SOURCE_KEY).train
     _check_same(train, data, dataset)
     baseline = any(line["row"] == "random" for line in (data.content.get("scores") or {}).get("table", []))
     return real_rows(train, labels, Key(settings.get("seed", 0)), baseline)

@@ -28,6 +28,8 @@ __all__ = ["ImageSource", "PixelFormat", "SourceInfo", "Splits", "open_source"]
 logger = logging.getLogger(__name__)
 
 
+# of all draws from a source: neither its split nor a part of it depends on the seed of a run
+SOURCE_KEY = Key(0, "data")
 TEST_NAMES = ("test", "validation", "valid", "val", "dev", "eval")
 
 

@@ -20,6 +20,7 @@ from hf_condense.files import atomic_path, fingerprint, read_json, write_json
 from hf_condense.labels.formats import store_format
 from hf_condense.labels.store import LabelStore, write_store
 from hf_condense.labels.teacher import Ensemble
+from hf_condense.models.linear_probe import is_probe
 from hf_condense.models.training import evaluate_top1
 from hf_condense.processes import Processes
 from hf_condense.progress import Progress
@@ -46,7 +47,7 @@ class Grid:
 
     Args:
         sets: row -> its sets.
-        probes: students by their short names.
+        students: short name -> student.
         teacher: of the regimes "stored" and "online".
         key: of the students' draws.
         folder: of the scores.
@@ -57,7 +58,7 @@ class Grid:
     """
 
     sets: dict[str, list[ImageSet]]
-    probes: dict[str, str]
+    students: dict[str, str]
     scorer: StudentScorer
     teacher: Ensemble | None
     key: Key
@@ -73,7 +74,8 @@ class Grid:
         self.shared = [VERSION, list(self.key.parts), self.settings, self.test_digest]
         self.shared += [self.scorer.whitening.facts] if self.scorer.whitening is not None else []
         images = next(iter(self.sets.values()))[0].images
-        self.probed = {name: Probed.load(student, images, self.scorer) for name, student in self.probes.items()}
+        probes = {name: student for name, student in self.students.items() if is_probe(student)}
+        self.probed = {name: Probed.load(student, images, self.scorer) for name, student in probes.items()}
         self.weights = {name: probed.backbone.sha256() for name, probed in self.probed.items()}
 
     def label(self, cells: list[Cell], asked: LabelSettings) -> None:
@@ -192,7 +194,7 @@ class Grid:
         if probed and shows_whole_images(self.protocol) and found.stages is None and of_images:
             return probed.train(found, self.protocol, key, self.scorer.keep), row.bytes
         result = self.scorer.train(
-            self.probes.get(cell.student, cell.student),
+            self.students[cell.student],
             found,
             key,
             title=title,

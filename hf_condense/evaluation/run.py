@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,10 +82,8 @@ def score(
     for regime in regimes:
         protocol.check_regime(regime)
     sets = _sets(rows, protocol, regimes, ipc * spec.num_classes, teacher)
-    probes = {short_name(student): student for student in students if is_probe(student)}
-    students = [short_name(student) for student in students]
-    check(len({*students}) == len(students), "students", students, "names that differ without the folders above them")
-    cells = _cells(sets, students, regimes, range(seeds) if isinstance(seeds, int) else seeds)
+    names = _short_names(students)
+    cells = _cells(sets, names, regimes, range(seeds) if isinstance(seeds, int) else seeds)
     check(
         len(cells) > 0, "regimes", list(regimes), "a teacher, or labels of their own for some rows", "--regimes hard"
     )
@@ -95,17 +93,28 @@ def score(
     scorer = StudentScorer(protocol, spec, test_images, test_labels, device, **shared)
     # as they have always been named in the fingerprints of cells
     settings = {"image_size": spec.image_size, "mean": spec.mean, "std": spec.std, **student_settings}
-    grid = Grid(sets, probes, scorer, teacher, key, Path(scores_folder), test, settings, accelerator, whole)
+    grid = Grid(sets, names, scorer, teacher, key, Path(scores_folder), test, settings, accelerator, whole)
     grid.label(cells, label_settings or LabelSettings())
     grid.train(cells)
-    notes = {name: row[0].note for name, row in sets.items() if row[0].note}
-    students_scored = [read_json(grid.path(cell)) for cell in cells]
-    files = [grid.predictions_path(cell) for cell in cells]
-    reference = baseline if baseline in sets else None
-    table = ScoreTable(students_scored, asdict(protocol), reference, grid.teacher_top1(), notes, files)
+    table = _table(grid, cells, baseline if baseline in sets else None)
     if grid.processes.main:
         table.save(scores_folder)
     return table
+
+
+def _table(grid: Grid, cells: Sequence[Cell], baseline: str | None) -> ScoreTable:
+    """The scores of finished cells."""
+    notes = {name: row[0].note for name, row in grid.sets.items() if row[0].note}
+    scored = [read_json(grid.path(cell)) for cell in cells]
+    files = [grid.predictions_path(cell) for cell in cells]
+    return ScoreTable(scored, asdict(grid.protocol), baseline, grid.teacher_top1(), notes, files)
+
+
+def _short_names(students: Sequence[str]) -> dict[str, str]:
+    """Name in the table -> student, in their order."""
+    names = [short_name(student) for student in students]
+    check(len({*names}) == len(names), "students", names, "names that differ without the folders above them")
+    return dict(zip(names, students))
 
 
 def _sets(
@@ -138,7 +147,7 @@ def _as_labelled(found: ImageSet, regimes: Sequence[str]) -> ImageSet:
 
 
 def _cells(
-    sets: dict[str, list[ImageSet]], students: Sequence[str], regimes: Sequence[str], seeds: Sequence[int]
+    sets: dict[str, list[ImageSet]], students: Iterable[str], regimes: Sequence[str], seeds: Sequence[int]
 ) -> list[Cell]:
     """The students of the grid. Class means stand for those of probes with hard labels."""
     return [

@@ -87,13 +87,38 @@ def push_student(
         HubError: the Hub refuses, or cannot be reached.
     """
     content = data.content
+    student = _publishable(model, data, mean, std)
+    check(0 <= top1 <= 1, "top1", top1, "a share from 0 to 1")
+    training = content["training"]
+    protocol, epochs = protocol or training["protocol"], training.get("epochs") if epochs is None else epochs
+    check(epochs is not None, "epochs", epochs, "epochs of the training, which this set does not record")
+    facts = _facts(student, data, dataset, top1, epochs, repo_id)
+    taught = {
+        "set": title(content),
+        "revision": dataset_revision,
+        "regime": regime,
+        "protocol": protocol,
+        "on": content["source"],
+    }
+    target = Target.of_source(content["source"], private, public, dry_run)
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(student, Path(folder), facts.image_size)
+        files: dict[str, Path | bytes] = {p.name: p for p in sorted(Path(folder).iterdir())}
+        files["README.md"] = render(facts, "student_model", taught=taught).encode()
+        files |= _results(content, dataset, top1, taught, board, target.api)
+        return target.send(repo_id, "model", files, f"{student.name} trained on {dataset}")
+
+
+def _publishable(
+    model: ImageModel | nn.Module, data: DistilledDataset, mean: Sequence[float], std: Sequence[float]
+) -> ImageModel:
+    """The student as a network that others can build, for the classes of the set."""
     if not isinstance(model, ImageModel):
-        channels = content["images"]["channels"]
+        channels = data.content["images"]["channels"]
         model = as_image_model(model, class_names=data.class_names, channels=channels, mean=mean, std=std)
     if model.build is None:
         allowed = "one that load_model made, so that others can build it"
         raise ConfigError("model", model.name, allowed, "load it with load_model")
-    check(0 <= top1 <= 1, "top1", top1, "a share from 0 to 1")
     check(model.num_classes == len(data.class_names), "model", model.name, f"one for {len(data.class_names)} classes")
     check(
         model.class_names in (None, tuple(data.class_names)),
@@ -102,40 +127,30 @@ def push_student(
         f"one for {', '.join(data.class_names[:5])} ...",
         "load it with class_names=data.class_names",
     )
-    source, training = content["source"], content["training"]
-    protocol, epochs = protocol or training["protocol"], training.get("epochs") if epochs is None else epochs
-    check(epochs is not None, "epochs", epochs, "epochs of the training, which this set does not record")
-    facts = ModelCardFacts(
-        name=model.name,
-        library=model.build["library"],
-        architecture=model.build["architecture"],
+    return model
+
+
+def _facts(
+    student: ImageModel, data: DistilledDataset, dataset: str, top1: float, epochs: int, repo_id: str
+) -> ModelCardFacts:
+    """What its card says."""
+    return ModelCardFacts(
+        name=student.name,
+        library=student.build["library"],
+        architecture=student.build["architecture"],
         dataset=dataset,
         class_names=tuple(data.class_names),
-        image_size=content["images"]["height"],
-        channels=model.channels,
-        parameters=model.parameter_count,
+        image_size=data.content["images"]["height"],
+        channels=student.channels,
+        parameters=student.parameter_count,
         top1=top1,
         epochs=epochs,
-        source=model.source,
-        sha256=model.sha256(),
-        license=source.get("license"),
+        source=student.source,
+        sha256=student.sha256(),
+        license=data.content["source"].get("license"),
         kind="student",
         repo_id=repo_id,
     )
-    taught = {
-        "set": title(content),
-        "revision": dataset_revision,
-        "regime": regime,
-        "protocol": protocol,
-        "on": source,
-    }
-    target = Target.of_source(source, private, public, dry_run)
-    with tempfile.TemporaryDirectory() as folder:
-        write_checkpoint(model, Path(folder), facts.image_size)
-        files: dict[str, Path | bytes] = {p.name: p for p in sorted(Path(folder).iterdir())}
-        files["README.md"] = render(facts, "student_model", taught=taught).encode()
-        files |= _results(content, dataset, top1, taught, board, target.api)
-        return target.send(repo_id, "model", files, f"{model.name} trained on {dataset}")
 
 
 def _results(

@@ -12,8 +12,7 @@ from huggingface_hub import HfApi
 from hf_condense.config import DataSettings, SqueezeSettings, check
 from hf_condense.data.cache import cache_folder
 from hf_condense.data.names import KNOWN, canonical_name
-from hf_condense.data.randomness import Key
-from hf_condense.data.source import open_source
+from hf_condense.data.source import SOURCE_KEY, open_source
 from hf_condense.evaluation.protocols import get_protocol
 from hf_condense.files import atomic_path, write_text
 from hf_condense.hub.commits import commit
@@ -102,7 +101,7 @@ def init_board(folder: Path | str, name: str, settings: BoardSettings) -> Board:
 
 def _source(folder: Path, id: str, settings: BoardSettings) -> BoardSource:
     known = KNOWN.get(canonical_name(id))
-    splits = open_source(DataSettings(dataset=id, max_per_class=settings.max_per_class), Key(0, "data"))
+    splits = open_source(DataSettings(dataset=id, max_per_class=settings.max_per_class), SOURCE_KEY)
     train, test = splits.train, splits.test
     flip = known.flip if known else True
     name = Path(id).name

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from hf_condense.config import DataSettings, check
-from hf_condense.data.randomness import Key
-from hf_condense.data.source import Splits, open_source
+from hf_condense.data.source import SOURCE_KEY, Splits, open_source
 from hf_condense.hub.models import fetch_model
 from hf_condense.leaderboard.board import BoardSource
 from hf_condense.leaderboard.place import Place
@@ -26,7 +25,7 @@ def open_board_source(source: BoardSource) -> Splits:
             image_size=source.image_size,
             max_per_class=source.max_per_class,
         ),
-        Key(0, "data"),
+        SOURCE_KEY,
     )
     for name, found, expected in (
         ("training images", splits.train.fingerprint, source.fingerprint),

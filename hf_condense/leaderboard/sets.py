@@ -15,8 +15,7 @@ from PIL import Image
 
 from hf_condense.config import check
 from hf_condense.data.drawing import scored_on
-from hf_condense.data.randomness import Key
-from hf_condense.data.source import ImageSource
+from hf_condense.data.source import SOURCE_KEY, ImageSource
 from hf_condense.errors import ArtefactError
 from hf_condense.evaluation.image_set import ImageSet
 from hf_condense.files import fingerprint
@@ -205,7 +204,7 @@ def _scored_on(content: dict, test: ImageSource) -> ImageSource:
     most = (content["config"].get("data") or {}).get("max_test")
     if not isinstance(most, int) or most < 1:
         return test
-    return test.subset(scored_on(test.labels, most, Key(0, "data")))
+    return test.subset(scored_on(test.labels, most, SOURCE_KEY))
 
 
 def _encoded(place: Path, side: int) -> Iterator[int]:

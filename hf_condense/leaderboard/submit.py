@@ -17,7 +17,7 @@ from hf_condense.leaderboard.own_labels import own_columns
 from hf_condense.leaderboard.place import Place, author_of, open_place
 from hf_condense.leaderboard.predictions import describe_predictions, write_predictions
 from hf_condense.leaderboard.pushed_students import check_pushing, publish_students
-from hf_condense.leaderboard.result import FORMAT, BoardRef, Content, Result, Submitted
+from hf_condense.leaderboard.result import FORMAT, BoardRef, Content, Cost, Result, Submitted
 from hf_condense.leaderboard.scoring import BoardScorer, columns_of
 from hf_condense.leaderboard.sets import CondensedSet, open_set
 from hf_condense.leaderboard.stamp import provenance, today
@@ -95,21 +95,7 @@ def submit(
     else:
         costs = cost_of(sets, scorer.device, tuned_on, tuning_trials)
         columns, predictions = _scored(scorer, sets, ipc, count, own_labels)
-        content = Content(
-            format=FORMAT,
-            board=BoardRef(board.name, board.fingerprint),
-            kind="submission",
-            scope="method" if len(sets) > 1 else "set",
-            method=method_facts(sets[0]),
-            sets=tuple(s.ref(by) for s in sets),
-            source=scorer.source.name,
-            ipc=ipc,
-            columns=tuple(columns),
-            cost=costs,
-            provenance=provenance(),
-            predictions=describe_predictions(predictions),
-            supersedes=supersedes,
-        )
+        content = _content(scorer, sets, ipc, by, columns, predictions, costs, supersedes)
         result, where = Result.of(content, Submitted(by, today())), None
         if not dry_run:
             files = _files(place, result, predictions, sets)
@@ -117,6 +103,34 @@ def submit(
             where = place.add(files, title, create_pr=place.repo is not None)
     pushed = publish_students(scorer, place, result, sets) if push_students and not dry_run else []
     return Submission(result, verdict_table(result, bank, board), where, tuple(pushed))
+
+
+def _content(
+    scorer: BoardScorer,
+    sets: Sequence[CondensedSet],
+    ipc: int,
+    by: str,
+    columns: Sequence[Column],
+    predictions: bytes,
+    costs: Cost,
+    supersedes: str | None,
+) -> Content:
+    """What the result says, whoever submits it."""
+    return Content(
+        format=FORMAT,
+        board=BoardRef(scorer.board.name, scorer.board.fingerprint),
+        kind="submission",
+        scope="method" if len(sets) > 1 else "set",
+        method=method_facts(sets[0]),
+        sets=tuple(s.ref(by) for s in sets),
+        source=scorer.source.name,
+        ipc=ipc,
+        columns=tuple(columns),
+        cost=costs,
+        provenance=provenance(),
+        predictions=describe_predictions(predictions),
+        supersedes=supersedes,
+    )
 
 
 def _scored(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy
 from hf_condense.methods.base import Context, Method
+from hf_condense.methods.experts import experts_of
 from hf_condense.methods.matching_family import DSA_FAMILIES
-from hf_condense.models.experts import ExpertBuffer, ExpertRecipe, train_experts
+from hf_condense.models.experts import ExpertBuffer, ExpertRecipe
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.models.made_up_experts import MadeUpExperts
 from hf_condense.objectives.inner_loop import exact_gradient
@@ -116,16 +117,7 @@ class MTT(Method):
         recipe = ExpertRecipe(
             s.trained_epochs, s.expert_lr, batch=s.expert_batch, families=self._families(context), dtype=s.expert_dtype
         )
-        return train_experts(
-            context.fresh,
-            context.train,
-            recipe,
-            count,
-            key=context.key / "experts",
-            device=context.device,
-            accelerator=context.accelerator,
-            folder=s.expert_folder if context.fresh.untrained else None,
-        )
+        return experts_of(context, recipe, count, s.expert_folder)
 
     def stand_in(self, shard: Shard, context: Context) -> MadeUpExperts:
         return MadeUpExperts.of(context.fresh(context.key), self.settings.trained_epochs)

@@ -9,9 +9,10 @@ from hf_condense.config import check, check_choices, setting
 from hf_condense.data.siamese import FAMILIES, SiamesePolicy
 from hf_condense.methods.base import Context
 from hf_condense.methods.dm import CLASSES, DM
+from hf_condense.methods.experts import experts_of
 from hf_condense.methods.formations import tiles_of_random
 from hf_condense.methods.matching_family import CLASSIC, DSA_FAMILIES
-from hf_condense.models.experts import ExpertBuffer, ExpertRecipe, train_experts
+from hf_condense.models.experts import ExpertBuffer, ExpertRecipe
 from hf_condense.models.interpolated import InterpolatedNetworks
 from hf_condense.models.made_up_experts import MadeUpExperts
 from hf_condense.objectives.characteristic import Characteristic, CharacteristicMatching
@@ -98,16 +99,7 @@ class NCFM(DM):
         s = self.settings
         families = tuple(f for f in s.network_families if f != "flip" or context.flip)
         recipe = ExpertRecipe(s.network_epochs, s.network_lr, 0.9, 5e-4, s.network_batch, families)
-        return train_experts(
-            context.fresh,
-            context.train,
-            recipe,
-            s.trainings,
-            key=context.key / "experts",
-            device=context.device,
-            accelerator=context.accelerator,
-            folder=s.network_folder if context.fresh.untrained else None,
-        )
+        return experts_of(context, recipe, s.trainings, s.network_folder)
 
     def stand_in(self, shard: Shard, context: Context) -> MadeUpExperts:
         return MadeUpExperts.of(context.fresh(context.key), self.settings.network_epochs)

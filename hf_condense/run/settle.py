@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from hf_condense.config import DataSettings
 from hf_condense.data.names import KNOWN, canonical_name
 from hf_condense.data.randomness import Key
-from hf_condense.data.source import Splits, open_source
+from hf_condense.data.source import SOURCE_KEY, Splits, open_source
 from hf_condense.data.whitening import Whitening, fitted_whitening
 from hf_condense.evaluation.protocol import Protocol
 from hf_condense.evaluation.protocols import get_protocol
@@ -73,7 +73,7 @@ def _settled(method: str | Method | None, dataset: Any, flags: Mapping[str, Any]
 
     def open_once(data: DataSettings) -> Splits:
         if data not in opened:
-            opened[data] = open_source(data, Key(0, "data"), given)
+            opened[data] = open_source(data, SOURCE_KEY, given)
         return opened[data]
 
     def facts(data: DataSettings) -> tuple[int, int]:

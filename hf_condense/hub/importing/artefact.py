@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hf_condense.config import check
 from hf_condense.data.names import KNOWN, canonical_name
+from hf_condense.data.source import SourceInfo
 from hf_condense.errors import ArtefactError
 from hf_condense.files import sha256_file
 from hf_condense.hub.artefact import Artefact, write_artefact
@@ -81,48 +83,55 @@ def import_set(
     check(replaceable, "output_dir", str(output_dir), "a new folder, or a distilled dataset to replace")
     info = UNKNOWN if method is None else method_info(method)
     source = source_of(dataset, class_names and Path(class_names))
-    root, commit = Path(path), None
-    if kind == "parquet" and not root.exists():
-        root = _fetched(str(path), revision)
-        commit = root.name  # a snapshot in the cache is named by its commit
+    root, commit = _files(kind, path, revision)
     if kind == "tensors":
         found = read_tensors(root, source.class_names, published_scale(dataset) if pixels == "normalised" else None)
     else:
         found = READERS[kind](root, source.class_names)
-    labels = Path(soft_labels) if soft_labels is not None else None
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     # beside the result: the store's files are linked into it, which only works on one disk
     with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}.", suffix=".part", dir=output_dir.parent) as scratch:
         store, hashes = None, {"images": file_hashes(found.files, root)}
-        if labels is not None:
+        if soft_labels is not None:
+            labels = Path(soft_labels)
             store = write_fkd_store(labels, Path(scratch), found.images, found.labels, len(source.class_names))
             hashes["soft_labels"] = file_hashes(sorted(labels.glob("epoch_*/batch_*.tar")), labels)
-        content = gather_content(
-            method=replace(info, title=f"{info.title}, {UNVERIFIED}", summary=_summary(info, kind, store)),
-            config={},
-            source=source,
-            models=[],
-            regimes=["hard", *["stored"] * bool(store)],
-            training=_training(found, store),
-            store=store and store.settings,
-            imported=portable(
-                {"verified": False, "kind": kind, "place": str(path), "revision": commit, "sha256": hashes}
-            ),
-        )
-        record = gather_record({}, torch.device("cpu"))
-        write_artefact(
-            output_dir,
-            Artefact(
-                found.images,
-                found.labels,
-                list(source.class_names),
-                content,
-                record,
-                float_images=found.float_images,
-                store_folder=store and Path(scratch),
-            ),
-        )
+        imported = {"verified": False, "kind": kind, "place": str(path), "revision": commit, "sha256": hashes}
+        write_artefact(output_dir, _artefact(found, store, info, source, imported))
     return output_dir
+
+
+def _files(kind: str, path: Path | str, revision: str | None) -> tuple[Path, str | None]:
+    """The file or folder of a set on this machine, and the commit of one that is on the Hub."""
+    if kind != "parquet" or Path(path).exists():
+        return Path(path), None
+    fetched = _fetched(str(path), revision)
+    return fetched, fetched.name  # a snapshot in the cache is named by its commit
+
+
+def _artefact(
+    found: FoundSet, store: LabelStore | None, info: MethodInfo, source: SourceInfo, imported: dict[str, Any]
+) -> Artefact:
+    """The set with the provenance of an imported one; `imported` says from where, and sha256 of its files."""
+    content = gather_content(
+        method=replace(info, title=f"{info.title}, {UNVERIFIED}", summary=_summary(info, imported["kind"], store)),
+        config={},
+        source=source,
+        models=[],
+        regimes=["hard", *["stored"] * bool(store)],
+        training=_training(found, store),
+        store=store and store.settings,
+        imported=portable(imported),
+    )
+    return Artefact(
+        found.images,
+        found.labels,
+        list(source.class_names),
+        content,
+        gather_record({}, torch.device("cpu")),
+        float_images=found.float_images,
+        store_folder=store and store.folder,
+    )
 
 
 def published_scale(dataset: str) -> tuple[Sequence[float], Sequence[float]]:
