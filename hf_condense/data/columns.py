@@ -57,18 +57,22 @@ def find_image_column(features: Any, named: str | None) -> str:
     found: list[str] = []
     for fits in forms:
         found = found or [name for name, feature in features.items() if fits(name, feature)]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    if not found:
+        raise DataError("image_column", None, f"a column of images; {_listed(features)}", _image_step(features))
+    return _only(found, "image_column", "images")
+
+
+def _only(found: list[str], setting: str, held: str) -> str:
+    """The one column found; DataError where several hold the same."""
+    if len(found) > 1:
         raise DataError(
-            "image_column", None, f"one of {', '.join(found)}: all hold images", "say which one with --image_column"
+            setting, None, f"one of {', '.join(found)}: all hold {held}", f"say which one with --{setting}"
         )
-    raise DataError(
-        "image_column",
-        None,
-        f"a column of images; the columns are {', '.join(features) or 'none'}",
-        _image_step(features),
-    )
+    return found[0]
+
+
+def _listed(features: Any) -> str:
+    return f"the columns are {', '.join(features) or 'none'}"
 
 
 def _image_step(features: Any) -> str:
@@ -112,18 +116,9 @@ def find_label_column(features: Any, named: str | None) -> str:
     found = [n for n, f in features.items() if isinstance(f, ClassLabel)]
     if not found:
         found = [n for n in LABEL_NAMES if n in features and _is_label(features[n])][:1]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise DataError(
-            "label_column", None, f"one of {', '.join(found)}: all hold labels", "say which one with --label_column"
-        )
-    raise DataError(
-        "label_column",
-        None,
-        f"a column of class labels; the columns are {', '.join(features) or 'none'}",
-        _label_step(features),
-    )
+    if not found:
+        raise DataError("label_column", None, f"a column of class labels; {_listed(features)}", _label_step(features))
+    return _only(found, "label_column", "labels")
 
 
 def _label_step(features: Any) -> str:

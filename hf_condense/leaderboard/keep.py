@@ -21,7 +21,7 @@ from hf_condense.leaderboard.board import FILE, Bank, Board, BoardProtocol, Boar
 from hf_condense.leaderboard.board_file import read_board, write_board
 from hf_condense.leaderboard.scoring import KEY
 from hf_condense.models.checkpoints import read_checkpoint, write_checkpoint
-from hf_condense.models.pool import squeeze
+from hf_condense.models.pool import PoolTraining, squeeze
 
 FRAMEWORK = "hf-condense"
 TEACHERS = "teachers"
@@ -111,18 +111,11 @@ def _source(folder: Path, id: str, settings: BoardSettings) -> BoardSource:
         if not place.exists():
             asked = SqueezeSettings(base_model=(settings.teacher_model,), squeeze_epochs=settings.teacher_epochs)
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            pool = squeeze(
-                asked,
-                train,
-                test,
-                image_size=train.image_size,
-                key=KEY / "teacher",
-                device=device,
-                cache_folder=cache_folder(),
-                flip=flip,
+            training = PoolTraining(
+                asked, train, test, train.image_size, KEY / "teacher", device, cache_folder(), flip
             )
             with atomic_path(place) as temporary:
-                write_checkpoint(pool.members[0].model, temporary, train.image_size)
+                write_checkpoint(squeeze(training).members[0].model, temporary, train.image_size)
         teacher = _teacher(place, splits)
     return BoardSource(
         name=name,

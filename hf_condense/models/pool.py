@@ -34,85 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["POOL_VERSION", "ModelPool", "PoolMember", "PoolTraining", "squeeze"]
 
 
-def squeeze(
-    settings: SqueezeSettings,
-    train: ImageSource,
-    test: ImageSource,
-    *,
-    image_size: int,
-    key: Key,
-    device: torch.device,
-    cache_folder: Path,
-    flip: bool = True,
-    accelerator=None,
-    progress: bool = True,
-    dataset: str = "",
-) -> ModelPool:
-    """Trains every network of `settings.base_model` (or takes its published weights) and measures it on `test`.
-
-    With several processes each network is trained whole on one of them, or, where there are fewer networks than
-    processes and the training is long, on all of them at once; all return the same pool.
-
-    Args:
-        image_size: side in pixels that the networks see.
-        key: determines initialisations, order of images and views.
-        cache_folder: networks are stored in `models/<hash>` there and reused; an interrupted training resumes.
-        flip: whether mirrored images still belong to their class.
-        accelerator: an `accelerate.Accelerator`; its processes share the work.
-        progress: whether bars and results are shown.
-        dataset: id of the source dataset, for the cards.
-
-    Raises:
-        ModelError: a network is unknown, cannot be fetched, does not fit the images, has weights or outputs that are not
-            finite, or is hardly above chance.
-    """
-    names = settings.base_model
-    if len(set(names)) < len(names):
-        raise ModelError("base_model", list(names), "each name once", "drop the repeated names")
-    processes = Processes(accelerator)
-    show = progress and processes.main
-    parallel = DataParallel(accelerator) if _in_parallel(settings, train, processes.world) else None
-    # ranks share the work but not the key: a member is the same network on any process
-    pool = PoolTraining(
-        settings, train, test, image_size, key, device, Path(cache_folder), flip, show, dataset, parallel
-    )
-    if processes.world > 1 and not parallel:
-        for name in processes.share(names):
-            pool.member(name)
-        processes.wait()
-    members = [pool.member(name) for name in names]
-    for member in members:
-        if show:
-            begun = f"weights of {member.source['id']}" if member.source["pretrained"] else "from scratch"
-            tqdm.write(f"squeeze: {member.name} ({begun}), top-1 {100 * member.top1:.1f} % on {len(test)} test images")
-        refuse_chance(member, settings.min_top1_over_chance, train.num_classes)
-    return ModelPool(members)
-
-
-def _in_parallel(settings: SqueezeSettings, train: ImageSource, world: int) -> bool:
-    """Whether every network is trained by all processes at once."""
-    if world == 1 or not settings.squeeze_epochs or settings.squeeze_batch < world:
-        return False
-    if settings.squeeze_parallel is not None:
-        return settings.squeeze_parallel
-    return len(settings.base_model) < world and pays(settings.squeeze_epochs, len(train))
-
-
-def refuse_chance(member: PoolMember, patience: float, num_classes: int) -> None:
-    """Refuses networks near chance: their labels would be noise, which would show only in the scores."""
-    chance = 1 / num_classes
-    # only classes that were learned elsewhere can stand in another order
-    order = "the usual cause is another label order: compare the model's class names with the dataset's; else "
-    if member.top1 < patience * chance:
-        raise ModelError(
-            "base_model",
-            f"{member.name} with top-1 {100 * member.top1:.1f} %",
-            f"{100 * patience * chance:.1f} % or more ({patience} times chance)",
-            f"{order if member.source['pretrained'] else ''}train longer (--squeeze_epochs), lower --squeeze_lr, "
-            "or lower --min_top1_over_chance",
-        )
-
-
 @dataclass(frozen=True)
 class PoolTraining:
     """What the members of a pool share, each of which is trained, measured and kept in a folder of its own.
@@ -120,9 +41,9 @@ class PoolTraining:
     Args:
         image_size: side in pixels that the networks see.
         key: determines initialisations, order of images and views.
-        cache_folder: members are stored in `models/<hash>` there.
+        cache_folder: members are stored in `models/<hash>` there and reused; an interrupted training resumes.
         flip: whether mirrored images still belong to their class.
-        progress: whether bars are shown.
+        progress: whether bars and results are shown.
         dataset: id of the source dataset, for the cards.
         parallel: trains each on all processes at once, which all call `member`.
     """
@@ -267,6 +188,66 @@ class PoolTraining:
         )
         with atomic_path(place) as temporary:
             member.save(temporary)
+
+
+def squeeze(training: PoolTraining, accelerator=None) -> ModelPool:
+    """Trains every network of the settings' `base_model` (or takes its published weights) and measures it.
+
+    With several processes each network is trained whole on one of them, or, where there are fewer networks than
+    processes and the training is long, on all of them at once; all return the same pool.
+
+    Args:
+        accelerator: an `accelerate.Accelerator`; its processes share the work, and the main one alone shows it.
+
+    Raises:
+        ModelError: a network is unknown, cannot be fetched, does not fit the images, has weights or outputs that are not
+            finite, or is hardly above chance.
+    """
+    settings, train = training.settings, training.train
+    names = settings.base_model
+    if len(set(names)) < len(names):
+        raise ModelError("base_model", list(names), "each name once", "drop the repeated names")
+    processes = Processes(accelerator)
+    show = training.progress and processes.main
+    parallel = DataParallel(accelerator) if _in_parallel(settings, train, processes.world) else None
+    # ranks share the work but not the key: a member is the same network on any process
+    training = replace(training, progress=show, parallel=parallel)
+    if processes.world > 1 and not parallel:
+        for name in processes.share(names):
+            training.member(name)
+        processes.wait()
+    members = [training.member(name) for name in names]
+    for member in members:
+        if show:
+            begun = f"weights of {member.source['id']}" if member.source["pretrained"] else "from scratch"
+            count = len(training.test)
+            tqdm.write(f"squeeze: {member.name} ({begun}), top-1 {100 * member.top1:.1f} % on {count} test images")
+        refuse_chance(member, settings.min_top1_over_chance, train.num_classes)
+    return ModelPool(members)
+
+
+def _in_parallel(settings: SqueezeSettings, train: ImageSource, world: int) -> bool:
+    """Whether every network is trained by all processes at once."""
+    if world == 1 or not settings.squeeze_epochs or settings.squeeze_batch < world:
+        return False
+    if settings.squeeze_parallel is not None:
+        return settings.squeeze_parallel
+    return len(settings.base_model) < world and pays(settings.squeeze_epochs, len(train))
+
+
+def refuse_chance(member: PoolMember, patience: float, num_classes: int) -> None:
+    """Refuses networks near chance: their labels would be noise, which would show only in the scores."""
+    chance = 1 / num_classes
+    # only classes that were learned elsewhere can stand in another order
+    order = "the usual cause is another label order: compare the model's class names with the dataset's; else "
+    if member.top1 < patience * chance:
+        raise ModelError(
+            "base_model",
+            f"{member.name} with top-1 {100 * member.top1:.1f} %",
+            f"{100 * patience * chance:.1f} % or more ({patience} times chance)",
+            f"{order if member.source['pretrained'] else ''}train longer (--squeeze_epochs), lower --squeeze_lr, "
+            "or lower --min_top1_over_chance",
+        )
 
 
 def checkpoint_files(name: str) -> dict[str, str]:

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from hf_condense.config import SqueezeSettings, WeakPoolSettings, check, check_pool
 from hf_condense.data.augmentation import VIEW_VERSION, ViewPolicy
 from hf_condense.data.cache import note_use, one_at_a_time
@@ -20,7 +18,7 @@ from hf_condense.files import atomic_path, fingerprint
 from hf_condense.models.checkpoints import read_checkpoint
 from hf_condense.models.image_model import ImageModel
 from hf_condense.models.loading import architecture_name, load_model
-from hf_condense.models.members import MANIFEST, ModelPool, PoolMember
+from hf_condense.models.members import ModelPool, PoolMember
 from hf_condense.models.networks import means_weights
 from hf_condense.models.pool import PoolTraining, copy_place, refuse_chance
 from hf_condense.models.real_training import train_on
@@ -28,31 +26,16 @@ from hf_condense.models.recalibration import recalibrate
 from hf_condense.models.training import FitRecipe
 from hf_condense.processes import Processes
 from hf_condense.progress import Progress
-from hf_condense.records.base import read_record
-from hf_condense.records.networks import PoolManifest
 
 if TYPE_CHECKING:
-    from hf_condense.data.source import ImageSource
+    pass
 
 WEAK_VERSION = 1  # raised when the same settings no longer give the same weak models
 log = logging.getLogger(__name__)
 
 
 def weak_pool(
-    squeeze: SqueezeSettings,
-    weak: WeakPoolSettings,
-    train: ImageSource,
-    test: ImageSource,
-    *,
-    policy: ViewPolicy | None,
-    image_size: int,
-    key: Key,
-    device: torch.device,
-    cache_folder: Path,
-    flip: bool = True,
-    accelerator=None,
-    progress: bool = True,
-    dataset: str = "",
+    training: PoolTraining, weak: WeakPoolSettings, policy: ViewPolicy | None = None, accelerator=None
 ) -> ModelPool:
     """The base model and its weak models (Yu et al., ECCV 2024, arXiv:2410.07579; numbers of this library).
 
@@ -61,10 +44,11 @@ def weak_pool(
     cannot be pruned, which a warning says. All weak models
     get the statistics of their BatchNorms measured again under `policy`; the base is left unchanged.
 
-    Every member is cached by the hash of its inputs, as in `squeeze`, whose arguments are the same; with
-    several processes each is made whole on one of them.
+    Every member is cached by the hash of its inputs, as in `squeeze`; with several processes each is made whole on one
+    of them.
 
     Args:
+        training: that of the base model.
         policy: augmentation of the synthesis; that of the squeeze where None.
 
     Raises:
@@ -72,80 +56,41 @@ def weak_pool(
         ModelError: as `squeeze`; the base cannot be pruned or trained from scratch; or no weak model is within floor
             and ceiling.
     """
+    squeeze, processes = training.settings, Processes(accelerator)
     check_pool(squeeze, weak)
-    weak = _possible(squeeze, weak, train, image_size, key, warn=progress and Processes(accelerator).main)
-    processes = Processes(accelerator)
-    show = progress and processes.main
-    base_training = PoolTraining(
-        squeeze, train, test, image_size, key, device, Path(cache_folder), flip, show, dataset
-    )
-    maker = _Maker(weak, base_training, policy or base_training.policy)
+    training = replace(training, progress=training.progress and processes.main)
+    weak = _possible(training, weak)
+    maker = _Maker(weak, training, policy or training.policy)
     if processes.world > 1:
         if processes.main:
             maker.sources()
         processes.wait()
     base, candidates = maker.sources()
-    refuse_chance(base, squeeze.min_top1_over_chance, train.num_classes)
+    refuse_chance(base, squeeze.min_top1_over_chance, training.train.num_classes)
     if processes.world > 1:
         for candidate in processes.share(candidates):
             maker.member(candidate, base)
         processes.wait()
     members = [maker.member(candidate, base) for candidate in candidates]
-    return ModelPool([base, *_within(members, base, weak, show)])
+    return ModelPool([base, *_within(members, base, weak, training.progress)])
 
 
-def _possible(
-    squeeze: SqueezeSettings, weak: WeakPoolSettings, train: ImageSource, image_size: int, key: Key, warn: bool
-) -> WeakPoolSettings:
+def _possible(training: PoolTraining, weak: WeakPoolSettings) -> WeakPoolSettings:
     """The settings with early copies in place of pruned ones for a base that cannot be pruned."""
     if weak.pool_kind != "post":
         return weak
     from hf_condense.models.pruning import prune  # slow to import, and seldom needed
 
-    images, name = replace(train.spec, image_size=image_size), squeeze.base_model[0]
+    squeeze, size, key = training.settings, training.image_size, training.key
+    images, name = replace(training.train.spec, image_size=size), squeeze.base_model[0]
     base = load_model(name, images, pretrained=squeeze.pretrained, key=key / "initial" / name)
     try:
-        prune(base, min(weak.ratios), key / "weak", weak.importance_noise, image_size)
+        prune(base, min(weak.ratios), key / "weak", weak.importance_noise, size)
     except ModelError as error:
-        if warn:
+        if training.progress:
             log.warning("weak models are copies from the training of the base (--pool_kind prior): %s", error)
         return replace(weak, pool_kind="prior")
     return weak
-
-
-def find_pool(folder: str | Path) -> tuple[Path, dict[str, str]]:
-    """(the pool in a folder that `hf-condense pool` wrote, sha256 of each of its networks).
-
-    Raises:
-        ModelError: there is none.
-    """
-    given = Path(folder).expanduser()
-    for place in (given, given / "pool" / "models"):
-        if (place / MANIFEST).is_file():
-            return place, read_record(place / MANIFEST, PoolManifest)["sha256"]
-    raise ModelError("pool_folder", str(folder), "a folder that `hf-condense pool` wrote", "run that first")
-
-
-def read_pool(folder: str | Path, train: ImageSource) -> ModelPool:
-    """The pool of a folder, for the dataset that it was made for.
-
-    Raises:
-        ModelError: there is none, or it is of networks for other images or classes.
-        ArtefactError: it is damaged.
-    """
-    pool = ModelPool.load(find_pool(folder)[0])
-    for member in pool:
-        there = (member.image_size, member.model.channels, member.model.class_names)
-        wanted = (train.image_size, train.channels, tuple(train.class_names))
-        for what, found, needed in zip(("pixels", "channels", "class names"), there, wanted):
-            if found != needed:
-                raise ModelError(
-                    "pool_folder",
-                    f"{member.name} for {what} {found}",
-                    f"{what} {needed}, which the dataset has",
-                    "make a pool of this dataset with `hf-condense pool`",
-                )
-    return pool
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from hf_condense.hub.card import hub_dataset
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.models.members import POOL_VERSION, ModelPool
 from hf_condense.models.networks import weight_tag
-from hf_condense.models.pool import squeeze
-from hf_condense.models.weak import WEAK_VERSION, find_pool, read_pool, weak_pool
+from hf_condense.models.pool import PoolTraining, squeeze
+from hf_condense.models.pool_folder import find_pool, read_pool
+from hf_condense.models.weak import WEAK_VERSION, weak_pool
 from hf_condense.progress import Progress
 from hf_condense.run.base import Run
 from hf_condense.run.probe import Probe
@@ -65,19 +66,21 @@ class Squeeze(Stage[Networks]):
         weak = run.config.weak
         if weak.pool_folder is not None:
             return read_pool(weak.pool_folder, run.train)
-        shared = {
-            "image_size": run.train.image_size,
-            "key": run.key / "squeeze",
-            "device": run.device,
-            "cache_folder": cache_folder(),
-            "flip": run.flip,
-            "accelerator": run.accelerator,
-            "dataset": hub_dataset(run.splits.info.id) or "",
-        }
+        training = PoolTraining(
+            run.config.squeeze,
+            run.train,
+            run.test,
+            image_size=run.train.image_size,
+            key=run.key / "squeeze",
+            device=run.device,
+            cache_folder=cache_folder(),
+            flip=run.flip,
+            dataset=hub_dataset(run.splits.info.id) or "",
+        )
         if weak.weak:
             policy = run.statistics.policy if run.statistics else None
-            return weak_pool(run.config.squeeze, weak, run.train, run.test, policy=policy, **shared)
-        return squeeze(run.config.squeeze, run.train, run.test, **shared)
+            return weak_pool(training, weak, policy, run.accelerator)
+        return squeeze(training, run.accelerator)
 
     def load(self, run: Run, done: Outputs, folder: Path) -> Networks:
         c, pool, none = run.config.squeeze, ModelPool.load(folder / self.models), ModelPool([])

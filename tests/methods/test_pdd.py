@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import replace
 from functools import cache
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from hf_condense.methods.pdd.chains import ChainedNetworks, Curriculum, Replayed
 from hf_condense.methods.pdd.stage import StageContext
 from hf_condense.methods.pdd.stage_source import forgetting_counts, harder, kept_rows, narrowed, unused
 from hf_condense.models.flat import FlatNetwork
-from hf_condense.models.pool import squeeze
+from hf_condense.models.pool import PoolTraining, squeeze
 from hf_condense.models.statistics import RealStatistics
 from hf_condense.models.statistics_files import write_statistics
 from hf_condense.objectives.union import Frozen, Union
@@ -87,10 +88,8 @@ def students(source, steps: int = 5) -> StudentTrainer:
 def pool():
     source = digits(12)
     settings = SqueezeSettings(base_model=("convnet_d1",), squeeze_epochs=3, squeeze_batch=16, min_top1_over_chance=0)
-    return squeeze(
-        settings, source, source, image_size=8, key=KEY, device=CPU, cache_folder=tempfile.mkdtemp(), flip=False,
-        progress=False,
-    )  # fmt: skip
+    folder = Path(tempfile.mkdtemp())
+    return squeeze(PoolTraining(settings, source, source, 8, KEY, CPU, folder, flip=False, progress=False))
 
 
 def context(base: str, folder, ipc: int = 4, **changes) -> Context:

@@ -13,7 +13,7 @@ from hf_condense.data.randomness import Key
 from hf_condense.data.source import open_source
 from hf_condense.models.checkpoints import read_checkpoint
 from hf_condense.models.data_parallel import LARGE, pays
-from hf_condense.models.pool import squeeze
+from hf_condense.models.pool import PoolTraining, squeeze
 from tests import forked
 
 CPU = torch.device("cpu")
@@ -24,10 +24,9 @@ def trained(folder, processes: int, **changes) -> None:
     from accelerate import Accelerator
 
     splits = open_source(DataSettings(dataset="digits", max_per_class=20, max_test=50), Key(0))
-    pool = squeeze(
-        SqueezeSettings(**{**SETTINGS, **changes}), splits.train, splits.test, image_size=8, key=Key(1), device=CPU,
-        cache_folder=folder, accelerator=Accelerator(cpu=True) if processes > 1 else None, progress=False,
-    )  # fmt: skip
+    settings = SqueezeSettings(**{**SETTINGS, **changes})
+    training = PoolTraining(settings, splits.train, splits.test, 8, Key(1), CPU, folder, progress=False)
+    pool = squeeze(training, Accelerator(cpu=True) if processes > 1 else None)
     assert pool[0].processes == (processes if processes > 1 and changes.get("squeeze_parallel") else None)
 
 

@@ -14,7 +14,7 @@ from hf_condense.data.source import open_source
 from hf_condense.errors import ArtefactError, ModelError
 from hf_condense.models import pool as pool_module
 from hf_condense.models import real_training
-from hf_condense.models.pool import ModelPool, squeeze
+from hf_condense.models.pool import ModelPool, PoolTraining, squeeze
 from hf_condense.models.real_training import training_policy
 from hf_condense.models.training import evaluate_top1
 from tests.forked import finish, fork, noted
@@ -35,9 +35,10 @@ def digits():
     return open_source(DataSettings(dataset="digits", max_per_class=20, max_test=100), Key(0))
 
 
-def make(digits, folder, settings=SETTINGS, key=KEY, **kwargs):
+def make(digits, folder, settings=SETTINGS, key=KEY, accelerator=None, **kwargs):
     plain = {"image_size": 8, "device": CPU, "flip": False, "progress": False}
-    return squeeze(settings, digits.train, digits.test, key=key, cache_folder=folder, **{**plain, **kwargs})
+    training = PoolTraining(settings, digits.train, digits.test, key=key, cache_folder=folder, **{**plain, **kwargs})
+    return squeeze(training, accelerator)
 
 
 @pytest.fixture(scope="module")

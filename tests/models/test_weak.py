@@ -18,8 +18,9 @@ from hf_condense.models import real_training
 from hf_condense.models import weak as weak_module
 from hf_condense.models.cifar_nets import WideResNet
 from hf_condense.models.members import ModelPool
-from hf_condense.models.pool import squeeze
-from hf_condense.models.weak import read_pool, weak_pool
+from hf_condense.models.pool import PoolTraining, squeeze
+from hf_condense.models.pool_folder import read_pool
+from hf_condense.models.weak import weak_pool
 from hf_condense.run.resolve import resolve
 from hf_condense.trainer import CondensationTrainer
 from tests.forked import finish, fork, noted
@@ -57,17 +58,17 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def make(digits, folder, weak, settings=BASE, **kwargs):
-    plain = {"policy": POLICY, "image_size": 8, "device": CPU, "flip": False, "progress": False, "key": KEY}
-    return weak_pool(settings, weak, digits.train, digits.test, cache_folder=folder, **{**plain, **kwargs})
+def training_of(digits, folder, settings=BASE, progress=False) -> PoolTraining:
+    return PoolTraining(settings, digits.train, digits.test, 8, KEY, CPU, folder, flip=False, progress=progress)
+
+
+def make(digits, folder, weak, settings=BASE, policy=POLICY, accelerator=None, progress=False):
+    return weak_pool(training_of(digits, folder, settings, progress), weak, policy, accelerator)
 
 
 @pytest.fixture(scope="module")
 def base(digits, cache):
-    return squeeze(
-        BASE, digits.train, digits.test, image_size=8, key=KEY, device=CPU, cache_folder=cache, flip=False,
-        progress=False,
-    )[0]  # fmt: skip
+    return squeeze(training_of(digits, cache))[0]
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +105,7 @@ def test_copies_are_those_of_one_training_that_ends_in_the_base(prior, base, dig
     alone = make(digits, tmp_path, PRIOR)
     assert hashes(alone) == hashes(prior), "or all from the one training"
     # the copy is the network as it was: a training that stops there ends in its weights
-    short = squeeze(
-        replace(BASE, squeeze_epochs=2), digits.train, digits.test, image_size=8, key=KEY, device=CPU,
-        cache_folder=tmp_path, flip=False, progress=False,
-    )[0]  # fmt: skip
+    short = squeeze(training_of(digits, tmp_path, replace(BASE, squeeze_epochs=2)))[0]
     weights = {k: v for k, v in short.model.state_dict().items() if "running" not in k and "tracked" not in k}
     copy = prior[1].model.state_dict()
     assert all(torch.equal(copy[k], v) for k, v in weights.items())
