@@ -94,8 +94,8 @@ def conduct(options) -> dict:
         cells = score(
             sets, protocol=protocol, students=study.students, regimes=(regime,), seeds=options.sets, ipc=options.ipc,
             teacher=teacher, test_images=test.decoded(), test_labels=torch.from_numpy(test.labels),
-            test_digest=test.fingerprint, spec=base.train.plain_spec, flip=base.flip, key=base.key / "students", device=base.device,
-            scores_folder=options.folder / "rows" / f"ipc{options.ipc}-{options.epochs}" / label.replace(", ", "-"),
+            test_digest=test.fingerprint, spec=base.train.plain_spec, flip=base.flip, key=base.key / "students",
+            device=base.device, scores_folder=options.folder / "rows" / f"ipc{options.ipc}-{options.epochs}" / label.replace(", ", "-"),
         ).cells  # fmt: skip
         found += table(cells, label)
     facts = {

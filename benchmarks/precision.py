@@ -54,7 +54,8 @@ def scored(base, rows: dict, regimes, students, seeds: int, precision: str = "fp
     cells = score(
         rows, protocol=get_protocol("small"), students=students, regimes=regimes, seeds=seeds, ipc=10,
         teacher=base.teacher(), test_images=test.decoded(), test_labels=torch.from_numpy(test.labels),
-        spec=train.plain_spec, flip=base.flip, key=base.key / "students", device=base.device, scores_folder=base.folder / "rows", precision=precision,
+        spec=train.plain_spec, flip=base.flip, key=base.key / "students", device=base.device,
+        scores_folder=base.folder / "rows", precision=precision,
     ).cells  # fmt: skip
     found: dict[tuple, list[float]] = {}
     for cell in sorted(cells, key=lambda cell: cell["seed"]):

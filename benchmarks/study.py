@@ -44,8 +44,8 @@ def scored(study: Study, base: CondensationTrainer, sets: dict[str, list[ImageSe
             {name: sets[name] for name in names}, protocol=get_protocol(study.protocol, **{**study.recipe, **row.recipe}),
             students=study.students, regimes=row.regimes or study.regimes, seeds=study.sets * study.each,
             ipc=study.ipc * factor**2, teacher=base.teacher(), test_images=test.decoded(),
-            test_labels=torch.from_numpy(test.labels), test_digest=test.fingerprint, spec=base.train.plain_spec, flip=base.flip,
-            key=base.key / "students", device=base.device, scores_folder=base.folder / "rows" / group,
+            test_labels=torch.from_numpy(test.labels), test_digest=test.fingerprint, spec=base.train.plain_spec,
+            flip=base.flip, key=base.key / "students", device=base.device, scores_folder=base.folder / "rows" / group,
             label_settings=LabelSettings(**row.labels), whitening=base.settled.whitening,
         ).cells  # fmt: skip
         for cell in sorted(cells, key=lambda cell: cell["seed"]):

@@ -79,8 +79,6 @@ def score(
         ConfigError: no rows, a regime that is unknown or not for this protocol, or one without its teacher.
     """
     check(len(rows) > 0, "rows", [], "one or more sets")
-    for regime in regimes:
-        protocol.check_regime(regime)
     sets = _sets(rows, protocol, regimes, ipc * spec.num_classes, teacher)
     names = _short_names(students)
     cells = _cells(sets, names, regimes, range(seeds) if isinstance(seeds, int) else seeds)
@@ -125,6 +123,8 @@ def _sets(
     teacher: Ensemble | None,
 ) -> dict[str, list[ImageSet]]:
     """The sets of each row, with the regimes that it has; `images`: of the rows beside "full"."""
+    for regime in regimes:
+        protocol.check_regime(regime)
     sets = {name: [row] if isinstance(row, ImageSet) else list(row) for name, row in rows.items()}
     if "full" in sets:
         sets["full"] = [_full(found, images) for found in sets["full"]]
