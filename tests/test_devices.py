@@ -22,7 +22,7 @@ from hf_condense.evaluation.training_set import TrainingSet
 from hf_condense.labels.teacher import Ensemble
 from hf_condense.labels.views import view_batches
 from hf_condense.methods import list_methods
-from hf_condense.models.experts import ExpertBuffer
+from hf_condense.models.expert_buffer import ExpertBuffer
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.loading import load_model
 from hf_condense.models.training import build_optimizer
@@ -175,7 +175,7 @@ def test_snapshots_stay_on_the_device_within_their_bound(tmp_path, monkeypatch):
 
     reads, manifest = [], {"recipe": {"epochs": 3}, "table": [["w", [4]]], "experts": [{"bytes": 1}]}
     experts = Counted(tmp_path, manifest, 1)
-    monkeypatch.setattr("hf_condense.models.experts.DEVICE_BYTES", 2 * 16)
+    monkeypatch.setattr("hf_condense.models.expert_buffer.DEVICE_BYTES", 2 * 16)
     for epoch in (0, 1, 2, 0, 1, 2):
         assert experts.placed(0, epoch, META).device == META
     assert reads == [(0, 0), (0, 1), (0, 2), (0, 2)]  # two snapshots of 16 bytes fit

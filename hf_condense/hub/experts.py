@@ -11,7 +11,7 @@ from hf_condense.hub.card import hub_dataset
 from hf_condense.hub.commits import Commit
 from hf_condense.hub.visibility import Target
 from hf_condense.models.card import environment, licensed
-from hf_condense.models.experts import ExpertBuffer
+from hf_condense.models.expert_buffer import ExpertBuffer
 from hf_condense.text import markdown
 
 

@@ -15,7 +15,7 @@ from hf_condense.data.siamese import SiamesePolicy
 from hf_condense.data.upload import to_device
 from hf_condense.methods.base import Context
 from hf_condense.methods.mtt import MTT, MTTSettings
-from hf_condense.models.experts import ExpertBuffer
+from hf_condense.models.expert_buffer import ExpertBuffer
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.objectives.learned_labels import LearnedLabels
 from hf_condense.objectives.trajectory import TrajectoryMatching, TrajectorySegments

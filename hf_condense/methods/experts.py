@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from hf_condense.methods.base import Context
-from hf_condense.models.experts import ExpertBuffer, ExpertRecipe, train_experts
+from hf_condense.models.expert_buffer import ExpertBuffer
+from hf_condense.models.expert_training import ExpertRecipe
+from hf_condense.models.experts import train_experts
 
 
 def experts_of(context: Context, recipe: ExpertRecipe, count: int, folder: str | None) -> ExpertBuffer:

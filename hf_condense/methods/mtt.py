@@ -10,7 +10,8 @@ from hf_condense.data.siamese import FAMILIES, SiamesePolicy
 from hf_condense.methods.base import Context, Method
 from hf_condense.methods.experts import experts_of
 from hf_condense.methods.matching_family import DSA_FAMILIES
-from hf_condense.models.experts import ExpertBuffer, ExpertRecipe
+from hf_condense.models.expert_buffer import ExpertBuffer
+from hf_condense.models.expert_training import ExpertRecipe
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.models.made_up_experts import MadeUpExperts
 from hf_condense.objectives.inner_loop import exact_gradient

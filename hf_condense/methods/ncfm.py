@@ -12,7 +12,8 @@ from hf_condense.methods.dm import CLASSES, DM
 from hf_condense.methods.experts import experts_of
 from hf_condense.methods.formations import tiles_of_random
 from hf_condense.methods.matching_family import CLASSIC, DSA_FAMILIES
-from hf_condense.models.experts import ExpertBuffer, ExpertRecipe
+from hf_condense.models.expert_buffer import ExpertBuffer
+from hf_condense.models.expert_training import ExpertRecipe
 from hf_condense.models.interpolated import InterpolatedNetworks
 from hf_condense.models.made_up_experts import MadeUpExperts
 from hf_condense.objectives.characteristic import Characteristic, CharacteristicMatching

@@ -7,7 +7,7 @@ import copy
 from torch import Tensor
 
 from hf_condense.data.randomness import Key
-from hf_condense.models.experts import ExpertBuffer
+from hf_condense.models.expert_buffer import ExpertBuffer
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.models.image_model import ImageModel
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from hf_condense.data.randomness import Key
 from hf_condense.data.siamese import SiamesePolicy, apply_siamese, draw_siamese
 from hf_condense.data.upload import to_device
-from hf_condense.models.experts import ExpertBuffer
+from hf_condense.models.expert_buffer import ExpertBuffer
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.objectives.base import Objective, Term
 from hf_condense.objectives.inner_loop import Batch, Gradient, InnerLoop, end_distance

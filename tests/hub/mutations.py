@@ -155,7 +155,7 @@ def use_pool(folder: Path) -> tuple:
 
 def use_experts(folder: Path) -> tuple:
     """Snapshots of experts."""
-    from hf_condense.models.experts import ExpertBuffer
+    from hf_condense.models.expert_buffer import ExpertBuffer
 
     buffer = ExpertBuffer.open(folder, verify=True)
     last = buffer.snapshot(buffer.experts - 1, buffer.epochs)

@@ -6,7 +6,8 @@ import torch
 from hf_condense.data.randomness import Key
 from hf_condense.errors import ArtefactError
 from hf_condense.hub.experts import push_experts
-from hf_condense.models.experts import ExpertRecipe, train_experts
+from hf_condense.models.expert_training import ExpertRecipe
+from hf_condense.models.experts import train_experts
 from tests.matching import CPU, digits, networks
 
 RECIPE = ExpertRecipe(2, lr=0.05, batch=32, families=())

@@ -21,7 +21,9 @@ from hf_condense.hub.distilled import DistilledDataset
 from hf_condense.hub.hashes import content_hash, pixels_hash
 from hf_condense.hub.inspection import inspect_folder, report
 from hf_condense.hub.push import push
-from hf_condense.models.experts import ExpertBuffer, ExpertRecipe, train_experts
+from hf_condense.models.expert_buffer import ExpertBuffer
+from hf_condense.models.expert_training import ExpertRecipe
+from hf_condense.models.experts import train_experts
 from hf_condense.records.base import sealed
 from hf_condense.trainer import CondensationTrainer
 from tests.hub.mutations import use_experts, use_pool, use_set, verdicts

@@ -21,8 +21,10 @@ from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.data.whitening import Whitening
 from hf_condense.errors import ArtefactError, ConfigError
-from hf_condense.models import experts as module
-from hf_condense.models.experts import ExpertBuffer, ExpertRecipe, encoded_images, train_experts
+from hf_condense.models import expert_training
+from hf_condense.models.expert_buffer import ExpertBuffer
+from hf_condense.models.expert_training import ExpertRecipe, encoded_images
+from hf_condense.models.experts import train_experts
 from hf_condense.models.flat import FlatNetwork
 from hf_condense.models.fresh import FreshNetworks
 from hf_condense.models.training import evaluate_top1
@@ -126,7 +128,7 @@ def test_more_experts_extend_what_is_there(buffer, tmp_path):
 def test_another_source_recipe_network_or_key_is_another_buffer(buffer):
     given = networks(few())
     folders = [
-        module.train_experts(fresh, source, recipe, 1, key=key, device=CPU).folder
+        train_experts(fresh, source, recipe, 1, key=key, device=CPU).folder
         for fresh, source, recipe, key in (
             (given, few(), RECIPE, KEY / "other"),
             (given, few().subset(range(50)), RECIPE, KEY),
@@ -262,6 +264,6 @@ def test_images_are_encoded_once_or_as_they_are_needed(monkeypatch):
     source, rows = few(), torch.tensor([3, 0, 59])
     network = networks(source)(KEY)
     once = encoded_images(source, network, CPU)(rows)
-    monkeypatch.setattr(module, "DEVICE_BYTES", 0)
+    monkeypatch.setattr(expert_training, "DEVICE_BYTES", 0)
     assert torch.equal(once, encoded_images(source, network, CPU)(rows))
     assert torch.equal(once, network.normalise(source.images(rows.numpy()).float() / 255))
