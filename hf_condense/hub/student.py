@@ -134,10 +134,11 @@ def _facts(
     student: ImageModel, data: DistilledDataset, dataset: str, top1: float, epochs: int, repo_id: str
 ) -> ModelCardFacts:
     """What its card says."""
+    build: dict[str, Any] = student.build or {}  # never empty here: `_publishable` has refused a student without
     return ModelCardFacts(
         name=student.name,
-        library=student.build["library"],
-        architecture=student.build["architecture"],
+        library=build["library"],
+        architecture=build["architecture"],
         dataset=dataset,
         class_names=tuple(data.class_names),
         image_size=data.content["images"]["height"],
