@@ -12,6 +12,7 @@ from hf_condense.data.image_spec import ImageSpec
 from hf_condense.data.randomness import Key
 from hf_condense.models import native, norm_relu_pool
 from hf_condense.models.convnet import ConvNet, block_elements, fuse, fused
+from hf_condense.models.frozen import forward, freeze
 from hf_condense.models.loading import load_untrained
 from hf_condense.models.norm_relu_pool import NormReluPool, available
 
@@ -125,6 +126,20 @@ def test_in_bf16_norms_are_computed_in_float32(name):
         with torch.autocast("cpu", torch.bfloat16):
             apart, before = (float((n(images).float() - exact).norm()) for n in (network, plain))
     assert 0 < apart < 1.5 * before + 1e-3
+
+
+@compiled
+@pytest.mark.parametrize("name, taken", [("convnet_w32", True), ("convnet_bn_w32", False)])
+def test_of_frozen_networks_in_bf16_instance_norms_alone_are_fused(name, taken):
+    plain = convnet(name).eval()
+    images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    network = freeze(plain, "bf16")  # a channels-last copy
+    with torch.inference_mode():
+        exact, before = plain(images), forward(network, images, "bf16")
+        with fused(network):
+            found = forward(network, images, "bf16")
+    assert torch.equal(found, before) != taken
+    assert float((found - exact).norm()) < 1.5 * float((before - exact).norm()) + 1e-3
 
 
 @pytest.mark.parametrize("name, side", [("convnet_w32", 28), ("convnet_d2_w16", 8)])
