@@ -314,9 +314,12 @@ def from_noise(ipc: int = 10) -> Study:
 
 # rows of published tables on CIFAR-10: ledger.md
 def cifar_coresets(ipc: int = 1) -> Study:
-    """Random and herding under DC's protocol, in ConvNet-3 of width 128; herding in features of ResNet-20."""
+    """Random and herding under DC's protocol, in ConvNet-3 of width 128; herding in its features or those of ResNet-20."""
+    strong = {"base_model": trained_on_cifar10(20), "squeeze_epochs": 0}
     rows = {**RANDOM, "herding": Row("coreset", {"selection": "herding"}, sets=1)}
-    shared = {"base_model": trained_on_cifar10(20), "squeeze_epochs": 0}
+    rows["herding, ResNet-20"] = Row("coreset", {"selection": "herding", **strong}, sets=1)
+    shared = {"base_model": "convnet_w128", "squeeze_epochs": 3, "squeeze_schedule": "cosine", "squeeze_batch": 128,
+              "squeeze_lr": 0.05}  # fmt: skip
     return Study("cifar10", rows, shared, ipc, "dc", students=("convnet_w128",))
 
 
@@ -327,8 +330,24 @@ def cifar_matching(method: str, ipc: int = 1) -> Study:
                  students=("convnet_w128",), presets=True)  # fmt: skip
 
 
+WEAK_POOL = {  # trained as EDC's, for fewer steps: two epochs of half of the images; published: eight networks, 10 epochs
+    "base_model": "convnet_w128,convnet_d1,convnet_d2,convnet_w32,cifar_shufflenetv2_x0_5", "squeeze_epochs": 2,
+    "squeeze_batch": 64, "squeeze_lr": 0.05, "squeeze_schedule": "constant", "squeeze_weight_decay": 0.0, "squeeze_pad": 4,
+    "max_per_class": 2500,
+}  # fmt: skip
+
+
+def cifar_decoupled(method: str, ipc: int = 1) -> Study:
+    """EDC or RDED with the values of its preset and a ResNet-18 as student; random images have the same labels."""
+    shared = WEAK_POOL if method == "edc" else {"base_model": trained_on_cifar10(20), "squeeze_epochs": 0}
+    rows = {**RANDOM, method: Row(method)}
+    return Study("cifar10", rows, shared, ipc, f"{method}-cifar10", {"best_every": 0}, ("cifar_resnet18",), ("online",),
+                 presets=True)  # fmt: skip
+
+
 STUDIES = {
     "cifar-coresets": cifar_coresets, **{f"cifar-{m}": partial(cifar_matching, m) for m in ("dm", "dc", "dsa")},
+    **{f"cifar-{method}": partial(cifar_decoupled, method) for method in ("edc", "rded")},
     "bps": bps, "real-images": real_images, "edc-select": edc_select, "edc-ladder": edc_ladder, "edc-final": edc_final, "equal": equal,
     "coresets": coresets,
     "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits, "probes": probes,
