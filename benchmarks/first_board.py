@@ -27,7 +27,7 @@ from hf_condense.leaderboard.submit import submit
 from hf_condense.methods import METHODS, method_class
 from hf_condense.run.resolve import load_preset, preset_names
 
-KEEPER = "keeper"
+KEEPER, DIGITS = "keeper", "digits"
 POOL = ("convnet_bn_w32", "convnet_w32", "convnet_d2_w16")  # trained once for each dataset; all sets look through them
 TRAINED = {"squeeze_epochs": 6, "squeeze_schedule": "cosine", "squeeze_batch": 64, "squeeze_lr": 0.05}
 SINGLE, SEVERAL, STEPS = {"pool": POOL[:1]}, {"pool": POOL}, {"iterations": 300, "shard_size": 100}
@@ -132,7 +132,7 @@ def distinct(folders: list[str]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("data", help="name of a folder of HF_CONDENSE_DATA")
+    found.add_argument("data", help=f"{DIGITS}, or the name of a folder of HF_CONDENSE_DATA")
     found.add_argument("--rows", nargs="+", choices=sorted(ROWS), default=list(ROWS))
     found.add_argument("--only", choices=("condense", "score"), help="the sets, or their scores; both by default")
     found.add_argument("--ipc", nargs="+", type=int, default=[10])
@@ -150,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     given = parser().parse_args()
     show_messages()
-    source = str(Path(os.environ["HF_CONDENSE_DATA"]) / given.data)
+    source = given.data if given.data == DIGITS else str(Path(os.environ["HF_CONDENSE_DATA"]) / given.data)
     folder, board = given.folder / given.data, given.folder / given.data / "board"
     shared = {"max_per_class": given.max_per_class, "threads": given.threads}
     networks = pool_of(folder, source, **shared)

@@ -290,6 +290,16 @@ def mosaic(data: str, ipc: int = 10) -> Study:
     return Study(data, rows, shared, ipc, "compare", {"steps": 500}, regimes=("hard", "online"), held_out=True)
 
 
+SMALL_POOL = {
+    "max_per_class": 1000, "base_model": BASE, "squeeze_epochs": 6, "squeeze_schedule": "cosine", "squeeze_batch": 64,
+    "squeeze_lr": 0.05, "max_test": 2000,
+}  # fmt: skip
+FROM_NOISE = {
+    "iterations": 300, "lr": 0.1, "match_weight": 0.05, "first_layer_weight": 10.0, "shard_size": 100, "crop_min": 0.5,
+    "roll": 2, "init": "noise",
+}  # fmt: skip
+
+
 def from_noise(ipc: int = 10) -> Study:
     """Why inversion from noise lies below random images: one thing changed at a time in SRe2L's preset."""
     changes = {
@@ -298,18 +308,39 @@ def from_noise(ipc: int = 10) -> Study:
         "whole views": {"crop_min": 1.0, "roll": 0}, "real start": {"init": "real"},
         "real start, 25 steps": {"init": "real", "iterations": 25},
     }  # fmt: skip
-    own = {"iterations": 300, "lr": 0.1, "match_weight": 0.05, "first_layer_weight": 10.0, "shard_size": 100,
-           "crop_min": 0.5, "roll": 2, "init": "noise"}  # fmt: skip
+    heavy, whole = (changes[name] for name in ("statistics weigh 10 times more", "whole views"))
+    changes |= {  # these came after the first nine, by what those gave
+        "shifts of 4 px, no crops": {"crop_min": 1.0, "roll": 4},  # the views of its script for CIFAR-100
+        "whole views, statistics weigh 10 times more": {**whole, **heavy},
+        "whole views, real start": {**whole, "init": "real"},
+        "whole views, statistics weigh 10 times more, real start": {**whole, **heavy, "init": "real"},
+        "statistics weigh 10 times more, real start": {**heavy, "init": "real"},
+    }
+    own = FROM_NOISE
     rows = {**RANDOM, **{name: Row("sre2l", {**own, **change}) for name, change in changes.items()}}
     rows["noise, not optimised"] = Row("sre2l", own, "initial")
-    shared = {
-        "max_per_class": 1000, "base_model": BASE, "squeeze_epochs": 6, "squeeze_schedule": "cosine", "squeeze_batch": 64,
-        "squeeze_lr": 0.05, "max_test": 2000,
-    }  # fmt: skip
     return Study(
-        "fashion_mnist", rows, shared, ipc, "compare", {"steps": 500}, regimes=("hard", "online"), sets=2, held_out=True,
+        "fashion_mnist", rows, SMALL_POOL, ipc, "compare", {"steps": 500}, regimes=("hard", "online"), sets=2, held_out=True,
         unseen="convnet_w32",
     )  # fmt: skip
+
+
+def whole_views(data: str, ipc: int = 10) -> Study:
+    """Statistics of whole images from a real start: SRe2L's and EDC's with the views of their presets and without."""
+    whole = {"crop_min": 1.0, "roll": 0}
+    sre2l = {**FROM_NOISE, **whole, "init": "real", "match_weight": 0.5}
+    edc = {**CHOSEN, "shard_size": 100, "patch": 4, "crop_min": 0.5, "init": "real"}
+    rows = {
+        **RANDOM, "SRe2L": Row("sre2l", sre2l), "SRe2L, 100 steps": Row("sre2l", {**sre2l, "iterations": 100}),
+        "SRe2L, statistics weigh 10 times more": Row("sre2l", {**sre2l, "match_weight": 5.0}),
+        "SRe2L, from medoids": Row("sre2l", {**sre2l, "init": "medoids"}),
+        "WMDD, from medoids": Row("wmdd", {**sre2l, "init": "medoids"}),
+        "EDC": Row("edc", edc), "EDC, whole views": Row("edc", {**edc, "crop_min": 1.0}),
+        "EDC, whole views, statistics weigh 10 times more": Row("edc", {**edc, "crop_min": 1.0, "match_weight": 0.1}),
+    }  # fmt: skip
+    return Study(
+        data, rows, SMALL_POOL, ipc, "compare", {"steps": 500}, regimes=("hard", "online"), sets=2, held_out=True
+    )
 
 
 # rows of published tables on CIFAR-10: ledger.md
@@ -353,6 +384,7 @@ STUDIES = {
     "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits, "probes": probes,
     **{method: partial(matching, method) for method in ("dm", "dc", "dsa", "idc", "dream")},
     "from-noise": from_noise,
+    **{f"whole-views-{data.split('_')[0]}": partial(whole_views, data) for data in ("cifar10", "fashion_mnist")},
     **{f"mosaic-{data.split('_')[0]}": partial(mosaic, data) for data in ("cifar10", "fashion_mnist")},
     **{f"labels-{data.split('_')[0]}": partial(labels, data) for data in LABELS},
     **{f"pdd-{data.split('_')[0]}-{base}": partial(pdd, data, base) for data in PDD for base in ("mtt", "dm", "edc")},

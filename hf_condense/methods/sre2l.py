@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
+from hf_condense.data.crops import centre
 from hf_condense.methods.base import Context, Method, StatisticsRequest
 from hf_condense.methods.patches import crops_looked_at, ranked_patches
 from hf_condense.models.embedding import feature_count
@@ -19,7 +20,8 @@ from hf_condense.objectives.diversity import Diversity
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.settings import MatchingSettings
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, Synthetic, mixed_blocks
-from hf_condense.selection.features import class_features
+from hf_condense.selection.centres import medoids
+from hf_condense.selection.features import class_features, features_of
 from hf_condense.selection.noise import gaussian_images
 from hf_condense.selection.real import random_real
 
@@ -38,8 +40,8 @@ class SRe2LSettings:
     mirror: bool = setting(True, "mirror the images in half of the steps, where that keeps their class")
     roll: int = setting(32, "largest cyclic shift in synthesis down and to the right, in pixels")
     roll_back: int = setting(0, "largest cyclic shift in synthesis up and to the left, in pixels")
-    init: Literal["noise", "real", "patches"] = setting(
-        "noise", "first images: noise, whole real ones, or tiles of real crops of medium difficulty"
+    init: Literal["noise", "real", "medoids", "patches"] = setting(
+        "noise", "first images: noise, random real ones, those nearest to k-means centres, or tiles of real crops"
     )
     rded_factor: int = setting(1, "patches: tiles per side of an image")
     rded_candidates: int = setting(300, "patches: real images looked at per class", quick=20)
@@ -128,10 +130,11 @@ class SRe2L(Method):
 
     @property
     def real_images_each(self) -> int:
-        return {"noise": 0, "real": 1, "patches": self.settings.rded_factor**2}[self.settings.init]
+        return {"noise": 0, "patches": self.settings.rded_factor**2}.get(self.settings.init, 1)
 
     def images_looked_at(self, real: int, ipc: int) -> float:
-        return crops_looked_at(self.settings, real, ipc) if self.settings.init == "patches" else 0.0
+        looked = {"medoids": float(real), "patches": crops_looked_at(self.settings, real, ipc)}
+        return looked.get(self.settings.init, 0.0)
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         key, size, count = context.key / shard.id, context.image_size, len(shard.labels)
@@ -139,6 +142,11 @@ class SRe2L(Method):
             return Start(gaussian_images(context.train, count, size, key), np.full(count, -1))
         if self.settings.init == "real":
             return Start(*random_real(context.train, shard.labels, size, key))
+        if self.settings.init == "medoids":
+            rows = context.train.rows_of(shard.labels[0])
+            known = features_of(context.observers[0].model, context.train, rows, size, context.device)
+            picks = rows[medoids(known, count, key).numpy()]
+            return Start(centre(context.train.images(picks), size).contiguous(), picks)
         return ranked_patches(shard, context, self.settings, "medium")
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
