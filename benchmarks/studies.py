@@ -330,13 +330,17 @@ def whole_views(data: str, ipc: int = 10) -> Study:
     whole = {"crop_min": 1.0, "roll": 0}
     sre2l = {**FROM_NOISE, **whole, "init": "real", "match_weight": 0.5}
     edc = {**CHOSEN, "shard_size": 100, "patch": 4, "crop_min": 0.5, "init": "real"}
+    heavy = {**edc, "crop_min": 1.0, "match_weight": 0.1}
     rows = {
-        **RANDOM, "SRe2L": Row("sre2l", sre2l), "SRe2L, 100 steps": Row("sre2l", {**sre2l, "iterations": 100}),
+        **RANDOM, "medoids": Row("coreset", {"selection": "k_medoids"}),
+        "SRe2L": Row("sre2l", sre2l), "SRe2L, 100 steps": Row("sre2l", {**sre2l, "iterations": 100}),
         "SRe2L, statistics weigh 10 times more": Row("sre2l", {**sre2l, "match_weight": 5.0}),
         "SRe2L, from medoids": Row("sre2l", {**sre2l, "init": "medoids"}),
         "WMDD, from medoids": Row("wmdd", {**sre2l, "init": "medoids"}),
         "EDC": Row("edc", edc), "EDC, whole views": Row("edc", {**edc, "crop_min": 1.0}),
-        "EDC, whole views, statistics weigh 10 times more": Row("edc", {**edc, "crop_min": 1.0, "match_weight": 0.1}),
+        "EDC, whole views, statistics weigh 10 times more": Row("edc", heavy),
+        "the same from medoids": Row("edc", {**heavy, "init": "medoids"}),
+        "the same from medoids, 200 steps": Row("edc", {**heavy, "init": "medoids", "iterations": 200}),
     }  # fmt: skip
     return Study(
         data, rows, SMALL_POOL, ipc, "compare", {"steps": 500}, regimes=("hard", "online"), sets=2, held_out=True

@@ -11,7 +11,7 @@ import torch
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.methods.base import Context, Method, StatisticsRequest
-from hf_condense.methods.patches import crops_looked_at, ranked_patches
+from hf_condense.methods.patches import crops_looked_at, medoid_images, ranked_patches
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.settings import MatchingSettings
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, blocks
@@ -26,7 +26,9 @@ class EDCSettings(MatchingSettings):
     iterations: int = setting(2000, "optimiser steps per shard (T)", quick=20)
     lr: float = setting(0.05, "Adam's learning rate, in units of the dataset's standard deviation")
     shard_size: int | None = setting(100, "images optimised together; all of them where it says none")
-    init: Literal["real", "rded", "noise"] = setting("real", "first images: whole real ones, RDED crops, or noise")
+    init: Literal["real", "medoids", "rded", "noise"] = setting(
+        "real", "first images: random real ones, those nearest to k-means centres, RDED crops, or noise"
+    )
     rded_factor: int = setting(1, "RDED: tiles per side of an image")
     rded_candidates: int = setting(300, "RDED: real images looked at per class", quick=20)
     rded_crops: int = setting(5, "RDED: crops looked at per real image")
@@ -68,10 +70,11 @@ class EDC(Method):
 
     @property
     def real_images_each(self) -> int:
-        return {"noise": 0, "real": 1, "rded": self.settings.rded_factor**2}[self.settings.init]
+        return {"noise": 0, "rded": self.settings.rded_factor**2}.get(self.settings.init, 1)
 
     def images_looked_at(self, real: int, ipc: int) -> float:
-        return crops_looked_at(self.settings, real, ipc) if self.settings.init == "rded" else 0.0
+        looked = {"medoids": float(real), "rded": crops_looked_at(self.settings, real, ipc)}
+        return looked.get(self.settings.init, 0.0)
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         key, size = context.key / shard.id, context.image_size
@@ -83,6 +86,8 @@ class EDC(Method):
             flips = torch.from_numpy(key.uniform(len(images)) < 0.5) & bool(context.flip)
             images[flips] = images[flips].flip(-1)
             return Start(images, rows)
+        if self.settings.init == "medoids":
+            return medoid_images(shard, context)
         return ranked_patches(shard, context, self.settings)
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:

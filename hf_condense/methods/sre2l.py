@@ -12,16 +12,14 @@ from torch import Tensor
 
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
-from hf_condense.data.crops import centre
 from hf_condense.methods.base import Context, Method, StatisticsRequest
-from hf_condense.methods.patches import crops_looked_at, ranked_patches
+from hf_condense.methods.patches import crops_looked_at, medoid_images, ranked_patches
 from hf_condense.models.embedding import feature_count
 from hf_condense.objectives.diversity import Diversity
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.settings import MatchingSettings
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, Synthetic, mixed_blocks
-from hf_condense.selection.centres import medoids
-from hf_condense.selection.features import class_features, features_of
+from hf_condense.selection.features import class_features
 from hf_condense.selection.noise import gaussian_images
 from hf_condense.selection.real import random_real
 
@@ -143,10 +141,7 @@ class SRe2L(Method):
         if self.settings.init == "real":
             return Start(*random_real(context.train, shard.labels, size, key))
         if self.settings.init == "medoids":
-            rows = context.train.rows_of(shard.labels[0])
-            known = features_of(context.observers[0].model, context.train, rows, size, context.device)
-            picks = rows[medoids(known, count, key).numpy()]
-            return Start(centre(context.train.images(picks), size).contiguous(), picks)
+            return medoid_images(shard, context)
         return ranked_patches(shard, context, self.settings, "medium")
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
