@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.sets import known_settings
-from benchmarks.studies import CHOSEN, DIGITS_MTT, INNER, MATCHING
+from benchmarks.studies import CHOSEN, DIGITS_MTT, INNER, MATCHING, WHOLE_VIEWS
 from hf_condense import CondensationTrainer, DistilledDataset
 from hf_condense.cli import show_messages
 from hf_condense.errors import CondensationError
@@ -59,7 +59,10 @@ ROWS: dict[str, tuple[str, dict]] = {
     "rded": ("rded", SINGLE),
     "cim": ("cim", {**PLAIN, "iterations": 100}),
     "mosaic": ("mosaic", {**SINGLE, "iterations": 200, "lr": 0.01}),  # chosen by the study of its name
-    "edc": ("edc", {**SEVERAL, **CHOSEN}),
+    "edc": ("edc", {**SEVERAL, **CHOSEN, **WHOLE_VIEWS}),
+    "edc_crops": ("edc", {**SEVERAL, **CHOSEN}),  # the views of its paper
+    "edc_medoids": ("edc", {**SINGLE, **CHOSEN, **WHOLE_VIEWS, "init": "medoids"}),
+    "edc_tiles": ("edc", {**SINGLE, **CHOSEN, **WHOLE_VIEWS, "init": "easy", "formation_factor": 2}),
     "sre2l": ("sre2l", {**SINGLE, **STEPS}),
     "cda": ("cda", {**SINGLE, **STEPS}),
     "sre2lpp": ("sre2lpp", {**SINGLE, **STEPS}),

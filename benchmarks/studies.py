@@ -18,6 +18,7 @@ EDC = {
 }  # fmt: skip
 GRID = [(25, 0.1), (75, 0.01), (75, 0.1), (75, 1.0), (200, 0.1), (500, 0.01), (500, 0.1)]
 CHOSEN = {"iterations": 75, "match_weight": 0.01}  # what `edc-select` found
+WHOLE_VIEWS = {"crop_min": 1.0, "match_weight": 0.1}  # what `whole-views-fashion` found later
 # every step of the ladder changes one thing in the one above it: settings of the method, then of the students
 LADDER = {
     "B real images, G-VBSM matching": (
@@ -294,6 +295,10 @@ SMALL_POOL = {
     "max_per_class": 1000, "base_model": BASE, "squeeze_epochs": 6, "squeeze_schedule": "cosine", "squeeze_batch": 64,
     "squeeze_lr": 0.05, "max_test": 2000,
 }  # fmt: skip
+DIGITS_POOL = {
+    "base_model": "convnet_d1,convnet_d2,cifar_wrn16_2", "teachers": "convnet_d1,convnet_d2", "squeeze_epochs": 20,
+    "squeeze_batch": 64, "squeeze_lr": 0.05, "squeeze_schedule": "cosine", "squeeze_pad": 1, "channels": "1",
+}  # fmt: skip
 FROM_NOISE = {
     "iterations": 300, "lr": 0.1, "match_weight": 0.05, "first_layer_weight": 10.0, "shard_size": 100, "crop_min": 0.5,
     "roll": 2, "init": "noise",
@@ -330,7 +335,7 @@ def whole_views(data: str, ipc: int = 10) -> Study:
     whole = {"crop_min": 1.0, "roll": 0}
     sre2l = {**FROM_NOISE, **whole, "init": "real", "match_weight": 0.5}
     edc = {**CHOSEN, "shard_size": 100, "patch": 4, "crop_min": 0.5, "init": "real"}
-    heavy = {**edc, "crop_min": 1.0, "match_weight": 0.1}
+    heavy = {**edc, **WHOLE_VIEWS}
     rows = {
         **RANDOM, "medoids": Row("coreset", {"selection": "k_medoids"}),
         "SRe2L": Row("sre2l", sre2l), "SRe2L, 100 steps": Row("sre2l", {**sre2l, "iterations": 100}),
@@ -339,12 +344,18 @@ def whole_views(data: str, ipc: int = 10) -> Study:
         "WMDD, from medoids": Row("wmdd", {**sre2l, "init": "medoids"}),
         "EDC": Row("edc", edc), "EDC, whole views": Row("edc", {**edc, "crop_min": 1.0}),
         "EDC, whole views, statistics weigh 10 times more": Row("edc", heavy),
+        "EDC, whole views, statistics weigh 100 times more": Row("edc", {**heavy, "match_weight": 1.0}),
+        "tiles of random": Row("edc", {**heavy, "formation_factor": 2}),
+        "tiles of medoids": Row("edc", {**heavy, "formation_factor": 2, "init": "medoids"}),
+        "tiles of easy": Row("edc", {**heavy, "formation_factor": 2, "init": "easy"}),
+        "tiles of easy, 200 steps": Row("edc", {**heavy, "formation_factor": 2, "init": "easy", "iterations": 200}),
+        "tiles of easy, 25 steps": Row("edc", {**heavy, "formation_factor": 2, "init": "easy", "iterations": 25}),
         "the same from medoids": Row("edc", {**heavy, "init": "medoids"}),
         "the same from medoids, 200 steps": Row("edc", {**heavy, "init": "medoids", "iterations": 200}),
     }  # fmt: skip
-    return Study(
-        data, rows, SMALL_POOL, ipc, "compare", {"steps": 500}, regimes=("hard", "online"), sets=2, held_out=True
-    )
+    shared, student = (DIGITS_POOL, "convnet_d1") if data == "digits" else (SMALL_POOL, "convnet_w32")
+    return Study(data, rows, shared, ipc, "compare", {"steps": 500}, students=(student,), regimes=("hard", "online"),
+                 sets=2, held_out=True)  # fmt: skip
 
 
 # rows of published tables on CIFAR-10: ledger.md
@@ -388,7 +399,7 @@ STUDIES = {
     "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits, "probes": probes,
     **{method: partial(matching, method) for method in ("dm", "dc", "dsa", "idc", "dream")},
     "from-noise": from_noise,
-    **{f"whole-views-{data.split('_')[0]}": partial(whole_views, data) for data in ("cifar10", "fashion_mnist")},
+    **{f"whole-views-{data.split('_')[0]}": partial(whole_views, data) for data in ("cifar10", "digits", "fashion_mnist")},
     **{f"mosaic-{data.split('_')[0]}": partial(mosaic, data) for data in ("cifar10", "fashion_mnist")},
     **{f"labels-{data.split('_')[0]}": partial(labels, data) for data in LABELS},
     **{f"pdd-{data.split('_')[0]}-{base}": partial(pdd, data, base) for data in PDD for base in ("mtt", "dm", "edc")},

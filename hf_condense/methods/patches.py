@@ -1,4 +1,4 @@
-"""First images that an observer selects: RDED's crops, and real images near the centres of their class."""
+"""First images from real crops that an observer ranks: those of RDED, and an option of EDC and SRe2L++."""
 
 from __future__ import annotations
 
@@ -6,31 +6,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hf_condense.data.crops import centre
 from hf_condense.methods.base import Context
 from hf_condense.plan import Shard, Start
-from hf_condense.selection.centres import medoids
-from hf_condense.selection.features import features_of
-from hf_condense.selection.real import need_images
 from hf_condense.selection.realism import realistic_crops
 
 
 def crops_looked_at(settings: Any, real: int, ipc: int) -> float:
     """Crops that `ranked_patches` ranks in a class of `real` images."""
     return min(max(settings.rded_candidates, ipc * settings.rded_factor**2), real) * settings.rded_crops
-
-
-def medoid_images(shard: Shard, context: Context) -> Start:
-    """First images of a start shard of one class: the real ones nearest to k-means centres in features of the first observer.
-
-    Raises:
-        DataError: the class has too few images.
-    """
-    rows, size = context.train.rows_of(shard.labels[0]), context.image_size
-    need_images(context.train, len(shard.labels), 1, shard.labels[0])
-    known = features_of(context.observers[0].model, context.train, rows, size, context.device)
-    picks = rows[medoids(known, len(shard.labels), context.key / shard.id).numpy()]
-    return Start(centre(context.train.images(picks), size).contiguous(), picks)
 
 
 def ranked_patches(

@@ -13,7 +13,8 @@ from torch import Tensor
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.methods.base import Context, Method, StatisticsRequest
-from hf_condense.methods.patches import crops_looked_at, medoid_images, ranked_patches
+from hf_condense.methods.formations import medoid_rows, tiles_of_rows
+from hf_condense.methods.patches import crops_looked_at, ranked_patches
 from hf_condense.models.embedding import feature_count
 from hf_condense.objectives.diversity import Diversity
 from hf_condense.objectives.feature_statistics import FeatureStatistics
@@ -21,7 +22,7 @@ from hf_condense.objectives.settings import MatchingSettings
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, Synthetic, mixed_blocks
 from hf_condense.selection.features import class_features
 from hf_condense.selection.noise import gaussian_images
-from hf_condense.selection.real import random_real
+from hf_condense.selection.real import need_images, random_real
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ class SRe2L(Method):
         if self.settings.init == "real":
             return Start(*random_real(context.train, shard.labels, size, key))
         if self.settings.init == "medoids":
-            return medoid_images(shard, context)
+            need_images(context.train, count, 1, shard.labels[0])
+            return tiles_of_rows(medoid_rows(shard, context), context)
         return ranked_patches(shard, context, self.settings, "medium")
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
