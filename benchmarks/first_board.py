@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.sets import known_settings
-from benchmarks.studies import CHOSEN, DIGITS_MTT, INNER, MATCHING
+from benchmarks.studies import CHOSEN, DIGITS_MTT, INNER, MATCHING, WHOLE_VIEWS
 from hf_condense import CondensationTrainer, DistilledDataset
 from hf_condense.cli import show_messages
 from hf_condense.errors import CondensationError
@@ -27,7 +27,7 @@ from hf_condense.leaderboard.submit import submit
 from hf_condense.methods import METHODS, method_class
 from hf_condense.run.resolve import load_preset, preset_names
 
-KEEPER = "keeper"
+KEEPER, DIGITS = "keeper", "digits"
 POOL = ("convnet_bn_w32", "convnet_w32", "convnet_d2_w16")  # trained once for each dataset; all sets look through them
 TRAINED = {"squeeze_epochs": 6, "squeeze_schedule": "cosine", "squeeze_batch": 64, "squeeze_lr": 0.05}
 SINGLE, SEVERAL, STEPS = {"pool": POOL[:1]}, {"pool": POOL}, {"iterations": 300, "shard_size": 100}
@@ -59,7 +59,10 @@ ROWS: dict[str, tuple[str, dict]] = {
     "rded": ("rded", SINGLE),
     "cim": ("cim", {**PLAIN, "iterations": 100}),
     "mosaic": ("mosaic", {**SINGLE, "iterations": 200, "lr": 0.01}),  # chosen by the study of its name
-    "edc": ("edc", {**SEVERAL, **CHOSEN}),
+    "edc": ("edc", {**SEVERAL, **CHOSEN, **WHOLE_VIEWS}),
+    "edc_crops": ("edc", {**SEVERAL, **CHOSEN}),  # the views of its paper
+    "edc_medoids": ("edc", {**SINGLE, **CHOSEN, **WHOLE_VIEWS, "init": "medoids"}),
+    "edc_tiles": ("edc", {**SINGLE, **CHOSEN, **WHOLE_VIEWS, "init": "easy", "formation_factor": 2}),
     "sre2l": ("sre2l", {**SINGLE, **STEPS}),
     "cda": ("cda", {**SINGLE, **STEPS}),
     "sre2lpp": ("sre2lpp", {**SINGLE, **STEPS}),
@@ -132,7 +135,7 @@ def distinct(folders: list[str]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("data", help="name of a folder of HF_CONDENSE_DATA")
+    found.add_argument("data", help=f"{DIGITS}, or the name of a folder of HF_CONDENSE_DATA")
     found.add_argument("--rows", nargs="+", choices=sorted(ROWS), default=list(ROWS))
     found.add_argument("--only", choices=("condense", "score"), help="the sets, or their scores; both by default")
     found.add_argument("--ipc", nargs="+", type=int, default=[10])
@@ -150,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     given = parser().parse_args()
     show_messages()
-    source = str(Path(os.environ["HF_CONDENSE_DATA"]) / given.data)
+    source = given.data if given.data == DIGITS else str(Path(os.environ["HF_CONDENSE_DATA"]) / given.data)
     folder, board = given.folder / given.data, given.folder / given.data / "board"
     shared = {"max_per_class": given.max_per_class, "threads": given.threads}
     networks = pool_of(folder, source, **shared)

@@ -172,19 +172,21 @@ def real_sets(base: CondensationTrainer, kind: str, ipc: int, count: int) -> lis
 
 @torch.no_grad()
 def looks(made: list[Synthetic], judge=None) -> dict[str, float]:
-    """What optimisation did to images, as means over sets: how far they moved, how alike a class is, how rough they are.
+    """What optimisation did to images, as means over sets: how far they moved, how rough they are, how different a class is.
 
     `judge` is a network; its top-1 on the finished images is `unseen_top1`.
     """
     found = []
     for one in made:
         now, first = one.images.float() / 255, one.initial.float() / 255
-        spread = torch.stack([now[one.labels == c].flatten(1).var(0).mean() for c in one.labels.unique()]).mean()
         found.append({
-            "moved": float((now - first).square().mean().sqrt()), "class_spread": float(spread.sqrt()),
+            "moved": float((now - first).square().mean().sqrt()),
             "roughness": float((now[..., 1:] - now[..., :-1]).square().mean().sqrt()),
             "clipped": float(((one.images == 0) | (one.images == 255)).float().mean()),
         })  # fmt: skip
+        if one.labels.bincount().min() > 1:
+            spread = torch.stack([now[one.labels == c].flatten(1).var(0).mean() for c in one.labels.unique()]).mean()
+            found[-1]["class_spread"] = float(spread.sqrt())
         if judge is not None:
             found[-1]["unseen_top1"] = float((judge(now).argmax(1) == one.labels).float().mean())
     return {name: sum(row[name] for row in found) / len(found) for name in found[0]}

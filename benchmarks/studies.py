@@ -18,6 +18,7 @@ EDC = {
 }  # fmt: skip
 GRID = [(25, 0.1), (75, 0.01), (75, 0.1), (75, 1.0), (200, 0.1), (500, 0.01), (500, 0.1)]
 CHOSEN = {"iterations": 75, "match_weight": 0.01}  # what `edc-select` found
+WHOLE_VIEWS = {"crop_min": 1.0, "match_weight": 0.1}  # what `whole-views-fashion` found later
 # every step of the ladder changes one thing in the one above it: settings of the method, then of the students
 LADDER = {
     "B real images, G-VBSM matching": (
@@ -290,6 +291,20 @@ def mosaic(data: str, ipc: int = 10) -> Study:
     return Study(data, rows, shared, ipc, "compare", {"steps": 500}, regimes=("hard", "online"), held_out=True)
 
 
+SMALL_POOL = {
+    "max_per_class": 1000, "base_model": BASE, "squeeze_epochs": 6, "squeeze_schedule": "cosine", "squeeze_batch": 64,
+    "squeeze_lr": 0.05, "max_test": 2000,
+}  # fmt: skip
+DIGITS_POOL = {
+    "base_model": "convnet_d1,convnet_d2,cifar_wrn16_2", "teachers": "convnet_d1,convnet_d2", "squeeze_epochs": 20,
+    "squeeze_batch": 64, "squeeze_lr": 0.05, "squeeze_schedule": "cosine", "squeeze_pad": 1, "channels": "1",
+}  # fmt: skip
+FROM_NOISE = {
+    "iterations": 300, "lr": 0.1, "match_weight": 0.05, "first_layer_weight": 10.0, "shard_size": 100, "crop_min": 0.5,
+    "roll": 2, "init": "noise",
+}  # fmt: skip
+
+
 def from_noise(ipc: int = 10) -> Study:
     """Why inversion from noise lies below random images: one thing changed at a time in SRe2L's preset."""
     changes = {
@@ -298,25 +313,59 @@ def from_noise(ipc: int = 10) -> Study:
         "whole views": {"crop_min": 1.0, "roll": 0}, "real start": {"init": "real"},
         "real start, 25 steps": {"init": "real", "iterations": 25},
     }  # fmt: skip
-    own = {"iterations": 300, "lr": 0.1, "match_weight": 0.05, "first_layer_weight": 10.0, "shard_size": 100,
-           "crop_min": 0.5, "roll": 2, "init": "noise"}  # fmt: skip
+    heavy, whole = (changes[name] for name in ("statistics weigh 10 times more", "whole views"))
+    changes |= {  # these came after the first nine, by what those gave
+        "shifts of 4 px, no crops": {"crop_min": 1.0, "roll": 4},  # the views of its script for CIFAR-100
+        "whole views, statistics weigh 10 times more": {**whole, **heavy},
+        "whole views, real start": {**whole, "init": "real"},
+        "whole views, statistics weigh 10 times more, real start": {**whole, **heavy, "init": "real"},
+        "statistics weigh 10 times more, real start": {**heavy, "init": "real"},
+    }
+    own = FROM_NOISE
     rows = {**RANDOM, **{name: Row("sre2l", {**own, **change}) for name, change in changes.items()}}
     rows["noise, not optimised"] = Row("sre2l", own, "initial")
-    shared = {
-        "max_per_class": 1000, "base_model": BASE, "squeeze_epochs": 6, "squeeze_schedule": "cosine", "squeeze_batch": 64,
-        "squeeze_lr": 0.05, "max_test": 2000,
-    }  # fmt: skip
     return Study(
-        "fashion_mnist", rows, shared, ipc, "compare", {"steps": 500}, regimes=("hard", "online"), sets=2, held_out=True,
+        "fashion_mnist", rows, SMALL_POOL, ipc, "compare", {"steps": 500}, regimes=("hard", "online"), sets=2, held_out=True,
         unseen="convnet_w32",
     )  # fmt: skip
 
 
+def whole_views(data: str, ipc: int = 10) -> Study:
+    """Statistics of whole images from a real start: SRe2L's and EDC's with the views of their presets and without."""
+    whole = {"crop_min": 1.0, "roll": 0}
+    sre2l = {**FROM_NOISE, **whole, "init": "real", "match_weight": 0.5}
+    edc = {**CHOSEN, "shard_size": 100, "patch": 4, "crop_min": 0.5, "init": "real"}
+    heavy = {**edc, **WHOLE_VIEWS}
+    rows = {
+        **RANDOM, "medoids": Row("coreset", {"selection": "k_medoids"}),
+        "SRe2L": Row("sre2l", sre2l), "SRe2L, 100 steps": Row("sre2l", {**sre2l, "iterations": 100}),
+        "SRe2L, statistics weigh 10 times more": Row("sre2l", {**sre2l, "match_weight": 5.0}),
+        "SRe2L, from medoids": Row("sre2l", {**sre2l, "init": "medoids"}),
+        "WMDD, from medoids": Row("wmdd", {**sre2l, "init": "medoids"}),
+        "EDC": Row("edc", edc), "EDC, whole views": Row("edc", {**edc, "crop_min": 1.0}),
+        "EDC, whole views, statistics weigh 10 times more": Row("edc", heavy),
+        "EDC, whole views, statistics weigh 100 times more": Row("edc", {**heavy, "match_weight": 1.0}),
+        "tiles of random": Row("edc", {**heavy, "formation_factor": 2}),
+        "tiles of medoids": Row("edc", {**heavy, "formation_factor": 2, "init": "medoids"}),
+        "tiles of easy": Row("edc", {**heavy, "formation_factor": 2, "init": "easy"}),
+        "tiles of easy, 200 steps": Row("edc", {**heavy, "formation_factor": 2, "init": "easy", "iterations": 200}),
+        "tiles of easy, 25 steps": Row("edc", {**heavy, "formation_factor": 2, "init": "easy", "iterations": 25}),
+        "the same from medoids": Row("edc", {**heavy, "init": "medoids"}),
+        "the same from medoids, 200 steps": Row("edc", {**heavy, "init": "medoids", "iterations": 200}),
+    }  # fmt: skip
+    shared, student = (DIGITS_POOL, "convnet_d1") if data == "digits" else (SMALL_POOL, "convnet_w32")
+    return Study(data, rows, shared, ipc, "compare", {"steps": 500}, students=(student,), regimes=("hard", "online"),
+                 sets=2, held_out=True)  # fmt: skip
+
+
 # rows of published tables on CIFAR-10: ledger.md
 def cifar_coresets(ipc: int = 1) -> Study:
-    """Random and herding under DC's protocol, in ConvNet-3 of width 128; herding in features of ResNet-20."""
+    """Random and herding under DC's protocol, in ConvNet-3 of width 128; herding in its features or those of ResNet-20."""
+    strong = {"base_model": trained_on_cifar10(20), "squeeze_epochs": 0}
     rows = {**RANDOM, "herding": Row("coreset", {"selection": "herding"}, sets=1)}
-    shared = {"base_model": trained_on_cifar10(20), "squeeze_epochs": 0}
+    rows["herding, ResNet-20"] = Row("coreset", {"selection": "herding", **strong}, sets=1)
+    shared = {"base_model": "convnet_w128", "squeeze_epochs": 3, "squeeze_schedule": "cosine", "squeeze_batch": 128,
+              "squeeze_lr": 0.05}  # fmt: skip
     return Study("cifar10", rows, shared, ipc, "dc", students=("convnet_w128",))
 
 
@@ -327,13 +376,30 @@ def cifar_matching(method: str, ipc: int = 1) -> Study:
                  students=("convnet_w128",), presets=True)  # fmt: skip
 
 
+WEAK_POOL = {  # trained as EDC's, for fewer steps: two epochs of half of the images; published: eight networks, 10 epochs
+    "base_model": "convnet_w128,convnet_d1,convnet_d2,convnet_w32,cifar_shufflenetv2_x0_5", "squeeze_epochs": 2,
+    "squeeze_batch": 64, "squeeze_lr": 0.05, "squeeze_schedule": "constant", "squeeze_weight_decay": 0.0, "squeeze_pad": 4,
+    "max_per_class": 2500,
+}  # fmt: skip
+
+
+def cifar_decoupled(method: str, ipc: int = 1) -> Study:
+    """EDC or RDED with the values of its preset and a ResNet-18 as student; random images have the same labels."""
+    shared = WEAK_POOL if method == "edc" else {"base_model": trained_on_cifar10(20), "squeeze_epochs": 0}
+    rows = {**RANDOM, method: Row(method)}
+    return Study("cifar10", rows, shared, ipc, f"{method}-cifar10", {"best_every": 0}, ("cifar_resnet18",), ("online",),
+                 presets=True)  # fmt: skip
+
+
 STUDIES = {
     "cifar-coresets": cifar_coresets, **{f"cifar-{m}": partial(cifar_matching, m) for m in ("dm", "dc", "dsa")},
+    **{f"cifar-{method}": partial(cifar_decoupled, method) for method in ("edc", "rded")},
     "bps": bps, "real-images": real_images, "edc-select": edc_select, "edc-ladder": edc_ladder, "edc-final": edc_final, "equal": equal,
     "coresets": coresets,
     "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits, "probes": probes,
     **{method: partial(matching, method) for method in ("dm", "dc", "dsa", "idc", "dream")},
     "from-noise": from_noise,
+    **{f"whole-views-{data.split('_')[0]}": partial(whole_views, data) for data in ("cifar10", "digits", "fashion_mnist")},
     **{f"mosaic-{data.split('_')[0]}": partial(mosaic, data) for data in ("cifar10", "fashion_mnist")},
     **{f"labels-{data.split('_')[0]}": partial(labels, data) for data in LABELS},
     **{f"pdd-{data.split('_')[0]}-{base}": partial(pdd, data, base) for data in PDD for base in ("mtt", "dm", "edc")},

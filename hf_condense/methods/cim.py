@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hf_condense.config import check, check_choices, setting
-from hf_condense.data.crops import centre
 from hf_condense.data.siamese import SiamesePolicy
 from hf_condense.data.spaces import pixel_space
 from hf_condense.methods.base import Context, Method
+from hf_condense.methods.formations import easy_rows, tiles_of_rows
 from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.paired_features import PairedFeatures, feature_layer
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, blocks
 from hf_condense.selection.real import need_images
-from hf_condense.selection.realism import cell_rows, realistic_images, scaled_down, tile
 
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "imagenet-10", "imagenet-100", "imagenet-1k")  # of the paper
 
@@ -96,22 +95,10 @@ class CIM(Method):
         return min(max(self.settings.candidates, ipc * self.real_images_each), real)
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
-        s, train, size, count = self.settings, context.train, context.image_size, len(shard.labels)
-        need_images(train, count, self.real_images_each, shard.labels[0], self.fewer)
-        rows = realistic_images(
-            train,
-            shard.labels[0],
-            count * self.real_images_each,
-            context.observers[0].model,
-            size=size,
-            candidates=s.candidates,
-            key=context.key / shard.id,
-            device=context.device,
-            precision=context.precision,
-        )
-        images = centre(train.images(rows), size).contiguous()
-        small = scaled_down(images, s.tile_factor, size, nearest=s.tiling == "nearest")
-        return Start(tile(small, count, s.tile_factor, size), cell_rows(rows, count))
+        s = self.settings
+        need_images(context.train, len(shard.labels), self.real_images_each, shard.labels[0], self.fewer)
+        rows = easy_rows(shard, context, self.real_images_each, s.candidates)
+        return tiles_of_rows(rows, context, s.tile_factor, nearest=s.tiling == "nearest")
 
     def objective(self, context: Context, ready: Any = None) -> PairedFeatures:
         s, train = self.settings, context.train

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,13 +10,14 @@ import torch
 
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
-from hf_condense.methods.base import Context, Method, StatisticsRequest
+from hf_condense.methods.base import Context, Method, MethodInfo, StatisticsRequest
+from hf_condense.methods.formations import easy_rows, medoid_rows, tiles_of_random, tiles_of_rows
 from hf_condense.methods.patches import crops_looked_at, ranked_patches
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.settings import MatchingSettings
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, blocks
 from hf_condense.selection.noise import gaussian_images
-from hf_condense.selection.real import random_real
+from hf_condense.selection.real import need_images, random_real
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,11 @@ class EDCSettings(MatchingSettings):
     iterations: int = setting(2000, "optimiser steps per shard (T)", quick=20)
     lr: float = setting(0.05, "Adam's learning rate, in units of the dataset's standard deviation")
     shard_size: int | None = setting(100, "images optimised together; all of them where it says none")
-    init: Literal["real", "rded", "noise"] = setting("real", "first images: whole real ones, RDED crops, or noise")
+    init: Literal["real", "medoids", "easy", "rded", "noise"] = setting(
+        "real",
+        "first images: random real ones, those nearest to k-means centres, those of lowest cross-entropy, RDED crops, or noise",
+    )
+    formation_factor: int = setting(1, "training images per side of a stored one, which students enlarge (IDC)")
     rded_factor: int = setting(1, "RDED: tiles per side of an image")
     rded_candidates: int = setting(300, "RDED: real images looked at per class", quick=20)
     rded_crops: int = setting(5, "RDED: crops looked at per real image")
@@ -40,8 +45,11 @@ class EDCSettings(MatchingSettings):
         check(self.iterations >= 1, "iterations", self.iterations, "1 or more")
         check(self.lr > 0, "lr", self.lr, "above 0")
         check(self.shard_size is None or self.shard_size >= 1, "shard_size", self.shard_size, "1 or more, or none")
-        for name in ("rded_factor", "rded_candidates", "rded_crops"):
+        for name in ("formation_factor", "rded_factor", "rded_candidates", "rded_crops"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        whole, factor = self.init in ("real", "medoids", "easy"), self.formation_factor
+        step = "choose another --init, or --formation_factor 1"
+        check(whole or factor == 1, "formation_factor", factor, f"1 where init is {self.init}", step)
 
 
 class EDC(Method):
@@ -67,23 +75,48 @@ class EDC(Method):
         )
 
     @property
+    def info(self) -> MethodInfo:
+        s, own = self.settings, super().info
+        start = "" if s.init == "real" else f", {s.init} start"
+        tiles = "" if s.formation_factor == 1 else f", {s.formation_factor**2} tiles an image"
+        return replace(own, title=own.title + start + tiles)
+
+    @property
+    def formation_factor(self) -> int:
+        return self.settings.formation_factor
+
+    @property
     def real_images_each(self) -> int:
-        return {"noise": 0, "real": 1, "rded": self.settings.rded_factor**2}[self.settings.init]
+        return {"noise": 0, "rded": self.settings.rded_factor**2}.get(self.settings.init, self.formation_factor**2)
+
+    @property
+    def fewer(self) -> str:
+        return "a smaller --ipc or --formation_factor" if self.formation_factor > 1 else super().fewer
 
     def images_looked_at(self, real: int, ipc: int) -> float:
-        return crops_looked_at(self.settings, real, ipc) if self.settings.init == "rded" else 0.0
+        s = self.settings
+        easy = min(max(s.rded_candidates, ipc * self.real_images_each), real)
+        return {"medoids": float(real), "easy": easy, "rded": crops_looked_at(s, real, ipc)}.get(s.init, 0.0)
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
-        key, size = context.key / shard.id, context.image_size
-        if self.settings.init == "noise":
+        s, key, size, factor = self.settings, context.key / shard.id, context.image_size, self.formation_factor
+        if s.init == "noise":
             count = len(shard.labels)
             return Start(gaussian_images(context.train, count, size, key), np.full(count, -1))
-        if self.settings.init == "real":
+        if s.init == "rded":
+            return ranked_patches(shard, context, s)
+        if s.init == "real" and factor > 1:
+            return tiles_of_random(shard, context, factor, self.fewer, antialias=True)
+        if s.init == "real":
             images, rows = random_real(context.train, shard.labels, size, key)
             flips = torch.from_numpy(key.uniform(len(images)) < 0.5) & bool(context.flip)
             images[flips] = images[flips].flip(-1)
             return Start(images, rows)
-        return ranked_patches(shard, context, self.settings)
+        each = self.real_images_each
+        need_images(context.train, len(shard.labels), each, shard.labels[0], self.fewer)
+        if s.init == "easy":
+            return tiles_of_rows(easy_rows(shard, context, each, s.rded_candidates), context, factor)
+        return tiles_of_rows(medoid_rows(shard, context, each), context, factor)
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:
         return Recipe(self.settings.iterations, self.settings.lr)
@@ -95,6 +128,7 @@ class EDC(Method):
             self.settings,
             self._view(context, per="batch"),
             context.precision,
+            factor=self.formation_factor,
         )
 
     def protocol(self, dataset: str) -> str:

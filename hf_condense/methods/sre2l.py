@@ -13,6 +13,7 @@ from torch import Tensor
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
 from hf_condense.methods.base import Context, Method, StatisticsRequest
+from hf_condense.methods.formations import medoid_rows, tiles_of_rows
 from hf_condense.methods.patches import crops_looked_at, ranked_patches
 from hf_condense.models.embedding import feature_count
 from hf_condense.objectives.diversity import Diversity
@@ -21,7 +22,7 @@ from hf_condense.objectives.settings import MatchingSettings
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, Synthetic, mixed_blocks
 from hf_condense.selection.features import class_features
 from hf_condense.selection.noise import gaussian_images
-from hf_condense.selection.real import random_real
+from hf_condense.selection.real import need_images, random_real
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class SRe2LSettings:
     mirror: bool = setting(True, "mirror the images in half of the steps, where that keeps their class")
     roll: int = setting(32, "largest cyclic shift in synthesis down and to the right, in pixels")
     roll_back: int = setting(0, "largest cyclic shift in synthesis up and to the left, in pixels")
-    init: Literal["noise", "real", "patches"] = setting(
-        "noise", "first images: noise, whole real ones, or tiles of real crops of medium difficulty"
+    init: Literal["noise", "real", "medoids", "patches"] = setting(
+        "noise", "first images: noise, random real ones, those nearest to k-means centres, or tiles of real crops"
     )
     rded_factor: int = setting(1, "patches: tiles per side of an image")
     rded_candidates: int = setting(300, "patches: real images looked at per class", quick=20)
@@ -128,10 +129,11 @@ class SRe2L(Method):
 
     @property
     def real_images_each(self) -> int:
-        return {"noise": 0, "real": 1, "patches": self.settings.rded_factor**2}[self.settings.init]
+        return {"noise": 0, "patches": self.settings.rded_factor**2}.get(self.settings.init, 1)
 
     def images_looked_at(self, real: int, ipc: int) -> float:
-        return crops_looked_at(self.settings, real, ipc) if self.settings.init == "patches" else 0.0
+        looked = {"medoids": float(real), "patches": crops_looked_at(self.settings, real, ipc)}
+        return looked.get(self.settings.init, 0.0)
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         key, size, count = context.key / shard.id, context.image_size, len(shard.labels)
@@ -139,6 +141,9 @@ class SRe2L(Method):
             return Start(gaussian_images(context.train, count, size, key), np.full(count, -1))
         if self.settings.init == "real":
             return Start(*random_real(context.train, shard.labels, size, key))
+        if self.settings.init == "medoids":
+            need_images(context.train, count, 1, shard.labels[0])
+            return tiles_of_rows(medoid_rows(shard, context), context)
         return ranked_patches(shard, context, self.settings, "medium")
 
     def recipe(self, shard: Shard, spec: SetSpec) -> Recipe:

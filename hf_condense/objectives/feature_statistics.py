@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hf_condense.config import check
 from hf_condense.data.augmentation import ViewPolicy, draw_views, view_maker
+from hf_condense.data.formation import decode
 from hf_condense.data.randomness import Key
 from hf_condense.data.upload import to_device
 from hf_condense.errors import ArtefactError
@@ -41,6 +42,7 @@ class FeatureStatistics(Objective):
         turns: observers "in_order", or in a "shuffled" cycle in which each has its turn once.
         per_step: observers a step; the loss is the mean over them, each back-propagated by itself.
         diversity: a further part, on the features of images before an observer's last layer.
+        factor: training images per side of a stored one (`data.formation`); all else is of the training images.
         extra: further parts of the loss, on the input of observers: (views [n, C, H, W], labels) -> name -> scalar.
 
     Raises:
@@ -60,6 +62,7 @@ class FeatureStatistics(Objective):
         per_step: int = 1,
         diversity: Diversity | None = None,
         extra: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+        factor: int = 1,
     ) -> None:
         if len(observers) != len(statistics):
             raise ValueError(f"{len(observers)} observers but {len(statistics)} statistics")
@@ -68,6 +71,7 @@ class FeatureStatistics(Objective):
         )
         self.settings, self.policy, self.precision = settings, policy, precision
         self.turns, self.per_step, self.diversity, self.extra = turns, per_step, diversity, extra
+        self.factor = factor
         self.reads_features = diversity is not None
         self.observers = [freeze(model, precision) for model in observers]
         self.statistics = list(statistics)
@@ -81,6 +85,7 @@ class FeatureStatistics(Objective):
     def start(self, shard, images: Tensor, labels: Tensor, key: Key) -> None:
         """Sets targets for the labels, resets running statistics (unless they persist) and the averaged images."""
         self._key = key
+        images, labels = decode(images, self.factor), labels.repeat(self.factor**2)
         if not self.matching:
             policy = self._policy(0)
             size = policy.size if policy else images.shape[-1]
@@ -108,6 +113,7 @@ class FeatureStatistics(Objective):
 
     def terms(self, images: Tensor, labels: Tensor, step: int, key: Key) -> Iterator[Term]:
         """One term for each observer of the step. `images`: unit pixels [n, C, H, W]; `labels`: int64 [n], of `start`."""
+        images, labels = decode(images, self.factor), labels.repeat(self.factor**2)
         look = self.look(images, step, key)
 
         def seen(batch: Tensor) -> Tensor:
@@ -172,7 +178,7 @@ class FeatureStatistics(Objective):
     def after(self, images: Tensor, step: int, key: Key) -> None:
         """Moves the averaged images (EDC, Eq. 7) towards the images of this step, and advances the observers."""
         if self.flat_images is not None:
-            self.flat_images.lerp_(images.detach(), 1 - self.settings.flatness_decay)
+            self.flat_images.lerp_(decode(images.detach(), self.factor), 1 - self.settings.flatness_decay)
         self.counter += 1
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -256,6 +256,16 @@ def test_fewer_images_are_the_first_of_more(context, tmp_path, init):
     assert (few.origin >= 0).all() == (init == "real")
 
 
+def test_first_images_may_be_the_coreset_of_medoids(context):
+    given = replace(context, ipc=3)
+    method, coreset = create_method("sre2l", init="medoids"), create_method("coreset", selection="k_medoids")
+    shard = method.plan(10, 3).groups[0][4]
+    mine, theirs = method.start(shard, given), coreset.start(shard, given)
+    assert mine.origin.tolist() == theirs.origin.tolist() and torch.equal(mine.images, theirs.images)
+    assert {*given.train.labels[mine.origin]} == {4} and len({*mine.origin.tolist()}) == 3
+    assert method.real_images_each == 1 and method.images_looked_at(60, 3) == 60
+
+
 def test_noise_has_the_spread_of_the_data_and_a_larger_set_begins_with_the_smaller(context):
     train = context.train
     images = gaussian_images(train, 50, 16, Key(1))
@@ -340,7 +350,7 @@ def test_networks_stay_as_they_are(context, tmp_path):
         ({"match_weight": -1.0}, "match_weight"),
         ({"shard_size": 0}, "shard_size"),
         ({"roll_back": -1}, "roll_back"),
-        ({"init": "fog"}, "noise, real, patches"),
+        ({"init": "fog"}, "noise, real, medoids, patches"),
         ({"curriculum": "cosine", "crop_min": None}, "Give a --crop_min"),
     ],
 )
