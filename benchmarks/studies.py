@@ -358,6 +358,20 @@ def whole_views(data: str, ipc: int = 10) -> Study:
                  sets=2, held_out=True)  # fmt: skip
 
 
+def family_views(ipc: int = 10) -> Study:
+    """Relatives of SRe2L with the views and weight of their presets, and with whole images and ten times the weight."""
+    shared = {**SMALL_POOL, "iterations": 300, "shard_size": 100, "pool_kind": "none"}
+    weights = {"dwa": 0.05, "fadrm": 0.05, "sre2lpp": 0.05, "teddy": 1.0, "wmdd": 0.05}
+    rows = dict(RANDOM)
+    for method, weight in weights.items():
+        rows[method] = Row(method)
+        rows[f"{method}, whole views"] = Row(method, {"crop_min": 1.0, "roll": 0, "match_weight": 10 * weight})
+    return Study(
+        "fashion_mnist", rows, shared, ipc, "compare", {"steps": 500}, regimes=("hard", "online"), sets=2, held_out=True,
+        presets=True,
+    )  # fmt: skip
+
+
 # rows of published tables on CIFAR-10: ledger.md
 def cifar_coresets(ipc: int = 1) -> Study:
     """Random and herding under DC's protocol, in ConvNet-3 of width 128; herding in its features or those of ResNet-20."""
@@ -398,7 +412,7 @@ STUDIES = {
     "coresets": coresets,
     "dream-sampler": dream_sampler, "chains": chains, "mtt-digits": mtt_digits, "probes": probes,
     **{method: partial(matching, method) for method in ("dm", "dc", "dsa", "idc", "dream")},
-    "from-noise": from_noise,
+    "from-noise": from_noise, "family-views": family_views,
     **{f"whole-views-{data.split('_')[0]}": partial(whole_views, data) for data in ("cifar10", "digits", "fashion_mnist")},
     **{f"mosaic-{data.split('_')[0]}": partial(mosaic, data) for data in ("cifar10", "fashion_mnist")},
     **{f"labels-{data.split('_')[0]}": partial(labels, data) for data in LABELS},
