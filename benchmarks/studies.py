@@ -359,12 +359,12 @@ def whole_views(data: str, ipc: int = 10) -> Study:
 
 
 def family_views(ipc: int = 10) -> Study:
-    """Relatives of SRe2L with the views and weight of their presets, and with whole images and ten times the weight."""
+    """Relatives of SRe2L with crops and shifts in synthesis, and with whole images and ten times the weight of statistics."""
     shared = {**SMALL_POOL, "iterations": 300, "shard_size": 100, "pool_kind": "none"}
     weights = {"dwa": 0.05, "fadrm": 0.05, "sre2lpp": 0.05, "teddy": 1.0, "wmdd": 0.05}
     rows = dict(RANDOM)
     for method, weight in weights.items():
-        rows[method] = Row(method)
+        rows[method] = Row(method, {"crop_min": 0.5, "roll": 2, "match_weight": weight})
         rows[f"{method}, whole views"] = Row(method, {"crop_min": 1.0, "roll": 0, "match_weight": 10 * weight})
     return Study(
         "fashion_mnist", rows, shared, ipc, "compare", {"steps": 500}, regimes=("hard", "online"), sets=2, held_out=True,
