@@ -93,6 +93,11 @@ class EDC(Method):
     def fewer(self) -> str:
         return "a smaller --ipc or --formation_factor" if self.formation_factor > 1 else super().fewer
 
+    def check(self, context: Context) -> None:
+        super().check(context)
+        factor, size = self.formation_factor, context.image_size
+        check(size % factor == 0, "formation_factor", factor, f"a divisor of {size}, the side of the images in pixels")
+
     def images_looked_at(self, real: int, ipc: int) -> float:
         s = self.settings
         easy = min(max(s.rded_candidates, ipc * self.real_images_each), real)

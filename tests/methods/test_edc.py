@@ -10,9 +10,11 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 
 from hf_condense import CondensationTrainer, create_method
+from hf_condense.data.formation import decode
 from hf_condense.data.pixels import to_unit
 from hf_condense.data.randomness import Key
 from hf_condense.engine import Engine
+from hf_condense.errors import ConfigError
 from hf_condense.objectives.base import Term
 from tests.profiled import peak_bytes_of_tensors
 
@@ -128,3 +130,80 @@ def test_peak_memory_does_not_grow_with_ipc(context, tmp_path):
     said = f"{few / 1e6:.1f} MB at IPC 10, {many / 1e6:.1f} MB at IPC 50, {large / 1e6:.1f} MB in one shard"
     assert many < 1.1 * few, said
     assert large > 3 * few, f"the measure sees nothing: {said}"
+
+
+@pytest.mark.parametrize("init", ["real", "medoids", "easy"])
+def test_several_whole_images_fit_into_a_first_one(context, init):
+    given = replace(context, ipc=3)
+    method = create_method("edc", formation_factor=2, init=init)
+    shard = method.plan(10, 3).groups[0][7]
+    start = method.start(shard, given)
+    rows = start.origin
+    assert rows.shape == (3, 4) and len({*rows.flatten().tolist()}) == 12
+    assert {*given.train.labels[rows.flatten()]} == {7}
+    size = given.image_size
+    whole = to_unit(given.train.images(rows[1]))
+    shrunk = F.interpolate(whole, (size // 2, size // 2), mode="bilinear", antialias=True)
+    cells = to_unit(start.images[1:2]).unfold(2, size // 2, size // 2).unfold(3, size // 2, size // 2)
+    cells = cells.flatten(2, 3).transpose(1, 2)[0]
+    assert (cells - shrunk).abs().max() < 1 / 255 + 1e-6, "cell k is image k, scaled down with smoothing"
+    assert method.real_images_each == 4 and "--formation_factor" in method.fewer
+
+
+def test_medoids_are_the_coreset_of_that_name(context):
+    given = replace(context, ipc=3)
+    coreset = create_method("coreset", selection="k_medoids")
+    shard = coreset.plan(10, 3).groups[0][4]
+    mine = create_method("edc", init="medoids").start(shard, given)
+    assert mine.origin.tolist() == coreset.start(shard, given).origin.tolist()
+
+
+def test_what_students_enlarge_is_optimised_as_they_see_it(context):
+    """The loss of stored images is that of the training images that they hold, flatness and its average included."""
+    plain, formed = (create_method("edc", match_weight=0.1, formation_factor=f).objective(context) for f in (1, 2))
+    key, size = Key(0, "formed"), context.image_size
+    images = torch.rand(20, context.train.channels, size, size, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(20) % 10
+    plain.start(None, decode(images, 2), labels.repeat(4), key)
+    formed.start(None, images, labels, key)
+    for step in range(3):
+        seen, stored = decode(images, 2), images.clone().requires_grad_()
+        (mine,) = formed.terms(stored, labels, step, key / step)
+        (theirs,) = plain.terms(seen, labels.repeat(4), step, key / step)
+        assert torch.equal(mine.loss, theirs.loss)
+        (moved,) = torch.autograd.grad(mine.loss, stored)
+        images = images - 5 * moved
+        formed.after(images, step, key / step)
+        plain.after(decode(images, 2), step, key / step)
+    assert torch.equal(formed.flat_images, plain.flat_images) and len(formed.flat_images) == 80
+
+
+def test_sets_of_tiles_are_trained_on_enlarged_and_fail_with_the_sign_flipped(context, tmp_path):
+    own = {"formation_factor": 2, "init": "easy", "iterations": 60, "crop_min": 1.0, "ipc": 2, "match_weight": 0.01}
+
+    def away(images, labels) -> float:
+        with torch.no_grad():
+            shown = decode(to_unit(images), 2)
+            return float(F.cross_entropy(context.observers[0].model(shown), labels.repeat(4)))
+
+    made = synthesise(context, tmp_path / "a", **own)
+    flipped = synthesise(context, tmp_path / "b", flip_sign=True, **own)
+    first = away(made.initial, made.labels)
+    assert away(made.images, made.labels) < 0.9 * first < first < away(flipped.images, flipped.labels)
+
+
+def test_titles_name_what_differs_from_the_paper():
+    title = create_method("edc").info.title
+    assert create_method("edc", init="medoids").info.title == f"{title}, medoids start"
+    assert create_method("edc", init="easy", formation_factor=2).info.title == f"{title}, easy start, 4 tiles an image"
+
+
+@pytest.mark.parametrize("init", ["noise", "rded"])
+def test_only_whole_images_are_put_into_tiles(init):
+    with pytest.raises(ConfigError, match=f"formation_factor=2.* 1 where init is {init}.*another --init"):
+        create_method("edc", init=init, formation_factor=2)
+
+
+def test_tiles_divide_the_side(context):
+    with pytest.raises(ConfigError, match="formation_factor=3.*a divisor of 8"):
+        create_method("edc", formation_factor=3).check(replace(context, ipc=1))
