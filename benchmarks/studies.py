@@ -335,7 +335,7 @@ def whole_views(data: str, ipc: int = 10) -> Study:
     whole = {"crop_min": 1.0, "roll": 0}
     sre2l = {**FROM_NOISE, **whole, "init": "real", "match_weight": 0.5}
     edc = {**CHOSEN, "shard_size": 100, "patch": 4, "crop_min": 0.5, "init": "real"}
-    heavy = {**edc, **WHOLE_VIEWS}
+    heavy, three = {**edc, **WHOLE_VIEWS}, {"base_model": f"{BASE},convnet_w32,convnet_d2_w16", "observers": None}
     rows = {
         **RANDOM, "medoids": Row("coreset", {"selection": "k_medoids"}),
         "SRe2L": Row("sre2l", sre2l), "SRe2L, 100 steps": Row("sre2l", {**sre2l, "iterations": 100}),
@@ -350,6 +350,9 @@ def whole_views(data: str, ipc: int = 10) -> Study:
         "tiles of easy": Row("edc", {**heavy, "formation_factor": 2, "init": "easy"}),
         "tiles of easy, 200 steps": Row("edc", {**heavy, "formation_factor": 2, "init": "easy", "iterations": 200}),
         "tiles of easy, 25 steps": Row("edc", {**heavy, "formation_factor": 2, "init": "easy", "iterations": 25}),
+        "three observers": Row("edc", {**heavy, **three}),
+        "three observers, from medoids": Row("edc", {**heavy, **three, "init": "medoids"}),
+        "three observers, tiles of easy": Row("edc", {**heavy, **three, "formation_factor": 2, "init": "easy"}),
         "the same from medoids": Row("edc", {**heavy, "init": "medoids"}),
         "the same from medoids, 200 steps": Row("edc", {**heavy, "init": "medoids", "iterations": 200}),
     }  # fmt: skip
