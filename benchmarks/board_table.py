@@ -30,24 +30,26 @@ def cell(row: dict[str, str]) -> str:
 
 def tables(path: Path) -> Iterator[str]:
     """Rows in the order of their accuracy with hard labels; random draws, which all are held against, in bold."""
-    by_ipc: dict[int, dict[str, dict[tuple[str, str], dict[str, str]]]] = defaultdict(lambda: defaultdict(dict))
+    by_ipc: dict[int, dict[tuple[str, str], dict]] = defaultdict(
+        lambda: defaultdict(dict)
+    )  # results may share a title
     for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
         if not row["not_counted"] and row["regime"] in REGIMES:
             name = row["title"] if row["kind"] == "submission" else f"*{row['title']}*"
-            by_ipc[int(row["ipc"])][name][row["regime"], row["student"]] = row
+            by_ipc[int(row["ipc"])][name, row["id"]][row["regime"], row["student"]] = row
     for ipc, rows in sorted(by_ipc.items()):
         columns = sorted({at for cells in rows.values() for at in cells}, key=lambda at: (REGIMES.index(at[0]), at[1]))
         first = columns[0]
-        order = sorted(rows, key=lambda name: -float(rows[name].get(first, {}).get("top1_mean") or 0))
+        order = sorted(rows, key=lambda key: -float(rows[key].get(first, {}).get("top1_mean") or 0))
         heads = [f"{regime}, {student}" for regime, student in columns]
         lines = [
             f"| row | {' | '.join(heads)} | bytes of the first | seconds |",
             "| --- |" + " --- |" * (len(heads) + 2),
         ]
-        for name in order:
-            found = [cell(rows[name][at]) if at in rows[name] else "" for at in columns]
-            one = rows[name].get(first) or next(iter(rows[name].values()))
-            lines.append(f"| {name} | {' | '.join(found)} | {int(one['bytes']):,} | {float(one['seconds']):.0f} |")
+        for key in order:
+            found = [cell(rows[key][at]) if at in rows[key] else "" for at in columns]
+            one = rows[key].get(first) or next(iter(rows[key].values()))
+            lines.append(f"| {key[0]} | {' | '.join(found)} | {int(one['bytes']):,} | {float(one['seconds']):.0f} |")
         yield f"{ipc} image{'s' * (ipc > 1)} a class:\n\n" + "\n".join(lines) + "\n"
 
 
