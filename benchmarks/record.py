@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def write(name: str, options: argparse.Namespace, values: dict, show: bool = Tru
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(), "python": platform.python_version(), "torch": torch.__version__,
     }  # fmt: skip
-    command = " ".join(["python -m", module, *_asked(sys.argv[1:])])
+    command = shlex.join(["python", "-m", module, *_asked(sys.argv[1:])])
     about = {"command": command, "machine": machine, "commit": _commit(), "date": date.today().isoformat()}
     path = options.results / f"{options.name or name}.json"
     write_json(path, {**about, **values})
