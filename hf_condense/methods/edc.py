@@ -33,7 +33,7 @@ class EDCSettings(MatchingSettings):
     )
     formation_factor: int = setting(1, "training images per side of a stored one, which students enlarge (IDC)")
     rded_factor: int = setting(1, "RDED: tiles per side of an image")
-    rded_candidates: int = setting(300, "RDED: real images looked at per class", quick=20)
+    rded_candidates: int = setting(300, "RDED and easy images: real images looked at per class", quick=20)
     rded_crops: int = setting(5, "RDED: crops looked at per real image")
     statistics_mode: Literal["exact", "official"] = setting(
         "exact", "targets: exact moments, or the script's averages"
@@ -53,7 +53,10 @@ class EDCSettings(MatchingSettings):
 
 
 class EDC(Method):
-    """Shards of `shard_size` consecutive rows, class-major, each optimised on its own with a fresh Adam."""
+    """Shards of `shard_size` consecutive rows, class-major, each optimised on its own with a fresh Adam.
+
+    First images from medoids or easy images, and several training images in a stored one, are ours and not the paper's.
+    """
 
     name = "edc"
     Settings = EDCSettings
