@@ -82,7 +82,7 @@ ROWS: dict[str, tuple[str, dict]] = {
     "dream": ("dream", {**TILED, "cluster_candidates": 1000}),
     "mtt": ("mtt", EXPERTS),
     "tesla": ("tesla", EXPERTS),
-    "datm": ("datm", {**EXPERTS, "grow_from": None}),
+    "datm": ("datm", {**EXPERTS, "grow_from": None, "iterations": 40}),  # a minute for every ten
     "ncfm": ("ncfm", {**MATCHED, **TRAININGS, "iterations": 300}),
     "pdd_dm": ("pdd", {**MATCHED, "base_method": "dm", "stages": 2, "iterations": 150, "chains": 2, "chain_epochs": 20}),
     "lgm": ("lgm", PLAIN),
