@@ -30,9 +30,8 @@ def cell(row: dict[str, str]) -> str:
 
 def tables(path: Path) -> Iterator[str]:
     """Rows in the order of their accuracy with hard labels; random draws, which all are held against, in bold."""
-    by_ipc: dict[int, dict[tuple[str, str], dict]] = defaultdict(
-        lambda: defaultdict(dict)
-    )  # results may share a title
+    # by title and id, because results may share a title
+    by_ipc: dict[int, dict[tuple[str, str], dict]] = defaultdict(lambda: defaultdict(dict))
     for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
         if not row["not_counted"] and row["regime"] in REGIMES:
             name = row["title"] if row["kind"] == "submission" else f"*{row['title']}*"

@@ -14,6 +14,7 @@ from hf_condense.models.image_model import ImageModel
 from hf_condense.objectives.paired_features import PairedFeatures, feature_layer
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, blocks
 from hf_condense.selection.real import need_images
+from hf_condense.selection.realism import images_ranked
 
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "imagenet-10", "imagenet-100", "imagenet-1k")  # of the paper
 
@@ -92,7 +93,7 @@ class CIM(Method):
         feature_layer(network, self.settings.layer)
 
     def images_looked_at(self, real: int, ipc: int) -> float:
-        return min(max(self.settings.candidates, ipc * self.real_images_each), real)
+        return images_ranked(self.settings.candidates, ipc * self.real_images_each, real)
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:
         s = self.settings

@@ -10,14 +10,16 @@ import torch
 
 from hf_condense.config import check, check_choices, setting
 from hf_condense.data.augmentation import ViewPolicy
-from hf_condense.methods.base import Context, Method, MethodInfo, StatisticsRequest
-from hf_condense.methods.formations import easy_rows, medoid_rows, tiles_of_random, tiles_of_rows
+from hf_condense.methods.base import Context, Method, StatisticsRequest
+from hf_condense.methods.formations import check_divides, easy_rows, medoid_rows, tiles_of_random, tiles_of_rows
 from hf_condense.methods.patches import crops_looked_at, ranked_patches
+from hf_condense.methods.registry import MethodInfo
 from hf_condense.objectives.feature_statistics import FeatureStatistics
 from hf_condense.objectives.settings import MatchingSettings
 from hf_condense.plan import Plan, Recipe, SetSpec, Shard, Start, blocks
 from hf_condense.selection.noise import gaussian_images
 from hf_condense.selection.real import need_images, random_real
+from hf_condense.selection.realism import images_ranked
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,11 @@ class EDC(Method):
 
     def check(self, context: Context) -> None:
         super().check(context)
-        factor, size = self.formation_factor, context.image_size
-        check(size % factor == 0, "formation_factor", factor, f"a divisor of {size}, the side of the images in pixels")
+        check_divides("formation_factor", self.formation_factor, context.image_size)
 
     def images_looked_at(self, real: int, ipc: int) -> float:
         s = self.settings
-        easy = min(max(s.rded_candidates, ipc * self.real_images_each), real)
+        easy = images_ranked(s.rded_candidates, ipc * self.real_images_each, real)
         return {"medoids": float(real), "easy": easy, "rded": crops_looked_at(s, real, ipc)}.get(s.init, 0.0)
 
     def start(self, shard: Shard, context: Context, ready: Any = None) -> Start:

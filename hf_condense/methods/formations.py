@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hf_condense.config import check
 from hf_condense.data.crops import centre
 from hf_condense.methods.base import Context
 from hf_condense.plan import Shard, Start
@@ -11,6 +12,11 @@ from hf_condense.selection.centres import medoids
 from hf_condense.selection.features import features_of
 from hf_condense.selection.real import need_images, random_rows
 from hf_condense.selection.realism import cell_rows, realistic_images, scaled_down, tile
+
+
+def check_divides(field: str, factor: int, size: int) -> None:
+    """Raises ConfigError for tiles that students would not cut as they were laid."""
+    check(size % factor == 0, field, factor, f"a divisor of {size}, the side of the images in pixels")
 
 
 def medoid_rows(shard: Shard, context: Context, each: int = 1) -> np.ndarray:
@@ -70,6 +76,7 @@ def tiles_of_random(shard: Shard, context: Context, factor: int, remedy: str, an
     train, size, count, each = context.train, context.image_size, len(shard.labels), factor**2
     need_images(train, count, each, shard.labels[0], remedy)
     rows = random_rows(train, shard.labels * each, context.key / shard.id)
-    images = centre(train.images(rows), size).contiguous()
-    pieces = scaled_down(images, factor, size) if antialias else images  # `tile` takes the nearest pixels
-    return Start(tile(pieces, count, factor, size), cell_rows(rows, count))
+    if antialias:
+        return tiles_of_rows(rows, context, factor)
+    images = centre(train.images(rows), size).contiguous()  # of which `tile` takes the nearest pixels
+    return Start(tile(images, count, factor, size), cell_rows(rows, count))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hf_condense.config import check, setting
+from hf_condense.config import setting
 from hf_condense.methods.base import Context
 from hf_condense.methods.cim import CIM, CIMSettings
+from hf_condense.methods.formations import check_divides
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,7 @@ class Mosaic(CIM):
 
     def check(self, context: Context) -> None:
         super().check(context)
-        factor, size = self.settings.tile_factor, context.image_size
-        check(size % factor == 0, "tile_factor", factor, f"a divisor of {size}, the side of the images in pixels")
+        check_divides("tile_factor", self.settings.tile_factor, context.image_size)
 
     def protocol(self, dataset: str) -> str:
         return "small"

@@ -8,12 +8,12 @@ import numpy as np
 
 from hf_condense.methods.base import Context
 from hf_condense.plan import Shard, Start
-from hf_condense.selection.realism import realistic_crops
+from hf_condense.selection.realism import images_ranked, realistic_crops
 
 
 def crops_looked_at(settings: Any, real: int, ipc: int) -> float:
     """Crops that `ranked_patches` ranks in a class of `real` images."""
-    return min(max(settings.rded_candidates, ipc * settings.rded_factor**2), real) * settings.rded_crops
+    return images_ranked(settings.rded_candidates, ipc * settings.rded_factor**2, real) * settings.rded_crops
 
 
 def ranked_patches(

@@ -171,7 +171,7 @@ def _nearest_distinct_unread(distances: torch.Tensor, each: int) -> torch.Tensor
     """`_nearest_distinct` without reading anything back: each pick looks at all distances again. Changes `distances`."""
     k, n = distances.shape
     picks, filled = distances.new_zeros(k, each, dtype=torch.int64), distances.new_zeros(k, dtype=torch.int64)
-    closed = distances.new_zeros(each + 1)  # what is added to the distances of a cluster that has so many picks
+    closed = distances.new_zeros(each + 1)  # what is added to the distances of a cluster that has this number of picks
     closed[each] = torch.inf
     for _ in range(k * each):
         place = distances.flatten().argmin()[None]

@@ -82,6 +82,11 @@ def realistic_crops(
     return tile(torch.cat(kept)[torch.from_numpy(order)], count, factor, size), cell_rows(rows[order], count)
 
 
+def images_ranked(candidates: int, needed: int, real: int) -> int:
+    """How many of the `real` images of a class are looked at: `candidates`, or as many as are `needed`."""
+    return min(max(candidates, needed), real)
+
+
 def realistic_images(
     source: ImageSource,
     label: int,
